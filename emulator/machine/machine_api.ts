@@ -1,0 +1,96 @@
+import type { Observable } from 'rxjs';
+import type { BlockBackend, CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
+import type { StateValue } from '../state/state.ts';
+
+/** `running` harts execute; `paused` they stand at an instruction boundary; `shutdown` the guest has ended. */
+export type MachineStatus =
+  | 'prelaunch'
+  | 'inmigrate'
+  | 'running'
+  | 'paused'
+  | 'postmigrate'
+  | 'shutdown'
+  | 'internal-error';
+
+export type MachineEvent =
+  | { readonly kind: 'status'; readonly status: MachineStatus }
+  /** `exitCode`: what a bare-metal program wrote to the test device, 0 for a clean power-off */
+  | { readonly kind: 'shutdown'; readonly reason: 'guest-shutdown' | 'guest-panic' | 'host'; readonly exitCode: number }
+  | { readonly kind: 'reset'; readonly reason: 'guest-reset' | 'host' };
+
+export interface DiskOptions {
+  readonly id: string;
+  readonly backend: BlockBackend;
+  readonly bus: 'virtio-pci' | 'virtio-mmio';
+}
+
+export interface MachineOptions {
+  /** In `bytes`, a multiple of 2 MiB, at most 3 GiB */
+  readonly ramBytes: number;
+  /** 1..8 */
+  readonly harts: number;
+  /** `-bios`: 'builtin' is our SBI, 'none' starts the kernel in M-mode, bytes are a firmware image */
+  readonly bios: 'builtin' | 'none' | Uint8Array;
+  readonly kernel?: Uint8Array;
+  readonly initrd?: Uint8Array;
+  readonly append?: string;
+  /** `-dtb`: validated, then used instead of the generated one */
+  readonly dtb?: Uint8Array;
+  readonly disks: readonly DiskOptions[];
+  readonly display: boolean;
+  readonly network: boolean;
+  readonly name?: string;
+  readonly uuid?: string;
+}
+
+export interface MachineState {
+  /** Manifest of what the state belongs to; compared before anything is loaded */
+  readonly config: StateValue;
+  /** By `stateName`: version and state of every device and hart */
+  readonly devices: readonly { readonly name: string; readonly version: number; readonly state: StateValue }[];
+}
+
+/** Bits of the dirty map; a store sets all, each consumer clears its own. */
+export const DIRTY_MIGRATION = 0x01;
+export const DIRTY_DISPLAY = 0x02;
+export const DIRTY_CODE = 0x80;
+
+/** The machine as services see it. */
+export interface MachineApi {
+  readonly options: MachineOptions;
+  readonly status: MachineStatus;
+  readonly events: Observable<MachineEvent>;
+  readonly serial: CharacterPort;
+  readonly display: DisplayHead | undefined;
+  readonly keyboard: KeyboardSink | undefined;
+  readonly tablet: TabletSink | undefined;
+  readonly ramBytes: number;
+
+  start(): void;
+  /** Resolves when all harts stand and no device request is in flight */
+  pause(): Promise<void>;
+  resume(): void;
+  reset(): void;
+  /** Asks the guest to power off (gpio-keys or SBI system event); it may ignore that */
+  powerdown(): void;
+  close(): Promise<void>;
+
+  /** Live bytes of RAM, for the migration: copy before checking or compressing */
+  ram(offset: number, lengthBytes: number): Uint8Array;
+  /**
+   * Collects and clears one consumer's dirty bits: page indices, ascending, at most `maxPages` from `fromPage`.
+   * Clear happens before the caller copies the page, so a racing store is seen again.
+   */
+  harvestDirty(consumer: number, fromPage: number, maxPages: number): Uint32Array;
+  /** Marks all pages dirty for the consumer: the first pass */
+  markAllDirty(consumer: number): void;
+  /** Stores pages of an incoming migration; only before `start()` */
+  loadRam(offset: number, bytes: Uint8Array): void;
+  /** 0..99: share of time the harts must sleep, for auto-converge */
+  setThrottle(percent: number): void;
+
+  /** Only while paused */
+  saveState(): MachineState;
+  /** @throws StateError; nothing is changed then. The closure applies it. */
+  prepareState(state: MachineState): () => void;
+}

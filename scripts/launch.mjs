@@ -1,0 +1,57 @@
+// Runs on any Node from 20: makes sure that the dependencies are there, then hands over to Node 26.
+// Everything else in the project may assume Node 26, which the npm registry supplies where the system's is older.
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import process from 'node:process';
+import { fileURLToPath } from 'node:url';
+
+export const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
+const MIN_NODE = 26;
+
+/** Installs what package-lock.json names, unless it is there already. Quiet when there is nothing to do. */
+export function ensureDependencies() {
+  const stamp = join(ROOT, 'node_modules', '.package-lock.json');
+  const lock = join(ROOT, 'package-lock.json');
+  if (!existsSync(lock)) return; // a published package: npm has installed it
+  if (existsSync(stamp) && statSync(stamp).mtimeMs >= statSync(lock).mtimeMs) return;
+  process.stderr.write('caisson: first run: installing the npm packages that package-lock.json names …\n');
+  const npm = process.platform === 'win32' ? 'npm.cmd' : 'npm';
+  const result = spawnSync(npm, ['ci', '--no-audit', '--no-fund', '--loglevel=error'], {
+    cwd: ROOT,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+  if (result.status !== 0) {
+    process.stderr.write('caisson: cannot install the npm packages; is the npm registry reachable? Try: npm ci\n');
+    process.exit(1);
+  }
+}
+
+/** The path of a Node that is new enough. */
+export function findNode() {
+  if (Number.parseInt(process.versions.node, 10) >= MIN_NODE) return process.execPath;
+  const supplied = join(ROOT, 'node_modules', `node-${process.platform}-${process.arch}`, 'bin', 'node');
+  if (existsSync(supplied)) return supplied;
+  process.stderr.write(
+    `caisson: needs Node ${MIN_NODE} or newer; this is ${process.version}, and npm has no Node ${MIN_NODE} for ${process.platform}-${process.arch}\n`,
+  );
+  process.exit(1);
+}
+
+/** Runs `args` under Node 26 in place of this process: same terminal, same signals, same exit status. */
+export function handOver(args, env = {}) {
+  const child = spawn(findNode(), args, {
+    stdio: 'inherit',
+    env: {
+      ...process.env,
+      PATH: `${join(ROOT, 'node_modules', '.bin')}:${process.env.PATH ?? ''}`,
+      ...env,
+    },
+  });
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
+  child.on('exit', (code, signal) => process.exit(signal === null ? (code ?? 1) : 128 + 1));
+  child.on('error', (error) => {
+    process.stderr.write(`caisson: cannot start ${args[0]}: ${error.message}\n`);
+    process.exit(1);
+  });
+}
