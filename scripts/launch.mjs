@@ -30,10 +30,13 @@ export function ensureDependencies() {
 /** The path of a Node that is new enough. */
 export function findNode() {
   if (Number.parseInt(process.versions.node, 10) >= MIN_NODE) return process.execPath;
-  const supplied = join(ROOT, 'node_modules', `node-${process.platform}-${process.arch}`, 'bin', 'node');
-  if (existsSync(supplied)) return supplied;
+  const target = `${process.platform}-${process.arch}`;
+  for (const name of [`node-${target}`, `node-bin-${target}`]) {
+    const supplied = join(ROOT, 'node_modules', name, 'bin', 'node');
+    if (existsSync(supplied)) return supplied;
+  }
   process.stderr.write(
-    `caisson: needs Node ${MIN_NODE} or newer; this is ${process.version}, and npm has no Node ${MIN_NODE} for ${process.platform}-${process.arch}\n`,
+    `caisson: needs Node ${MIN_NODE} or newer; this is ${process.version}, and npm has no Node ${MIN_NODE} for ${target}\n`,
   );
   process.exit(1);
 }
