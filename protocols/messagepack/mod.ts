@@ -1,0 +1,1 @@
+export { checkMessagePack, DEFAULT_MESSAGEPACK_LIMITS, type MessagePackLimits } from './check.ts';
