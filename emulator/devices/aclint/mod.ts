@@ -1,0 +1,1 @@
+export { Aclint, AclintSswi } from './device.ts';

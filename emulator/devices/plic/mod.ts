@@ -1,0 +1,1 @@
+export { Plic } from './device.ts';

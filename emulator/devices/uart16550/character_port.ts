@@ -1,0 +1,74 @@
+import { type Observable, Subject } from 'rxjs';
+import type { CharacterPort } from '../backends.ts';
+import { waitForWord } from '../shared/mod.ts';
+import type { Uart16550 } from './device.ts';
+import { WORD } from './state.ts';
+
+/**
+ * The host's side of a UART, for the thread that owns its streams: output is drained when the guest wakes us and
+ * handed on as it comes. Subscribe before the guest runs; bytes that nobody listens to are dropped, as a serial
+ * line without a terminal does.
+ */
+export class UartPort implements CharacterPort {
+  readonly #uart: Uart16550;
+  readonly #output = new Subject<Uint8Array>();
+  readonly #ready = new Subject<void>();
+  #closed = false;
+
+  constructor(uart: Uart16550) {
+    this.#uart = uart;
+    void this.#pumpOutput();
+    void this.#pumpReady();
+  }
+
+  get output(): Observable<Uint8Array> {
+    return this.#output;
+  }
+
+  get ready(): Observable<void> {
+    return this.#ready;
+  }
+
+  write(bytes: Uint8Array): number {
+    return this.#closed ? 0 : this.#uart.pushInput(bytes);
+  }
+
+  /** Hands on what is there already, without waiting: before a pause, a save or the end. */
+  flush(): void {
+    const bytes = this.#uart.drainOutput();
+    if (bytes.length > 0) this.#output.next(bytes);
+  }
+
+  /** Ends the streams, after what the guest has written so far. */
+  close(): void {
+    if (this.#closed) return;
+    this.flush();
+    this.#closed = true;
+    const { words } = this.#uart;
+    for (const index of [WORD.outputNotify, WORD.inputNotify]) {
+      Atomics.add(words, index, 1);
+      Atomics.notify(words, index);
+    }
+    this.#output.complete();
+    this.#ready.complete();
+  }
+
+  async #pumpOutput(): Promise<void> {
+    const { words } = this.#uart;
+    while (!this.#closed) {
+      // The count is read before the ring: a byte that comes in between makes the wait end at once
+      const seen = Atomics.load(words, WORD.outputNotify);
+      this.flush();
+      await waitForWord(words, WORD.outputNotify, seen);
+    }
+  }
+
+  async #pumpReady(): Promise<void> {
+    const { words } = this.#uart;
+    while (!this.#closed) {
+      const seen = Atomics.load(words, WORD.inputNotify);
+      await waitForWord(words, WORD.inputNotify, seen);
+      if (!this.#closed && Atomics.load(words, WORD.inputNotify) !== seen) this.#ready.next();
+    }
+  }
+}
