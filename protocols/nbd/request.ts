@@ -1,0 +1,53 @@
+import { Cursor, Writer } from '../bytes/mod.ts';
+import { CMD, REQUEST_MAGIC } from './constants.ts';
+
+/** Size of a transmission-phase request header, in `bytes` ("Request message") */
+export const REQUEST_HEADER_BYTES = 28;
+
+export interface Request {
+  /** Bits of CMD_FLAG */
+  readonly flags: number;
+  /** Command as sent; may be unknown to us */
+  readonly type: number;
+  /** Chosen by the client, echoed in the reply */
+  readonly cookie: bigint;
+  /** First byte, relative to the export, in `bytes` */
+  readonly offset: bigint;
+  /** Length in `bytes` */
+  readonly length: number;
+}
+
+/**
+ * Decodes one request header: shape only. An unknown type is not an error here, because the protocol answers it
+ * with EINVAL instead of closing; range, flags and size are for validateRequest(), which knows the session.
+ * A wrong magic leaves no way to find the next request: the session must end.
+ */
+export function decodeRequest(header: Uint8Array): Request {
+  const cursor = new Cursor(header, 'NBD request');
+  cursor.expectU32(REQUEST_MAGIC, 'magic');
+  const request = {
+    flags: cursor.u16('flags'),
+    type: cursor.u16('type'),
+    cookie: cursor.u64('cookie'),
+    offset: cursor.u64('offset'),
+    length: cursor.u32('length'),
+  };
+  cursor.end();
+  return request;
+}
+
+export function encodeRequest(request: Request): Uint8Array<ArrayBuffer> {
+  return new Writer(REQUEST_HEADER_BYTES)
+    .u32(REQUEST_MAGIC)
+    .u16(request.flags)
+    .u16(request.type)
+    .u64(request.cookie)
+    .u64(request.offset)
+    .u32(request.length)
+    .finish();
+}
+
+/** Bytes that follow the header on the stream. */
+export function requestPayloadBytes(request: Request): number {
+  return request.type === CMD.WRITE ? request.length : 0;
+}

@@ -1,0 +1,194 @@
+import { WireError } from '../bytes/mod.ts';
+import { MAX_SKIPPED_PAYLOAD_BYTES } from './limits.ts';
+import { decodeRequest, REQUEST_HEADER_BYTES, type Request, requestPayloadBytes } from './request.ts';
+import { type TransmissionTerms, type Verdict, validateRequest } from './validate_request.ts';
+
+/** Where the decoder gets memory for payloads that come in pieces. */
+export interface PayloadBuffers {
+  /** At least `lengthBytes` long; contents do not matter */
+  take(lengthBytes: number): Uint8Array;
+  give(buffer: Uint8Array): void;
+}
+
+/** One request, judged, with the data of an accepted WRITE. */
+export interface ReceivedRequest {
+  readonly header: Request;
+  readonly verdict: Verdict;
+  /** Data of an accepted WRITE; empty otherwise */
+  readonly payload: Uint8Array;
+  /** The whole buffer of `payload`, to give back once written; undefined when it is a view of the input */
+  readonly buffer: Uint8Array | undefined;
+}
+
+/** A payload's buffer starts at most this large and grows with what has really arrived */
+const FIRST_PAYLOAD_BYTES = 256 * 1024;
+const EMPTY = new Uint8Array(0);
+
+const justAllocate: PayloadBuffers = {
+  take: (lengthBytes) => new Uint8Array(lengthBytes),
+  give: () => {},
+};
+
+/**
+ * Cuts the transmission phase's stream into judged requests. Pull-based: bytes wait here, unparsed, while the
+ * session has too much in flight, and the session must stop its stream then. A payload that lies whole in one
+ * chunk is a view of it; the payload of a refused WRITE is skipped without being kept.
+ */
+export class RequestDecoder {
+  readonly #terms: TransmissionTerms;
+  readonly #buffers: PayloadBuffers;
+  readonly #header = new Uint8Array(REQUEST_HEADER_BYTES);
+  #headerFilled = 0;
+  #chunks: Uint8Array[] = [];
+  #at = 0;
+  #buffered = 0;
+  #request: Request | undefined;
+  #verdict: Verdict | undefined;
+  #payload: Uint8Array | undefined;
+  #payloadFilled = 0;
+  #skip = 0;
+
+  constructor(terms: TransmissionTerms, buffers: PayloadBuffers = justAllocate) {
+    this.#terms = terms;
+    this.#buffers = buffers;
+  }
+
+  /** Pushed and not yet parsed, in `bytes` */
+  get buffered(): number {
+    return this.#buffered;
+  }
+
+  /** The stream stands between two requests */
+  get idle(): boolean {
+    return this.#request === undefined && this.#headerFilled === 0 && this.#buffered === 0;
+  }
+
+  push(chunk: Uint8Array): void {
+    if (chunk.length === 0) return;
+    this.#chunks.push(chunk);
+    this.#buffered += chunk.length;
+  }
+
+  /**
+   * The next request, or undefined until more bytes come.
+   * @throws WireError when the stream cannot be followed any further: wrong magic, a payload too long to skip
+   */
+  next(): ReceivedRequest | undefined {
+    if (this.#request === undefined && !this.#readHeader()) return undefined;
+    const header = this.#request!;
+    const verdict = this.#verdict!;
+    if (this.#skip > 0) {
+      this.#skip -= this.#drop(this.#skip);
+      if (this.#skip > 0) return undefined;
+      return this.#finish(header, verdict, EMPTY, undefined);
+    }
+    const length = verdict.accepted ? requestPayloadBytes(header) : 0;
+    if (length === 0) return this.#finish(header, verdict, EMPTY, undefined);
+    if (this.#payload === undefined) {
+      const first = this.#chunks[0];
+      if (first !== undefined && first.length - this.#at >= length) {
+        const view = first.subarray(this.#at, this.#at + length);
+        this.#consume(length);
+        return this.#finish(header, verdict, view, undefined);
+      }
+      if (this.#buffered === 0) return undefined;
+      this.#payload = this.#buffers.take(Math.min(length, FIRST_PAYLOAD_BYTES));
+    }
+    if (!this.#fillPayload(length)) return undefined;
+    const buffer = this.#payload;
+    return this.#finish(header, verdict, buffer.subarray(0, length), buffer);
+  }
+
+  /** Gives back what a request that will never be whole holds. */
+  close(): void {
+    if (this.#payload !== undefined) this.#buffers.give(this.#payload);
+    this.#payload = undefined;
+    this.#chunks = [];
+    this.#buffered = 0;
+  }
+
+  #readHeader(): boolean {
+    let header: Uint8Array;
+    const first = this.#chunks[0];
+    if (this.#headerFilled === 0 && first !== undefined && first.length - this.#at >= REQUEST_HEADER_BYTES) {
+      header = first.subarray(this.#at, this.#at + REQUEST_HEADER_BYTES);
+      this.#consume(REQUEST_HEADER_BYTES);
+    } else {
+      this.#headerFilled += this.#copy(this.#header, this.#headerFilled, REQUEST_HEADER_BYTES);
+      if (this.#headerFilled < REQUEST_HEADER_BYTES) return false;
+      header = this.#header;
+      this.#headerFilled = 0;
+    }
+    const request = decodeRequest(header);
+    const verdict = validateRequest(request, this.#terms);
+    if (!verdict.accepted) {
+      this.#skip = requestPayloadBytes(request);
+      if (this.#skip > MAX_SKIPPED_PAYLOAD_BYTES) {
+        throw new WireError(
+          'ERR_WIRE_LIMIT',
+          `Cannot skip a payload of ${this.#skip} bytes: limit is ${MAX_SKIPPED_PAYLOAD_BYTES}`,
+          { message: 'NBD request' },
+        );
+      }
+    }
+    this.#request = request;
+    this.#verdict = verdict;
+    return true;
+  }
+
+  #fillPayload(length: number): boolean {
+    for (;;) {
+      const payload = this.#payload!;
+      const end = Math.min(payload.length, length);
+      this.#payloadFilled += this.#copy(payload, this.#payloadFilled, end);
+      if (this.#payloadFilled === length) return true;
+      if (this.#payloadFilled < end) return false;
+      // Full but not whole: the announced length is believed only as far as its bytes have come.
+      const larger = this.#buffers.take(Math.min(length, end * 2));
+      larger.set(payload.subarray(0, end));
+      this.#buffers.give(payload);
+      this.#payload = larger;
+    }
+  }
+
+  #finish(header: Request, verdict: Verdict, payload: Uint8Array, buffer: Uint8Array | undefined): ReceivedRequest {
+    this.#request = undefined;
+    this.#verdict = undefined;
+    this.#payload = undefined;
+    this.#payloadFilled = 0;
+    return { header, verdict, payload, buffer };
+  }
+
+  /** Moves bytes of the stream into `into[from..to)`; gives how many. */
+  #copy(into: Uint8Array, from: number, to: number): number {
+    let filled = from;
+    while (filled < to && this.#buffered > 0) {
+      const chunk = this.#chunks[0]!;
+      const piece = Math.min(chunk.length - this.#at, to - filled);
+      into.set(chunk.subarray(this.#at, this.#at + piece), filled);
+      filled += piece;
+      this.#consume(piece);
+    }
+    return filled - from;
+  }
+
+  #drop(count: number): number {
+    let dropped = 0;
+    while (dropped < count && this.#buffered > 0) {
+      const piece = Math.min(this.#chunks[0]!.length - this.#at, count - dropped);
+      dropped += piece;
+      this.#consume(piece);
+    }
+    return dropped;
+  }
+
+  /** `count` bytes of the first chunk are done. */
+  #consume(count: number): void {
+    this.#at += count;
+    this.#buffered -= count;
+    if (this.#at === this.#chunks[0]!.length) {
+      this.#chunks.shift();
+      this.#at = 0;
+    }
+  }
+}
