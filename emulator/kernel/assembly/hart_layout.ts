@@ -11,3 +11,131 @@ export const HART_F = 0x108;
 export const HART_FFLAGS = 0x208;
 /** u32: dynamic rounding mode 0..7 */
 export const HART_FRM = 0x20c;
+/** u64: where to go on; in slow paths the instruction's own address */
+export const HART_PC = 0x210;
+/** u32: 0 U, 1 S, 3 M */
+export const HART_PRIV = 0x218;
+/** u32: mstatus.FS, 0 Off 1 Initial 2 Clean 3 Dirty */
+export const HART_FS = 0x21c;
+/** u32: 1 where native arithmetic gives exact flags: FS dirty, frm RNE, NX accrued already */
+export const HART_FP_FAST = 0x220;
+/** u32: a slow path has taken a trap; HART_PC is the handler */
+export const HART_TRAPPED = 0x224;
+/** u32: address of the data TLB of the current mode; of the instruction TLB */
+export const HART_DTLB = 0x228;
+export const HART_ITLB = 0x22c;
+/** u64: value of minstret when the fuel of this run is used up */
+export const HART_INSTRET_END = 0x230;
+/** u32: fuel left, stored before calls that read minstret */
+export const HART_FUEL = 0x238;
+/** u32: bit n: TLB set n has entries (0 U, 1 S, 2 S with SUM, 3 M) */
+export const HART_TLB_USED = 0x23c;
+/** u64: mstatus without FS and SD */
+export const HART_MSTATUS = 0x240;
+export const HART_MIE = 0x248;
+export const HART_MEDELEG = 0x250;
+export const HART_MIDELEG = 0x258;
+export const HART_MTVEC = 0x260;
+export const HART_MSCRATCH = 0x268;
+export const HART_MEPC = 0x270;
+export const HART_MCAUSE = 0x278;
+export const HART_MTVAL = 0x280;
+export const HART_STVEC = 0x288;
+export const HART_SSCRATCH = 0x290;
+export const HART_SEPC = 0x298;
+export const HART_SCAUSE = 0x2a0;
+export const HART_STVAL = 0x2a8;
+export const HART_SATP = 0x2b0;
+export const HART_MENVCFG = 0x2b8;
+export const HART_SENVCFG = 0x2c0;
+export const HART_STIMECMP = 0x2c8;
+/** f64: ticks at which STIP rises; infinity where Sstc is off or never */
+export const HART_STIMECMP_TICKS = 0x2d0;
+/** u32 each */
+export const HART_MCOUNTEREN = 0x2d8;
+export const HART_SCOUNTEREN = 0x2dc;
+export const HART_MCOUNTINHIBIT = 0x2e0;
+/** u32: SEIP as software wrote it; the pin is in HART_MIP */
+export const HART_SEIP_SOFTWARE = 0x2e4;
+/** u32: mhartid */
+export const HART_ID = 0x2e8;
+/** u32: 1 where S-mode ecalls are answered by the built-in SBI */
+export const HART_BUILTIN_SBI = 0x2ec;
+/** u64: host address of the reservation, 0 none; its value */
+export const HART_RESERVATION = 0x2f0;
+export const HART_RESERVED_VALUE = 0x2f8;
+/** u8 × 16: pmpcfg; u64 × 16: pmpaddr; u64 × 16 each: first byte and last byte that the entry covers */
+export const HART_PMPCFG = 0x300;
+export const HART_PMPADDR = 0x310;
+export const HART_PMP_FIRST = 0x390;
+export const HART_PMP_LAST = 0x410;
+/** u32: entries from 0 that may match */
+export const HART_PMP_COUNT = 0x490;
+/** u32: the host's MMIO had no device there */
+export const HART_MMIO_FAULT = 0x494;
+/** u64: minstret and mcycle offsets written by software */
+export const HART_CYCLE_OFFSET = 0x498;
+/** u32: next predecoded page to replace */
+export const HART_CODE_NEXT = 0x4a0;
+/** u32: predecoded pages in use */
+export const HART_CODE_USED = 0x4a4;
+export const HART_MSECCFG = 0x4a8;
+/** u64: high half of an 8-byte MMIO read goes here */
+export const HART_STATE_BYTES = 0x4b0;
+
+// Words that other threads touch, on a cache line of their own
+/** i32, atomic: interrupt pins: SSIP 1, MSIP 3, STIP 5, MTIP 7, SEIP 9, MEIP 11 */
+export const HART_MIP = 0x800;
+/** i32, atomic: requests to the hart's thread (pause, fence, start …) */
+export const HART_ATTENTION = 0x804;
+/** i32, atomic: counts wake-ups; WFI waits on it */
+export const HART_DOORBELL = 0x808;
+/** i32, atomic: what the hart is doing, for the machine's thread */
+export const HART_RUN_STATE = 0x80c;
+/** i32 × 16: the mailbox for MMIO that the machine's main thread serves */
+export const HART_MAILBOX = 0x840;
+
+/** One predecoded instruction that straddles two pages, with the page end after it */
+export const HART_SCRATCH = 0x1000;
+/** Four sets (U, S, S+SUM unused, M) of 256 entries: u64 page, u32 slot base, u32 unused */
+export const HART_ITLB_SETS = 0x4000;
+export const ITLB_ENTRIES = 256;
+export const ITLB_ENTRY_BYTES = 16;
+export const ITLB_SET_BYTES = 0x1000;
+/** Four sets of 1024 entries: u64 read tag, u64 write tag, u32 addend, u32 unused, 8 bytes unused */
+export const HART_DTLB_SETS = 0x10000;
+export const DTLB_ENTRIES = 1024;
+export const DTLB_ENTRY_BYTES = 32;
+export const DTLB_SET_BYTES = 0x8000;
+/** From one hart to the next */
+export const HART_STRIDE = 0x40000;
+
+// Predecoded pages: one slot for each halfword of a 4 KiB page, and one that says the page ends
+export const SLOT_BYTES = 16;
+/** u16 handler; u16 rd × 8 (x0: HART_X_DISCARD); u8 rs1, rs2, rs3 × 8; u8 length; i64 immediate */
+export const SLOT_RD = 2;
+export const SLOT_RS1 = 4;
+export const SLOT_RS2 = 5;
+export const SLOT_RS3 = 6;
+export const SLOT_LENGTH = 7;
+export const SLOT_IMM = 8;
+/** Rounding mode of a floating-point row, and 1 where it may be round-to-nearest-even */
+export const SLOT_RM = 8;
+export const SLOT_RM_FAST = 12;
+export const CODE_PAGE_SLOTS = 2048;
+/** Slots of a page and the page-end slot, rounded to a cache line */
+export const CODE_PAGE_BYTES = 32832;
+/** u32 host address of the page, u32 version */
+export const CODE_META_BYTES = 8;
+
+/** Bits of the dirty map (machine_api.ts) that belong to the code cache */
+export const DIRTY_CODE_BIT = 0x80;
+
+// How a run ends
+export const EXIT_FUEL = 0;
+/** The host's poll asked for it */
+export const EXIT_ATTENTION = 1;
+/** Nothing to do until an interrupt */
+export const EXIT_WFI = 2;
+/** An SBI call from S-mode: registers a0..a7 */
+export const EXIT_SBI = 3;

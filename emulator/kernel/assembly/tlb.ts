@@ -1,0 +1,56 @@
+// Software TLBs: data (four sets, by privilege and SUM) and instruction (by privilege).
+import { HART } from './hart';
+import * as H from './hart_layout';
+import * as R from './registers';
+
+/** Points HART_DTLB and HART_ITLB at the sets of the current mode. */
+export function updateModes(): void {
+  const priv = R.get32(H.HART_PRIV);
+  R.set32(H.HART_DTLB, HART + H.HART_DTLB_SETS + dataSet() * H.DTLB_SET_BYTES);
+  R.set32(H.HART_ITLB, HART + H.HART_ITLB_SETS + priv * H.ITLB_SET_BYTES);
+}
+
+/** Privilege of loads and stores: MPRV makes M-mode borrow MPP's. */
+export function dataPrivilege(): u32 {
+  const priv = R.get32(H.HART_PRIV);
+  const status = R.get64(H.HART_MSTATUS);
+  return priv == R.PRIV_M && (status & R.MPRV) != 0 ? <u32>((status & R.MPP) >> 11) : priv;
+}
+
+/** 0 U, 1 S, 2 S with SUM, 3 M */
+export function dataSet(): u32 {
+  const priv = dataPrivilege();
+  return priv == R.PRIV_S && (R.get64(H.HART_MSTATUS) & R.SUM) != 0 ? 2 : priv;
+}
+
+export function flushInstructions(): void {
+  memory.fill(HART + H.HART_ITLB_SETS, 0xff, 4 * H.ITLB_SET_BYTES);
+}
+
+/** Forgets all translations: sfence.vma, satp, PMP. Sets that are empty already are left alone. */
+export function flushAll(): void {
+  const used = R.get32(H.HART_TLB_USED);
+  for (let set: u32 = 0; set < 4; set++) {
+    if (used & (1 << set)) memory.fill(HART + H.HART_DTLB_SETS + set * H.DTLB_SET_BYTES, 0xff, H.DTLB_SET_BYTES);
+  }
+  R.set32(H.HART_TLB_USED, 0);
+  flushInstructions();
+}
+
+/** Enters a translation of a whole page into the current data set. A tag that must not match is all ones. */
+export function fillData(va: u64, host: u32, readable: bool, writable: bool): void {
+  const page = va & ~0xfff;
+  const set = dataSet();
+  const entry =
+    HART + H.HART_DTLB_SETS + set * H.DTLB_SET_BYTES + (<u32>(va >> 12) & (H.DTLB_ENTRIES - 1)) * H.DTLB_ENTRY_BYTES;
+  store<u64>(entry, readable ? page : ~0);
+  store<u64>(entry + 8, writable ? page : ~0);
+  store<u32>(entry + 16, (host & ~0xfff) - <u32>page);
+  R.set32(H.HART_TLB_USED, R.get32(H.HART_TLB_USED) | (1 << set));
+}
+
+export function fillInstruction(va: u64, slots: u32): void {
+  const entry = R.get32(H.HART_ITLB) + (<u32>(va >> 12) & (H.ITLB_ENTRIES - 1)) * H.ITLB_ENTRY_BYTES;
+  store<u64>(entry, va & ~0xfff);
+  store<u32>(entry + 8, slots);
+}
