@@ -1,10 +1,12 @@
 import { createHash } from 'node:crypto';
-import { createReadStream, existsSync } from 'node:fs';
+import { createReadStream, existsSync, writeFileSync } from 'node:fs';
 import { mkdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DebianError } from './debian_error.ts';
 import { runTool } from './tool.ts';
 
+/** Of the guest, not of this system */
+export const ARCHITECTURE = 'riscv64';
 const APT_HELPER = '/usr/lib/apt/apt-helper';
 const KEYRINGS = ['/usr/share/keyrings/debian-archive-keyring.gpg', '/usr/share/keyrings/debian-archive-keyring.pgp'];
 /** Suites of the main archive; others' repositories have other names, or refuse the key */
@@ -50,7 +52,10 @@ export class Apt {
     });
     if (version === undefined || version.status !== 0 || !existsSync(APT_HELPER))
       throw new DebianError('ERR_DEBIAN_NO_APT', 'Cannot fetch Debian packages: this system has no apt');
-    return new Apt(options);
+    await mkdir(options.folder, { recursive: true });
+    const apt = new Apt(options);
+    await apt.#configure();
+    return apt;
   }
 
   /** Base addresses of the Debian repositories that this system is configured for, most used first. */
@@ -63,18 +68,14 @@ export class Apt {
    * Fetches and checks the signed index of one suite.
    * @throws DebianError with apt's own words
    */
-  async update(repository: string, suite: string, architecture: string): Promise<void> {
+  async update(repository: string, suite: string): Promise<void> {
     const keyring = KEYRINGS.find((path) => existsSync(path));
     if (keyring === undefined)
       throw new DebianError('ERR_DEBIAN_NO_SOURCES', `Cannot check Debian's signatures: ${KEYRINGS[0]} is missing`);
-    for (const name of ['state/lists/partial', 'cache/archives/partial', 'empty'])
-      await mkdir(join(this.#folder, name), { recursive: true });
-    await writeFile(join(this.#folder, 'status'), '');
     await writeFile(
       join(this.#folder, 'sources.list'),
-      `deb [arch=${architecture} signed-by=${keyring}] ${repository} ${suite} main\n`,
+      `deb [arch=${ARCHITECTURE} signed-by=${keyring}] ${repository} ${suite} main\n`,
     );
-    await writeFile(this.#configuration, this.#configurationText(architecture));
     const run = await this.#apt('apt-get', ['update', '-q', '--error-on=any', '-o', 'Acquire::Retries=1']);
     if (run.status !== 0)
       throw new DebianError(
@@ -111,10 +112,18 @@ export class Apt {
     const folder = join(this.#folder, 'packages');
     await mkdir(folder, { recursive: true });
     const target = join(folder, `${name}_${sha256.slice(0, 16)}.deb`);
-    if ((await sha256Of(target)) === sha256) {
-      onBytes(Number(size));
-      return target;
-    }
+    await this.fetchFile(uri, target, sha256, onBytes);
+    onBytes(Number(size));
+    return target;
+  }
+
+  /**
+   * Fetches one file through apt's own transport: its proxies, its retries. A file that is there with that hash is
+   * kept; an interrupted one is continued where the server gives dates and ranges, and starts over elsewhere.
+   * @throws DebianError ERR_DEBIAN_OFFLINE with apt's own words
+   */
+  async fetchFile(uri: string, target: string, sha256: string, onBytes: (doneBytes: number) => void): Promise<void> {
+    if ((await sha256Of(target)) === sha256) return;
     const partial = `${target}.partial`;
     // apt continues a file only when its date is the server's, and an interrupted apt leaves today's: keep the date.
     const dateFile = `${partial}.date`;
@@ -131,17 +140,15 @@ export class Apt {
       const debug = ['-o', 'Debug::Acquire::http=1', '-o', 'Debug::Acquire::https=1'];
       const run = await this.#apt(APT_HELPER, ['download-file', uri, partial, `SHA256:${sha256}`, ...debug], (text) => {
         const modified = /^Last-Modified: (.+?)\r?$/i.exec(text)?.[1];
-        if (modified !== undefined) writeFile(dateFile, modified).catch(() => undefined); // then it starts over
+        if (modified !== undefined) writeFileSync(dateFile, modified);
       });
       if (run.status !== 0 || (await sha256Of(partial)) !== sha256)
-        throw new DebianError('ERR_DEBIAN_OFFLINE', `Cannot fetch ${name}: ${aptReason(run.errorText)}`);
+        throw new DebianError('ERR_DEBIAN_OFFLINE', `Cannot fetch ${target}: ${aptReason(run.errorText)}`);
     } finally {
       clearInterval(poll);
     }
     await rename(partial, target);
     await rm(dateFile, { force: true });
-    onBytes(Number(size));
-    return target;
   }
 
   /** Any compressed file that apt knows (`.xz` above all), as plain bytes: no need for xz-utils. */
@@ -150,6 +157,13 @@ export class Apt {
     if (run.status !== 0)
       throw new DebianError('ERR_DEBIAN_TOOL', `Cannot decompress ${path}: ${aptReason(run.errorText)}`);
     return run.output;
+  }
+
+  async #configure(): Promise<void> {
+    for (const name of ['state/lists/partial', 'cache/archives/partial', 'empty'])
+      await mkdir(join(this.#folder, name), { recursive: true });
+    await writeFile(join(this.#folder, 'status'), '');
+    await writeFile(this.#configuration, this.#configurationText());
   }
 
   #apt(command: string, args: readonly string[], onErrorLine?: (line: string) => void) {
@@ -161,7 +175,7 @@ export class Apt {
     });
   }
 
-  #configurationText(architecture: string): string {
+  #configurationText(): string {
     const cleared = [
       ...['APT::Update::Pre-Invoke', 'APT::Update::Post-Invoke', 'APT::Update::Post-Invoke-Success'],
       ...['DPkg::Pre-Invoke', 'DPkg::Post-Invoke', 'APT::Architectures', 'Acquire::Languages'],
@@ -169,8 +183,8 @@ export class Apt {
     const path = (name: string) => JSON.stringify(join(this.#folder, name));
     return [
       ...cleared.map((name) => `#clear ${name};`),
-      `APT::Architecture "${architecture}";`,
-      `APT::Architectures { "${architecture}"; };`,
+      `APT::Architecture "${ARCHITECTURE}";`,
+      `APT::Architectures { "${ARCHITECTURE}"; };`,
       // The unprivileged user that apt changes to when root could not write into the user's cache folder.
       `APT::Sandbox::User "";`,
       `Acquire::Languages "none";`,
@@ -199,13 +213,12 @@ export function debianRepositories(printedUris: string): string[] {
     .slice(0, MAX_REPOSITORIES);
 }
 
-/** The last error line of apt, which names the cause; debug output is left out. */
+/** The error line of apt that names the cause; its summaries and debug output are left out. */
 function aptReason(errorText: string): string {
-  const lines = errorText
-    .split('\n')
-    .filter((line) => /^[EW]: /.test(line) && !/^E: (?:Download Failed|Failed to fetch some)/.test(line));
+  const lines = errorText.split('\n').filter((line) => /^[EW]: /.test(line));
+  const cause = lines.filter((line) => !/Download Failed|Some index files failed|Failed to fetch some/.test(line));
   return (
-    (lines.at(-1) ?? errorText.trim().split('\n').at(-1) ?? '').replace(/^[EW]: /, '').trim() || 'apt gave no reason'
+    (cause[0] ?? lines.at(-1) ?? '').replace(/^[EW]: (?:Failed to fetch \S+ +)?/, '').trim() || 'apt gave no reason'
   );
 }
 

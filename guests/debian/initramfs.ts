@@ -16,7 +16,21 @@ export async function assembleInitramfs(
 ): Promise<Uint8Array<ArrayBuffer>> {
   const text = (value: string) => new TextEncoder().encode(value);
   const source = async (name: string) => new Uint8Array(await readFile(join(import.meta.dirname, 'rootfs', name)));
-  const directories = ['bin', 'dev', 'etc', 'lib', 'lib/modules', 'mnt', 'proc', 'root', 'run', 'sys', 'tmp'];
+  const directories = [
+    'bin',
+    'dev',
+    'etc',
+    'etc/acpi',
+    'etc/acpi/PWRF',
+    'lib',
+    'lib/modules',
+    'mnt',
+    'proc',
+    'root',
+    'run',
+    'sys',
+    'tmp',
+  ];
   const entries: CpioEntry[] = [
     ...directories.map((path) => ({ kind: 'directory', path, mode: 0o755 }) as const),
     // The kernel opens /dev/console for /init before anything could be mounted on /dev.
@@ -29,6 +43,7 @@ export async function assembleInitramfs(
     { kind: 'symlink', path: 'sbin', target: 'bin' },
     { kind: 'file', path: 'init', mode: 0o755, bytes: await source('init') },
     { kind: 'file', path: 'etc/profile', mode: 0o644, bytes: await source('profile') },
+    { kind: 'file', path: 'etc/acpi/PWRF/00000080', mode: 0o755, bytes: text('#!/bin/sh\npoweroff\n') },
     { kind: 'file', path: 'etc/passwd', mode: 0o644, bytes: text('root:x:0:0:root:/root:/bin/sh\n') },
     { kind: 'file', path: 'etc/group', mode: 0o644, bytes: text('root:x:0:\n') },
     ...modules.map(

@@ -1,6 +1,8 @@
+export { Apt, debianRepositories } from './apt.ts';
 export { type CpioEntry, encodeCpio } from './cpio.ts';
 export { DebianError, type DebianErrorCode } from './debian_error.ts';
 export { makeExt4Disk } from './ext4.ts';
+export { moduleName, readModuleInfo, resolveModules } from './kernel_modules.ts';
 export {
   cacheFolder,
   DEFAULT_SUITES,
@@ -10,3 +12,4 @@ export {
   type PrepareOptions,
   prepareDebian,
 } from './prepare.ts';
+export { TarFile } from './tar.ts';

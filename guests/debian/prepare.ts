@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, open, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Apt, type AptPackage } from './apt.ts';
+import { Apt, type AptPackage, ARCHITECTURE } from './apt.ts';
 import { DebianError } from './debian_error.ts';
 import { assembleInitramfs, WANTED_MODULES } from './initramfs.ts';
 import { moduleName, resolveModules } from './kernel_modules.ts';
@@ -14,8 +14,7 @@ import { runTool } from './tool.ts';
 /** forky and sid serve riscv64 as we need it; trixie's kernel works too. Depend on none of them. */
 export const DEFAULT_SUITES: readonly string[] = ['forky', 'sid', 'trixie'];
 /** Raised when the initramfs must be made anew from the same packages */
-const RECIPE = 1;
-const ARCHITECTURE = 'riscv64';
+const RECIPE = 2;
 const MIB = 1 << 20;
 /** Packages, the unpacked kernel and modules, and the index, at their largest moment */
 const NEEDED_BYTES = 512 * MIB;
@@ -92,7 +91,6 @@ export async function prepareDebian(options: PrepareOptions = {}): Promise<Debia
       `Cannot fetch Debian into ${folder}: ${Math.floor((bavail * bsize) / MIB)} MiB are free, ${NEEDED_BYTES / MIB} MiB are needed`,
     );
   const apt = await Apt.open({ folder: join(folder, 'apt'), signal: options.signal });
-  await mkdir(join(folder, 'apt'), { recursive: true });
   const { suite, packages } = await findPackages(apt, options.suites ?? DEFAULT_SUITES, progress);
   const totalBytes = packages.reduce((sum, item) => sum + item.sizeBytes, 0);
   const debs: string[] = [];
@@ -114,6 +112,9 @@ export async function prepareDebian(options: PrepareOptions = {}): Promise<Debia
   };
   await store(folder, 'manifest.json', Buffer.from(`${JSON.stringify(manifest, undefined, 2)}\n`));
   for (const path of debs) await rm(path); // 128 MB that nobody needs again
+  for (const name of await readdir(folder))
+    if (/^(?:vmlinuz|initrd)-/.test(name) && name !== manifest.kernel.name && name !== manifest.initrd.name)
+      await rm(join(folder, name));
   const guest = await readCached(folder);
   if (guest === undefined) throw new DebianError('ERR_DEBIAN_SPACE', `Cannot keep the guest in ${folder}: it changed`);
   return { ...guest, cached: false };
@@ -135,12 +136,12 @@ async function findPackages(
     for (const repository of repositories) {
       progress({ phase: 'index', text: `index of Debian ${suite} for ${ARCHITECTURE} (10 MB)` });
       try {
-        await apt.update(repository, suite, ARCHITECTURE);
+        await apt.update(repository, suite);
         const kernel = await kernelPackages(apt);
         return { suite, packages: [await apt.show('busybox-static'), ...kernel] };
       } catch (error) {
         if (!(error instanceof DebianError)) throw error;
-        reasons.push(error.message);
+        if (!reasons.includes(error.message)) reasons.push(error.message);
       }
     }
   }
