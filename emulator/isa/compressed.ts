@@ -13,11 +13,22 @@ const rType = (op: number, f3: number, f7: number, rd: number, rs1: number, rs2:
 const sType = (op: number, f3: number, rs1: number, rs2: number, imm: number): number =>
   (op | ((imm & 31) << 7) | (f3 << 12) | (rs1 << 15) | (rs2 << 20) | ((imm >> 5) << 25)) >>> 0;
 const bType = (f3: number, rs1: number, imm: number): number =>
-  (0x63 | (((imm >> 11) & 1) << 7) | (((imm >> 1) & 15) << 8) | (f3 << 12) | (rs1 << 15) |
-    (((imm >> 5) & 63) << 25) | (((imm >> 12) & 1) << 31)) >>> 0;
+  (0x63 |
+    (((imm >> 11) & 1) << 7) |
+    (((imm >> 1) & 15) << 8) |
+    (f3 << 12) |
+    (rs1 << 15) |
+    (((imm >> 5) & 63) << 25) |
+    (((imm >> 12) & 1) << 31)) >>>
+  0;
 const jType = (rd: number, imm: number): number =>
-  (0x6f | (rd << 7) | (((imm >> 12) & 255) << 12) | (((imm >> 11) & 1) << 20) | (((imm >> 1) & 1023) << 21) |
-    (((imm >> 20) & 1) << 31)) >>> 0;
+  (0x6f |
+    (rd << 7) |
+    (((imm >> 12) & 255) << 12) |
+    (((imm >> 11) & 1) << 20) |
+    (((imm >> 1) & 1023) << 21) |
+    (((imm >> 20) & 1) << 31)) >>>
+  0;
 
 /** The 32-bit instruction that a 16-bit word stands for; 0 where it is illegal or reserved. */
 export function expandCompressed(word: number): number {
@@ -81,8 +92,14 @@ function expandQuadrant1(word: number, f3: number): number {
       return expandArithmetic(word, rs1Short, imm6);
     case 5: {
       const imm = signed(
-        move(word, 12, 1, 11) | move(word, 11, 1, 4) | move(word, 9, 2, 8) | move(word, 8, 1, 10) |
-          move(word, 7, 1, 6) | move(word, 6, 1, 7) | move(word, 3, 3, 1) | move(word, 2, 1, 5),
+        move(word, 12, 1, 11) |
+          move(word, 11, 1, 4) |
+          move(word, 9, 2, 8) |
+          move(word, 8, 1, 10) |
+          move(word, 7, 1, 6) |
+          move(word, 6, 1, 7) |
+          move(word, 3, 3, 1) |
+          move(word, 2, 1, 5),
         12,
       );
       return jType(0, imm); // c.j
@@ -111,7 +128,14 @@ function expandArithmetic(word: number, rd: number, imm6: number): number {
       const op = field(word, 12, 1);
       const f2 = field(word, 5, 2);
       if (op === 0) {
-        const [f3, f7] = ([[0, 0x20], [4, 0], [6, 0], [7, 0]] as const)[f2]!;
+        const [f3, f7] = (
+          [
+            [0, 0x20],
+            [4, 0],
+            [6, 0],
+            [7, 0],
+          ] as const
+        )[f2]!;
         return rType(0x33, f3, f7, rd, rd, rs2); // c.sub c.xor c.or c.and
       }
       if (f2 === 0) return rType(0x3b, 0, 0x20, rd, rd, rs2); // c.subw

@@ -79,14 +79,68 @@ export const BIT_ROWS: readonly Row[] = [
     e.setRd(e.i64('rotl', halves, e.c64(32)));
   }),
 
-  r('bclr', 'Zbs', OP, 1, 0x24, (e) => e.setRd(e.i64('and', e.rs1(), not(e, bit(e, () => e.rs2()))))),
+  r('bclr', 'Zbs', OP, 1, 0x24, (e) =>
+    e.setRd(
+      e.i64(
+        'and',
+        e.rs1(),
+        not(
+          e,
+          bit(e, () => e.rs2()),
+        ),
+      ),
+    ),
+  ),
   r('bext', 'Zbs', OP, 5, 0x24, (e) => e.setRd(e.i64('and', e.i64('shr_u', e.rs1(), e.rs2()), e.c64(1)))),
-  r('binv', 'Zbs', OP, 1, 0x34, (e) => e.setRd(e.i64('xor', e.rs1(), bit(e, () => e.rs2())))),
-  r('bset', 'Zbs', OP, 1, 0x14, (e) => e.setRd(e.i64('or', e.rs1(), bit(e, () => e.rs2())))),
-  shift('bclri', 'Zbs', OP_IMM, 1, 0x12, (e) => e.setRd(e.i64('and', e.rs1(), not(e, bit(e, () => e.imm()))))),
+  r('binv', 'Zbs', OP, 1, 0x34, (e) =>
+    e.setRd(
+      e.i64(
+        'xor',
+        e.rs1(),
+        bit(e, () => e.rs2()),
+      ),
+    ),
+  ),
+  r('bset', 'Zbs', OP, 1, 0x14, (e) =>
+    e.setRd(
+      e.i64(
+        'or',
+        e.rs1(),
+        bit(e, () => e.rs2()),
+      ),
+    ),
+  ),
+  shift('bclri', 'Zbs', OP_IMM, 1, 0x12, (e) =>
+    e.setRd(
+      e.i64(
+        'and',
+        e.rs1(),
+        not(
+          e,
+          bit(e, () => e.imm()),
+        ),
+      ),
+    ),
+  ),
   shift('bexti', 'Zbs', OP_IMM, 5, 0x12, (e) => e.setRd(e.i64('and', e.i64('shr_u', e.rs1(), e.imm()), e.c64(1)))),
-  shift('binvi', 'Zbs', OP_IMM, 1, 0x1a, (e) => e.setRd(e.i64('xor', e.rs1(), bit(e, () => e.imm())))),
-  shift('bseti', 'Zbs', OP_IMM, 1, 0x0a, (e) => e.setRd(e.i64('or', e.rs1(), bit(e, () => e.imm())))),
+  shift('binvi', 'Zbs', OP_IMM, 1, 0x1a, (e) =>
+    e.setRd(
+      e.i64(
+        'xor',
+        e.rs1(),
+        bit(e, () => e.imm()),
+      ),
+    ),
+  ),
+  shift('bseti', 'Zbs', OP_IMM, 1, 0x0a, (e) =>
+    e.setRd(
+      e.i64(
+        'or',
+        e.rs1(),
+        bit(e, () => e.imm()),
+      ),
+    ),
+  ),
 
   r('czero.eqz', 'Zicond', OP, 5, 0x07, (e) => e.setRd(e.select(e.c64(0), e.rs1(), e.isZero64(e.rs2())))),
   r('czero.nez', 'Zicond', OP, 7, 0x07, (e) => e.setRd(e.select(e.rs1(), e.c64(0), e.isZero64(e.rs2())))),

@@ -57,30 +57,93 @@ function rowsOf(p: Precision): Row[] {
 }
 
 export const FLOAT_ROWS: readonly Row[] = [
-  i('flw', 'F', 0x07, 2, (e) => {
-    e.fpEnabled();
-    e.setSingle(e.wrap(e.load('wu', e.i64('add', e.rs1(), e.imm()))));
-  }, { format: 'FLOAD' }),
-  i('fld', 'D', 0x07, 3, (e) => {
-    e.fpEnabled();
-    e.setFd(e.load('d', e.i64('add', e.rs1(), e.imm())));
-  }, { format: 'FLOAD', compressed: true }),
+  i(
+    'flw',
+    'F',
+    0x07,
+    2,
+    (e) => {
+      e.fpEnabled();
+      e.setSingle(e.wrap(e.load('wu', e.i64('add', e.rs1(), e.imm()))));
+    },
+    { format: 'FLOAD' },
+  ),
+  i(
+    'fld',
+    'D',
+    0x07,
+    3,
+    (e) => {
+      e.fpEnabled();
+      e.setFd(e.load('d', e.i64('add', e.rs1(), e.imm())));
+    },
+    { format: 'FLOAD', compressed: true },
+  ),
   s('fsw', 'F', 0x27, 2, (e) => {
     e.fpEnabled();
     e.store('w', e.i64('add', e.rs1(), e.imm()), () => e.fs2());
   }),
-  s('fsd', 'D', 0x27, 3, (e) => {
-    e.fpEnabled();
-    e.store('d', e.i64('add', e.rs1(), e.imm()), () => e.fs2());
-  }, { compressed: true }),
+  s(
+    'fsd',
+    'D',
+    0x27,
+    3,
+    (e) => {
+      e.fpEnabled();
+      e.store('d', e.i64('add', e.rs1(), e.imm()), () => e.fs2());
+    },
+    { compressed: true },
+  ),
   ...rowsOf('s'),
   ...rowsOf('d'),
-  fx('fsgnj.s', 'F', 0x10, 0, 'fff', signInject32((_e, _a, b) => b())),
-  fx('fsgnjn.s', 'F', 0x10, 1, 'fff', signInject32((e, _a, b) => e.i32('xor', b(), e.c32(-1)))),
-  fx('fsgnjx.s', 'F', 0x10, 2, 'fff', signInject32((e, a, b) => e.i32('xor', a(), b()))),
-  fx('fsgnj.d', 'D', 0x11, 0, 'fff', signInject64((_e, _a, b) => b())),
-  fx('fsgnjn.d', 'D', 0x11, 1, 'fff', signInject64((e, _a, b) => e.i64('xor', b(), e.c64(-1)))),
-  fx('fsgnjx.d', 'D', 0x11, 2, 'fff', signInject64((e, a, b) => e.i64('xor', a(), b()))),
+  fx(
+    'fsgnj.s',
+    'F',
+    0x10,
+    0,
+    'fff',
+    signInject32((_e, _a, b) => b()),
+  ),
+  fx(
+    'fsgnjn.s',
+    'F',
+    0x10,
+    1,
+    'fff',
+    signInject32((e, _a, b) => e.i32('xor', b(), e.c32(-1))),
+  ),
+  fx(
+    'fsgnjx.s',
+    'F',
+    0x10,
+    2,
+    'fff',
+    signInject32((e, a, b) => e.i32('xor', a(), b())),
+  ),
+  fx(
+    'fsgnj.d',
+    'D',
+    0x11,
+    0,
+    'fff',
+    signInject64((_e, _a, b) => b()),
+  ),
+  fx(
+    'fsgnjn.d',
+    'D',
+    0x11,
+    1,
+    'fff',
+    signInject64((e, _a, b) => e.i64('xor', b(), e.c64(-1))),
+  ),
+  fx(
+    'fsgnjx.d',
+    'D',
+    0x11,
+    2,
+    'fff',
+    signInject64((e, a, b) => e.i64('xor', a(), b())),
+  ),
   f2r('fcvt.s.d', 'D', 0x20, 1, 'ff', (e) => e.fpConvert('d', 's')),
   f2r('fcvt.d.s', 'D', 0x21, 0, 'ff', (e) => e.fpConvert('s', 'd')),
   f2x('fmv.x.w', 'F', 0x70, 0, 0, 'xf', (e) => {
@@ -100,4 +163,3 @@ export const FLOAT_ROWS: readonly Row[] = [
     e.setFd(e.rs1());
   }),
 ];
-

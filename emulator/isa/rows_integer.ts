@@ -22,12 +22,19 @@ export const BASE_ROWS: readonly Row[] = [
     e.setRd(e.nextPc());
     e.jump();
   }),
-  i('jalr', 'I', 0x67, 0, (e) => {
-    // The target is read before rd is written: they may be the same register
-    const target = e.let64(e.i64('and', e.i64('add', e.rs1(), e.imm()), e.c64(-2)));
-    e.setRd(e.nextPc());
-    e.jumpTo(target.get());
-  }, C),
+  i(
+    'jalr',
+    'I',
+    0x67,
+    0,
+    (e) => {
+      // The target is read before rd is written: they may be the same register
+      const target = e.let64(e.i64('and', e.i64('add', e.rs1(), e.imm()), e.c64(-2)));
+      e.setRd(e.nextPc());
+      e.jumpTo(target.get());
+    },
+    C,
+  ),
   b('beq', 0, branch('eq'), C),
   b('bne', 1, branch('ne'), C),
   b('blt', 4, branch('lt_s')),

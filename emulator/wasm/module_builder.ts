@@ -225,7 +225,10 @@ export class ModuleBuilder {
     });
     section(out, 7, (s) => {
       s.u(this.#functions.length);
-      for (const [index, { name }] of this.#functions.entries()) s.name(name).byte(0).u(this.#imports.length + index);
+      for (const [index, { name }] of this.#functions.entries())
+        s.name(name)
+          .byte(0)
+          .u(this.#imports.length + index);
     });
     section(out, 10, (s) => {
       s.u(this.#functions.length);

@@ -4,5 +4,5 @@ export { updateSupervisorTimer } from './csr';
 export { decodeSlot, fetchSlow } from './decode';
 export { updatePmp } from './pmp';
 export * from './softfloat/mod';
-export { beginFloat, illegalHere, illegalInstruction, interruptHart, pollHart, refreshDerived, system } from './system';
+export { beginFloat, illegalHere, illegalInstruction, interruptHart, pollHart, refreshDerived, refuel, system } from './system';
 export { flushAll, flushInstructions, updateModes } from './tlb';

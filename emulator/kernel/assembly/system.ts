@@ -164,11 +164,18 @@ function cacheBlock(code: u32, word: u32, next: u64): void {
   R.set64(H.HART_PC, next);
 }
 
-/** At the end of the fuel: requests and timers, then interrupts. */
+/** Before each run: requests and timers, then interrupts. EXIT_FUEL where the hart may run on. */
 export function pollHart(): u32 {
   const attention = refreshInterrupts();
   takeInterrupt();
+  R.set32(H.HART_TRAPPED, 0);
   return attention != 0 ? H.EXIT_ATTENTION : H.EXIT_FUEL;
+}
+
+/** Gives the next run `fuel` instructions; minstret counts what was really retired. */
+export function refuel(fuel: u32): void {
+  R.set64(H.HART_INSTRET_END, R.get64(H.HART_INSTRET_END) - <u64>R.get32(H.HART_FUEL) + <u64>fuel);
+  R.set32(H.HART_FUEL, fuel);
 }
 
 /** Takes a pending interrupt, after a wait or a request from outside. */

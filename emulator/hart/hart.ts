@@ -1,0 +1,272 @@
+import { generateInterpreter } from '../interpreter/interpreter.ts';
+import { buildDecodeTables } from '../isa/table.ts';
+import * as H from '../kernel/assembly/hart_layout.ts';
+import { KERNEL_WASM_BASE64 } from '../kernel/kernel_wasm.ts';
+import {
+  CODE_PAGES,
+  type MemoryLayout,
+  ROM_BYTES,
+  TABLE_BUCKETS,
+  TABLE_COMPRESSED,
+  TABLE_ENTRIES,
+} from '../memory/layout.ts';
+import { type WasmMemory, type WasmModule, wasm } from '../wasm/platform.ts';
+
+/** What a hart's thread gives it. Called from wasm: cheap, and never throwing on guest input. */
+export interface HartHost {
+  /** mtime, an integer number of 10 MHz ticks */
+  now(): number;
+  /** Updates timer bits in HART_MIP; nonzero ends the run (EXIT_ATTENTION) */
+  poll(): number;
+  /** Gives the value, or -1 where no device is (an access fault); `address` below 2^53 */
+  mmioRead(address: number, size: number): number;
+  /** False where no device is */
+  mmioWrite(address: number, size: number, value: number): boolean;
+}
+
+export type ExitCode = typeof H.EXIT_FUEL | typeof H.EXIT_ATTENTION | typeof H.EXIT_WFI | typeof H.EXIT_SBI;
+
+interface KernelExports {
+  pollHart(): number;
+  refuel(fuel: number): void;
+  interruptHart(): void;
+  refreshDerived(): void;
+  updateModes(): void;
+  updatePmp(): void;
+  updateSupervisorTimer(): void;
+  flushAll(): void;
+  flushInstructions(): void;
+}
+
+let kernelModule: WasmModule | undefined;
+function compiledKernel(): WasmModule {
+  if (kernelModule === undefined) {
+    const binary = atobPortable(KERNEL_WASM_BASE64);
+    kernelModule = new wasm.Module(binary);
+  }
+  return kernelModule;
+}
+
+/** Base64 without Buffer or atob: both exist everywhere, but neither is in this folder's types. */
+function atobPortable(text: string): Uint8Array {
+  const bytes = new Uint8Array((text.length * 3) >> 2);
+  let at = 0;
+  let bits = 0;
+  let held = 0;
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    const value =
+      code >= 97
+        ? code - 71
+        : code >= 65
+          ? code - 65
+          : code === 43
+            ? 62
+            : code === 47
+              ? 63
+              : code === 61
+                ? -1
+                : code + 4;
+    if (value < 0) break;
+    held = (held << 6) | value;
+    bits += 6;
+    if (bits >= 8) {
+      bits -= 8;
+      bytes[at++] = (held >> bits) & 255;
+    }
+  }
+  return bytes.subarray(0, at);
+}
+
+/** Writes the decoder's tables; once, before any hart runs. */
+export function installDecodeTables(memory: WasmMemory): void {
+  const tables = buildDecodeTables();
+  const bytes = new Uint8Array(memory.buffer);
+  bytes.set(tables.buckets, TABLE_BUCKETS);
+  bytes.set(tables.entries, TABLE_ENTRIES);
+  bytes.set(new Uint8Array(tables.compressed.buffer), TABLE_COMPRESSED);
+}
+
+export interface HartReset {
+  readonly pc: number | bigint;
+  readonly a0: number | bigint;
+  readonly a1: number | bigint;
+  /** 3 M, 1 S */
+  readonly privilege: 1 | 3;
+  readonly builtinSbi: boolean;
+}
+
+/**
+ * One hart: its kernel and interpreter instances over the shared memory. Lives on one thread; other threads
+ * touch only its atomic words. State is in memory, so saving it needs no call here.
+ */
+export class Hart {
+  readonly id: number;
+  readonly base: number;
+  readonly #kernel: KernelExports;
+  readonly #run: (fuel: number) => number;
+  readonly #view: DataView;
+  readonly #i32: Int32Array;
+
+  constructor(memory: WasmMemory, layout: MemoryLayout, id: number, host: HartHost) {
+    this.id = id;
+    this.base = layout.hart(id);
+    this.#view = new DataView(memory.buffer);
+    this.#i32 = new Int32Array(memory.buffer);
+    const code = layout.code(id);
+    const dirtyRom = layout.dirty - ROM_BYTES / 4096;
+    const i32 = (value: number) => new wasm.Global({ value: 'i32', mutable: false }, value | 0);
+    const faultAt = this.base + H.HART_MMIO_FAULT;
+    const kernel = new wasm.Instance(compiledKernel(), {
+      env: {
+        memory,
+        HART: i32(this.base),
+        CODE_PAGES_AT: i32(code.pages),
+        CODE_META_AT: i32(code.meta),
+        CODE_INDEX_AT: i32(code.index),
+        CODE_PAGE_COUNT: i32(CODE_PAGES),
+        DIRTY_AT: i32(dirtyRom),
+        CODE_VERSION_AT: i32(layout.codeVersion),
+        ROM_AT: i32(layout.rom),
+        RAM_AT: i32(layout.ram),
+        RAM_BYTES: i32(layout.ramBytes),
+        TABLE_BUCKETS: i32(TABLE_BUCKETS),
+        TABLE_ENTRIES: i32(TABLE_ENTRIES),
+        TABLE_COMPRESSED: i32(TABLE_COMPRESSED),
+        now: () => host.now(),
+        poll: () => host.poll(),
+        mmioRead: (low: number, high: number, size: number) => {
+          const value = host.mmioRead((high >>> 0) * 0x1_0000_0000 + (low >>> 0), size);
+          if (value < 0) this.#view.setUint32(faultAt, 1, true);
+          return value | 0;
+        },
+        mmioWrite: (low: number, high: number, size: number, value: number) => {
+          const mask = size === 4 ? 0xffff_ffff : (1 << (size * 8)) - 1;
+          if (!host.mmioWrite((high >>> 0) * 0x1_0000_0000 + (low >>> 0), size, (value & mask) >>> 0)) {
+            this.#view.setUint32(faultAt, 1, true);
+          }
+        },
+      },
+    });
+    this.#kernel = kernel.exports as unknown as KernelExports;
+    const bytes = generateInterpreter({ hart: this.base, dirty: dirtyRom, rom: layout.rom });
+    const interpreter = new wasm.Instance(new wasm.Module(bytes), { env: { memory, ...kernel.exports } });
+    this.#run = interpreter.exports.run as (fuel: number) => number;
+  }
+
+  /** Power-on values (privileged specification 3.4), then the entry point. */
+  reset(entry: HartReset): void {
+    const { base } = this;
+    new Uint8Array(this.#view.buffer).fill(0, base, base + H.HART_SCRATCH);
+    this.#set64(H.HART_PC, entry.pc);
+    this.#set64(H.HART_X + 10 * 8, entry.a0);
+    this.#set64(H.HART_X + 11 * 8, entry.a1);
+    this.#set32(H.HART_ID, this.id);
+    this.#set32(H.HART_PRIV, entry.privilege);
+    this.#set32(H.HART_BUILTIN_SBI, entry.builtinSbi ? 1 : 0);
+    // Hardware updates A and D unless software asks for faults (Svadu without Svade)
+    this.#set64(H.HART_MENVCFG, 1n << 61n);
+    this.#view.setFloat64(base + H.HART_STIMECMP_TICKS, Number.POSITIVE_INFINITY, true);
+    if (entry.privilege === 1) this.#enterSupervisor();
+    this.#kernel.updatePmp();
+    this.refresh();
+  }
+
+  /** What an M-mode firmware leaves behind for S-mode, where the SBI is ours. */
+  #enterSupervisor(): void {
+    this.#set64(H.HART_MEDELEG, 0xb1ff);
+    this.#set64(H.HART_MIDELEG, 0x222);
+    this.#set32(H.HART_MCOUNTEREN, 0xffff_ffff);
+    // CBIE 3, CBCFE, CBZE, ADUE, PBMTE, STCE
+    this.#set64(H.HART_MENVCFG, (0xfn << 4n) | (7n << 61n));
+    this.#set64(H.HART_STIMECMP, 0xffff_ffff_ffff_ffffn);
+    // Only M-mode may be entered with these off; nothing of ours runs there
+    this.#set64(H.HART_MIE, 0n);
+    this.#set32(H.HART_FS, 1);
+  }
+
+  /** After registers were changed from outside: flushes what was derived from them. */
+  refresh(): void {
+    this.#kernel.updateModes();
+    this.#kernel.refreshDerived();
+    this.#kernel.updateSupervisorTimer();
+  }
+
+  /** Timers, requests and interrupts, then up to `fuel` instructions. */
+  run(fuel: number): ExitCode {
+    const attention = this.#kernel.pollHart();
+    if (attention !== H.EXIT_FUEL) return attention as ExitCode;
+    this.#kernel.refuel(fuel);
+    return this.#run(fuel) as ExitCode;
+  }
+
+  /** Exactly `fuel` instructions without looking at interrupts: for tests and comparisons. */
+  step(fuel: number): ExitCode {
+    this.#kernel.refuel(fuel);
+    return this.#run(fuel) as ExitCode;
+  }
+
+  updateSupervisorTimer(): void {
+    this.#kernel.updateSupervisorTimer();
+  }
+  updatePmp(): void {
+    this.#kernel.updatePmp();
+  }
+  flushTranslations(): void {
+    this.#kernel.flushAll();
+  }
+  flushInstructions(): void {
+    this.#kernel.flushInstructions();
+  }
+
+  // --- registers, for SBI, state, debuggers and tests -------------------------------------------------------
+
+  x(index: number): bigint {
+    return index === 0 ? 0n : this.#view.getBigUint64(this.base + H.HART_X + index * 8, true);
+  }
+  setX(index: number, value: bigint): void {
+    if (index !== 0) this.#view.setBigUint64(this.base + H.HART_X + index * 8, BigInt.asUintN(64, value), true);
+  }
+  f(index: number): bigint {
+    return this.#view.getBigUint64(this.base + H.HART_F + index * 8, true);
+  }
+  setF(index: number, value: bigint): void {
+    this.#view.setBigUint64(this.base + H.HART_F + index * 8, BigInt.asUintN(64, value), true);
+  }
+  get pc(): bigint {
+    return this.#view.getBigUint64(this.base + H.HART_PC, true);
+  }
+  set pc(value: bigint) {
+    this.#view.setBigUint64(this.base + H.HART_PC, BigInt.asUintN(64, value), true);
+  }
+  /** A 64-bit or 32-bit field by its HART_ offset */
+  get64(offset: number): bigint {
+    return this.#view.getBigUint64(this.base + offset, true);
+  }
+  set64(offset: number, value: bigint): void {
+    this.#set64(offset, value);
+  }
+  get32(offset: number): number {
+    return this.#view.getUint32(this.base + offset, true);
+  }
+  set32(offset: number, value: number): void {
+    this.#set32(offset, value);
+  }
+  getFloat64(offset: number): number {
+    return this.#view.getFloat64(this.base + offset, true);
+  }
+  /** The atomic word at a HART_ offset: index for Atomics on `words` */
+  word(offset: number): number {
+    return (this.base + offset) >> 2;
+  }
+  get words(): Int32Array {
+    return this.#i32;
+  }
+
+  #set64(offset: number, value: number | bigint): void {
+    this.#view.setBigUint64(this.base + offset, BigInt.asUintN(64, BigInt(value)), true);
+  }
+  #set32(offset: number, value: number): void {
+    this.#view.setUint32(this.base + offset, value >>> 0, true);
+  }
+}
