@@ -1,5 +1,5 @@
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
-import { connect, createServer, type Socket } from 'node:net';
+import { createServer, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -7,7 +7,7 @@ import { join } from 'node:path';
 export { duplexPair } from 'node:stream';
 
 /**
- * Two connected UNIX sockets, for `child_process` stdio. Plain Node has no socketpair(2), so one end connects to
+ * Two connected UNIX sockets, both paused, for `child_process` stdio. Plain Node has no socketpair(2), so one end connects to
  * a listener that exists for a moment in a directory which only this user can enter.
  */
 export async function socketPair(): Promise<[Socket, Socket]> {
@@ -15,7 +15,7 @@ export async function socketPair(): Promise<[Socket, Socket]> {
   return pair!;
 }
 
-/** Several pairs through one listener. */
+/** Several pairs through one listener. Both ends are paused, so that either can be passed on with nothing read. */
 export async function socketPairs(count: number): Promise<[Socket, Socket][]> {
   const directory = await mkdtemp(join(tmpdir(), 'caisson-link-'));
   const server = createServer({ pauseOnConnect: true });
@@ -33,12 +33,15 @@ export async function socketPairs(count: number): Promise<[Socket, Socket][]> {
         server.once('connection', resolve);
         server.once('error', reject);
       });
-      const near = connect(path);
+      const near = new Socket();
+      near.pause(); // else it reads ahead as soon as it is connected
+      near.connect(path);
       const connected = new Promise<void>((resolve, reject) => {
         near.once('connect', resolve);
         near.once('error', reject);
       });
       const [far] = await Promise.all([accepted, connected]);
+      far.pause();
       pairs.push([near, far]);
     }
     return pairs;

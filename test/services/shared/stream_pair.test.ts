@@ -8,6 +8,8 @@ import { socketPair, socketPairs } from '../../../services/shared/stream_pair.ts
 
 test('socketPair() gives two ends of one stream', async (t) => {
   const [near, far] = await socketPair();
+  near.resume();
+  far.resume();
   near.write('hello');
   const [chunk] = await once(far, 'data');
   t.is(String(chunk), 'hello');
@@ -19,7 +21,10 @@ test('socketPair() gives two ends of one stream', async (t) => {
 
 test('socketPairs() pairs each end with its own', async (t) => {
   const pairs = await socketPairs(4);
-  for (const [index, [near]] of pairs.entries()) near.write(String(index));
+  for (const [index, [near, far]] of pairs.entries()) {
+    near.write(String(index));
+    far.resume();
+  }
   for (const [index, [near, far]] of pairs.entries()) {
     t.is(String((await once(far, 'data'))[0]), String(index));
     near.destroy();
@@ -46,6 +51,7 @@ test('socketPair() ends can be inherited by a child through stdio', async (t) =>
     { stdio: ['ignore', 'inherit', 'inherit', far] },
   );
   far.destroy();
+  near.resume();
   near.write('descriptor');
   t.is(String((await once(near, 'data'))[0]), 'got descriptor');
   near.destroy();
