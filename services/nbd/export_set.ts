@@ -1,0 +1,93 @@
+import {
+  BASE_ALLOCATION,
+  type ExportDescription,
+  type ExportSummary,
+  MAX_PAYLOAD_BYTES,
+  MAX_STRING_BYTES,
+  TRANSMISSION_FLAG,
+} from '../../protocols/nbd/mod.ts';
+import type { DiskImage } from './images/mod.ts';
+
+/** One image under one name. The same image may stand under several names, with other rights. */
+export interface NbdExport {
+  readonly name: string;
+  readonly description?: string;
+  readonly image: DiskImage;
+  /** False: clients may only read, whatever the image allows */
+  readonly writable: boolean;
+  /** Aborted when the export is taken away: sessions on it end */
+  readonly signal?: AbortSignal;
+}
+
+/** Where a session looks up what a client asks for. */
+export interface ExportDirectory {
+  /** Undefined: clients may not list */
+  list(): readonly ExportSummary[] | undefined;
+  /** Called when a client really wants it: an expensive open belongs here, not into connection set-up */
+  open(name: string): NbdExport | undefined | Promise<NbdExport | undefined>;
+}
+
+/** The named exports of one server. The first one added is also the default export ''. */
+export class ExportSet implements ExportDirectory {
+  readonly #exports = new Map<string, { readonly export: NbdExport; readonly abort: AbortController }>();
+
+  /** @throws RangeError for a name that is too long or in use */
+  add(added: Omit<NbdExport, 'signal'>): void {
+    if (Buffer.byteLength(added.name) > MAX_STRING_BYTES || added.name.includes('\0')) {
+      throw new RangeError(`Cannot add an export: its name is longer than ${MAX_STRING_BYTES} bytes or contains NUL`);
+    }
+    if (this.#exports.has(added.name)) {
+      throw new RangeError(`Cannot add export ${JSON.stringify(added.name)}: the name is in use`);
+    }
+    const abort = new AbortController();
+    this.#exports.set(added.name, { export: { ...added, signal: abort.signal }, abort });
+  }
+
+  /** Ends the sessions on it, too; false when there is no such export. */
+  remove(name: string): boolean {
+    const entry = this.#exports.get(name);
+    if (entry === undefined) return false;
+    this.#exports.delete(name);
+    entry.abort.abort();
+    return true;
+  }
+
+  clear(): void {
+    for (const name of [...this.#exports.keys()]) this.remove(name);
+  }
+
+  get size(): number {
+    return this.#exports.size;
+  }
+
+  list(): ExportSummary[] {
+    return [...this.#exports.values()].map(({ export: { name, description } }) =>
+      description === undefined ? { name } : { name, description },
+    );
+  }
+
+  open(name: string): NbdExport | undefined {
+    const entry = this.#exports.get(name) ?? (name === '' ? this.#exports.values().next().value : undefined);
+    return entry?.export;
+  }
+}
+
+/** What the protocol says of an export, from what its image can do. */
+export function describeExport(served: NbdExport): ExportDescription {
+  const { image } = served;
+  const writable = served.writable && !image.readOnly;
+  let flags = TRANSMISSION_FLAG.HAS_FLAGS | TRANSMISSION_FLAG.SEND_CACHE;
+  // All sessions share one image object, so that a flush on one covers the writes of all.
+  flags |= TRANSMISSION_FLAG.CAN_MULTI_CONN | TRANSMISSION_FLAG.SEND_FLUSH | TRANSMISSION_FLAG.SEND_FUA;
+  if (writable) flags |= TRANSMISSION_FLAG.SEND_TRIM | TRANSMISSION_FLAG.SEND_WRITE_ZEROES;
+  else flags |= TRANSMISSION_FLAG.READ_ONLY;
+  if (writable && image.canFastZero) flags |= TRANSMISSION_FLAG.SEND_FAST_ZERO;
+  return {
+    name: served.name,
+    ...(served.description === undefined ? {} : { description: served.description }),
+    sizeBytes: BigInt(image.sizeBytes),
+    flags,
+    blockSizes: { minimum: image.blockBytes, preferred: Math.max(4096, image.blockBytes), maximum: MAX_PAYLOAD_BYTES },
+    contexts: [BASE_ALLOCATION],
+  };
+}

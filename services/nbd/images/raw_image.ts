@@ -1,0 +1,261 @@
+import {
+  close as closeFd,
+  constants,
+  fdatasync,
+  fstatSync,
+  openSync,
+  read as readFd,
+  readFileSync,
+  readSync,
+  type Stats,
+  write as writeFd,
+  writeSync,
+} from 'node:fs';
+import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
+import { asImageError, type DiskImage, ImageError, type ZeroOptions } from './disk_image.ts';
+import { type ImageLock, lockImage } from './image_lock.ts';
+import { InPlaceGate } from './in_place_gate.ts';
+import { isZero, zeroes } from './zeroes.ts';
+
+/** Larger accesses always go to the pool, in `bytes`: one must not hold up the other peers for long */
+const MAX_IN_PLACE_BYTES = 1 << 20;
+/** Zero detection looks at pieces of this size, in `bytes` */
+const GRAIN_BYTES = 64 * 1024;
+/** One block-status request reads at most this much, in `bytes`; the client asks again for the rest */
+const MAX_SCAN_BYTES = 32 << 20;
+const PIECE_BYTES = 1 << 20;
+
+export interface RawImageOptions {
+  /** Opened O_RDONLY, no lock taken */
+  readonly readOnly: boolean;
+  /**
+   * Refuse an image that another writer has open (default true for writable images). False where someone else
+   * sees to it: a migration target opens the image while its source still holds it.
+   */
+  readonly lock?: boolean;
+}
+
+/**
+ * A raw image in a regular file or block device: byte n of the disk is byte n of the file. Nothing is ever probed:
+ * a guest may write any format's header into its raw disk.
+ *
+ * Plain Node has no SEEK_HOLE and no fallocate: holes are kept because zeroes are not written over zeroes, the map
+ * of them is found by reading, and discard() keeps the data.
+ */
+export class RawImage implements DiskImage {
+  readonly sizeBytes: number;
+  readonly readOnly: boolean;
+  readonly blockBytes = 1;
+  readonly canFastZero = false;
+  readonly #fd: number;
+  readonly #lock: ImageLock | undefined;
+  readonly #reads = new InPlaceGate();
+  readonly #writes = new InPlaceGate();
+  /** After a failed flush the page cache may have dropped what it could not write: no later flush can vouch for it */
+  #flushError: ImageError | undefined;
+  #closed = false;
+
+  private constructor(fd: number, sizeBytes: number, readOnly: boolean, lock: ImageLock | undefined) {
+    this.#fd = fd;
+    this.sizeBytes = sizeBytes;
+    this.readOnly = readOnly;
+    this.#lock = lock;
+  }
+
+  /** @throws ImageError, or the errno error of open(2) for whoever named the path */
+  static async open(path: string, options: RawImageOptions): Promise<RawImage> {
+    // O_NONBLOCK: a FIFO must be refused below, not waited for.
+    const access = options.readOnly ? constants.O_RDONLY : constants.O_RDWR;
+    const fd = openSync(path, access | constants.O_NONBLOCK);
+    try {
+      return await RawImage.fromFd(fd, options);
+    } catch (error) {
+      closeFd(fd, () => {});
+      throw error;
+    }
+  }
+
+  /** Takes over an open descriptor, also one that was inherited; it is closed with the image. */
+  static async fromFd(fd: number, options: RawImageOptions): Promise<RawImage> {
+    const stats = fstatSync(fd);
+    const sizeBytes = sizeOf(stats);
+    if (!options.readOnly) checkWritable(fd);
+    const wantsLock = !options.readOnly && options.lock !== false;
+    const lock = wantsLock ? await lockImage(stats) : undefined;
+    return new RawImage(fd, sizeBytes, options.readOnly, lock);
+  }
+
+  readNow(offset: number, into: Uint8Array): boolean {
+    if (into.length > MAX_IN_PLACE_BYTES || !this.#reads.enter()) return false;
+    this.#open();
+    let done = 0;
+    try {
+      while (done < into.length) {
+        const count = readSync(this.#fd, into, done, into.length - done, offset + done);
+        if (count === 0) throw shrunk();
+        done += count;
+      }
+    } catch (error) {
+      throw asImageError(error);
+    } finally {
+      this.#reads.done(into.length);
+    }
+    return true;
+  }
+
+  writeNow(offset: number, data: Uint8Array): boolean {
+    if (data.length > MAX_IN_PLACE_BYTES || !this.#writes.enter()) return false;
+    this.#writable();
+    let done = 0;
+    try {
+      while (done < data.length) done += writeSync(this.#fd, data, done, data.length - done, offset + done);
+    } catch (error) {
+      throw asImageError(error);
+    } finally {
+      this.#writes.done(data.length);
+    }
+    return true;
+  }
+
+  async read(offset: number, into: Uint8Array): Promise<void> {
+    this.#open();
+    let done = 0;
+    while (done < into.length) {
+      const count = await this.#readOnce(into, done, offset + done);
+      if (count === 0) throw shrunk();
+      done += count;
+    }
+  }
+
+  async write(offset: number, data: Uint8Array): Promise<void> {
+    this.#writable();
+    let done = 0;
+    while (done < data.length) done += await this.#writeOnce(data, done, data.length - done, offset + done);
+  }
+
+  async flush(): Promise<void> {
+    this.#open();
+    if (this.readOnly) return;
+    if (this.#flushError !== undefined) throw this.#flushError;
+    await new Promise<void>((resolve, reject) => {
+      fdatasync(this.#fd, (error) => {
+        if (error === null) resolve();
+        else {
+          this.#flushError = asImageError(error);
+          reject(this.#flushError);
+        }
+      });
+    });
+  }
+
+  async discard(_offset: number, _lengthBytes: number): Promise<void> {
+    // "NBD_CMD_TRIM is a hint": the data stays, which is one of the allowed outcomes.
+    this.#writable();
+  }
+
+  async writeZeroes(offset: number, lengthBytes: number, options: ZeroOptions): Promise<void> {
+    this.#writable();
+    if (options.fast) throw new ImageError('ENOTSUP', 'Cannot write zeroes fast: the file must be written');
+    const scratch = Buffer.allocUnsafe(Math.min(PIECE_BYTES, lengthBytes));
+    const end = offset + lengthBytes;
+    for (let at = offset; at < end; at += PIECE_BYTES) {
+      const piece = scratch.subarray(0, Math.min(PIECE_BYTES, end - at));
+      // Zeroes are not written over zeroes: what is a hole stays one, and nothing new is allocated.
+      const count = await this.#readOnce(piece, 0, at);
+      if (count === piece.length && isZero(piece)) continue;
+      await this.write(at, zeroes().subarray(0, piece.length));
+    }
+  }
+
+  async blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+    this.#open();
+    const stats = fstatSync(this.#fd);
+    // Fully allocated (or a device): no holes to look for. The opposite, 0 blocks, proves nothing: some file
+    // systems keep small files elsewhere or count late.
+    if (!stats.isFile() || stats.blocks * 512 >= this.sizeBytes) return [{ lengthBytes, flags: 0 }];
+    const extents: { lengthBytes: number; flags: number }[] = [];
+    const end = offset + Math.min(lengthBytes, MAX_SCAN_BYTES);
+    const scratch = Buffer.allocUnsafe(Math.min(PIECE_BYTES, end - offset));
+    let at = offset;
+    while (at < end) {
+      // Whole grains of the disk, so that neighbouring requests agree.
+      const next = Math.min(end, (Math.floor(at / PIECE_BYTES) + 1) * PIECE_BYTES);
+      const piece = scratch.subarray(0, next - at);
+      await this.read(at, piece);
+      while (at < next) {
+        const stop = Math.min(next, (Math.floor(at / GRAIN_BYTES) + 1) * GRAIN_BYTES);
+        const from = piece.length - (next - at);
+        const flags = isZero(piece.subarray(from, from + stop - at)) ? STATE.ZERO : 0;
+        const before = extents.at(-1);
+        if (before?.flags === flags) before.lengthBytes += stop - at;
+        else if (extents.length === maxExtents) return extents;
+        else extents.push({ lengthBytes: stop - at, flags });
+        at = stop;
+      }
+    }
+    return extents;
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await new Promise<void>((resolve) => closeFd(this.#fd, () => resolve()));
+    await this.#lock?.release();
+  }
+
+  #readOnce(into: Uint8Array, from: number, position: number): Promise<number> {
+    return new Promise((resolve, reject) => {
+      readFd(this.#fd, into, from, into.length - from, position, (error, count) => {
+        if (error === null) resolve(count);
+        else reject(asImageError(error));
+      });
+    });
+  }
+
+  #writeOnce(data: Uint8Array, from: number, count: number, position: number): Promise<number> {
+    return new Promise((resolve, reject) => {
+      writeFd(this.#fd, data, from, count, position, (error, written) => {
+        if (error === null) resolve(written);
+        else reject(asImageError(error));
+      });
+    });
+  }
+
+  #open(): void {
+    if (this.#closed) throw new ImageError('ESHUTDOWN', 'Cannot access the image: it is closed');
+  }
+
+  #writable(): void {
+    this.#open();
+    if (this.readOnly) throw new ImageError('EPERM', 'Cannot write: image is read-only');
+  }
+}
+
+function shrunk(): ImageError {
+  return new ImageError('EIO', 'Cannot read the image: its file is shorter than when it was opened');
+}
+
+function sizeOf(stats: Stats): number {
+  if (stats.isFile()) return stats.size;
+  if (stats.isBlockDevice()) {
+    const major = (stats.rdev >> 8) & 0xfff;
+    const minor = (stats.rdev & 0xff) | ((stats.rdev >> 12) & 0xfff00);
+    const sectors = Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, 'latin1').trim());
+    if (Number.isSafeInteger(sectors * 512)) return sectors * 512;
+  }
+  throw new ImageError('EINVAL', 'Cannot use the image: neither a regular file nor a block device');
+}
+
+/** An inherited descriptor must allow what the options promise; found at open, not at the guest's first write. */
+function checkWritable(fd: number): void {
+  let info: string;
+  try {
+    info = readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1');
+  } catch {
+    return; // no /proc here: the first write will tell
+  }
+  const flags = Number.parseInt(/^flags:\s*0?([0-7]+)/m.exec(info)?.[1] ?? '2', 8);
+  if ((flags & 3) === constants.O_RDONLY) {
+    throw new ImageError('EPERM', 'Cannot open the image for writing: its descriptor is read-only');
+  }
+}

@@ -1,0 +1,6 @@
+export { describeExport, type ExportDirectory, ExportSet, type NbdExport } from './export_set.ts';
+export * from './images/mod.ts';
+export { type NbdListenAddress, NbdListener, type NbdListenerOptions } from './listener.ts';
+export { type NbdSessionSummary, type ServeNbdOptions, serveNbd } from './server.ts';
+export { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
+export type { TransmissionCounters } from './transmission.ts';

@@ -1,0 +1,30 @@
+/** What one client, and all of them together, may cost. */
+export interface NbdServerLimits {
+  /** From connection to the end of the handshake, in `ms`; 0: no deadline */
+  readonly handshakeMs: number;
+  /** Requests of one session that are being worked on */
+  readonly requests: number;
+  /** Their data, in `bytes`; one request may always be worked on */
+  readonly requestBytes: number;
+  /** Replies built and not yet taken by the client, in `bytes`: above, nothing more is read from it */
+  readonly replyBytes: number;
+  /** After shutdown() or DISC, work in flight gets this long, in `ms` */
+  readonly drainMs: number;
+  /** Connections of one listener */
+  readonly connections: number;
+  /** Connections of one listener that are still in the handshake */
+  readonly handshakes: number;
+  /** Connections of one listener from one address (TCP) */
+  readonly connectionsPerAddress: number;
+}
+
+export const DEFAULT_NBD_LIMITS: NbdServerLimits = {
+  handshakeMs: 10_000,
+  requests: 64,
+  requestBytes: 64 << 20,
+  replyBytes: 4 << 20,
+  drainMs: 5_000,
+  connections: 100,
+  handshakes: 32,
+  connectionsPerAddress: 64,
+};
