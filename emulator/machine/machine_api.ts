@@ -89,6 +89,11 @@ export interface MachineApi {
   /** 0..99: share of time the harts must sleep, for auto-converge */
   setThrottle(percent: number): void;
 
+  /** What a state of this machine belongs to, at any time: for the manifest of a migration or snapshot */
+  describeState(): {
+    readonly config: StateValue;
+    readonly devices: readonly { readonly name: string; readonly version: number }[];
+  };
   /** Only while paused */
   saveState(): MachineState;
   /** @throws StateError; nothing is changed then. The closure applies it. */
