@@ -73,6 +73,8 @@ void counter_catch_up(void) {
   counter_run(steps);
 }
 
+uint64_t counter_generation(void) { return generation; }
+
 void counter_print(void) {
   print("count: generation=%u pages=%u rate=%u sum=%w online-bad=%u ticks=%u\n", generation, pages, rate, sum, online_bad,
         timer_ticks);
@@ -108,4 +110,10 @@ bool counter_check(void) {
   if (bad_words != 0) print(" first-bad=%x", first_bad);
   print("\n");
   return ok;
+}
+
+void counter_spoil(uint64_t index) {
+  volatile uint64_t *page = page_of(index % pages);
+  page[WORDS - 1] ^= 1;
+  print("spoil: one bit of page %u\n", index % pages);
 }

@@ -64,7 +64,38 @@ void counter_print(void);
 /** Compares every word of every page; true when nothing was lost */
 bool counter_check(void);
 
+uint64_t counter_generation(void);
+/** Loses a store on purpose: shows that `checksum` can say BAD */
+void counter_spoil(uint64_t page);
+
+// disk.c
+void disk_init(void);
+void disk_set_rate(uint64_t writes_per_second);
+void disk_command(const char *verb, bool has_number, uint64_t value);
+/** Writes a second that are wanted */
+uint64_t disk_rate(void);
+void disk_catch_up(void);
+
+// display.c
+void display_init(void);
+bool display_present(void);
+/** Draws the test card and lets it move; false without a display */
+bool display_draw(void);
+bool display_moving(void);
+void display_stop(void);
+void display_tick(void);
+void display_type(char c);
+void display_print_size(void);
+
+// input.c
+void input_init(void);
+void input_poll(void);
+bool input_pending(void);
+uint64_t input_keys(void);
+unsigned input_count(void);
+
 // main.c
+bool same(const char *a, const char *b);
 extern uint32_t hart_count;
 extern volatile uint64_t timer_ticks;
 /** Sleeps until an interrupt has been taken; call with work checked and interrupts off */

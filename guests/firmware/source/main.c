@@ -1,5 +1,5 @@
 // The firmware's main loop: one hart, one line of command at a time, asleep in WFI when there is nothing to do.
-#include "firmware.h"
+#include "virtio.h"
 
 volatile uint64_t timer_ticks;
 static uint64_t ram_bytes;
@@ -12,13 +12,15 @@ _Noreturn void power_off(uint32_t code) {
 }
 
 static void arm_timer(void) {
-  uint64_t period = counter_rate() != 0 ? TICKS_PER_SECOND / 100 : TICKS_PER_SECOND / 10;
+  // Idle, ten looks a second are enough for the counter and the moving bar, and cost the host next to nothing.
+  uint64_t period = counter_rate() != 0 || disk_rate() != 0 ? TICKS_PER_SECOND / 100 : TICKS_PER_SECOND / 10;
   write64(CLINT_BASE + 0x4000, now() + period);
 }
 
 static void external_interrupt(void) {
   for (uint32_t source; (source = read32(PLIC_BASE + 0x200004)) != 0; write32(PLIC_BASE + 0x200004, source)) {
     if (source == UART_IRQ) console_interrupt();
+    else virtio_interrupt(source);
   }
 }
 
@@ -38,20 +40,22 @@ __attribute__((interrupt("machine"), aligned(4))) void trap_handler(void) {
   }
 }
 
-void sleep_and_take(void) {
-  __asm__ volatile("wfi");
-  interrupts_on(); // what woke us is taken here
+static void interrupts_take(void) {
+  interrupts_on(); // what is pending is taken here
   interrupts_off();
 }
 
+void sleep_and_take(void) {
+  __asm__ volatile("wfi"); // wakes for pending interrupts although they are off
+  interrupts_take();
+}
+
 static void interrupts_init(void) {
-  write32(PLIC_BASE + 4 * UART_IRQ, 1);
-  uint32_t enabled = 1u << UART_IRQ;
-  for (int slot = 0; slot < VIRTIO_SLOTS; slot++) {
-    write32(PLIC_BASE + 4 * (VIRTIO_IRQ + (uint32_t)slot), 1);
-    enabled |= 1u << (VIRTIO_IRQ + slot);
-  }
-  write32(PLIC_BASE + 0x2000, enabled); // context 0: hart 0, M-mode
+  uint64_t sources = virtio_sources() | 1ul << UART_IRQ;
+  for (uint32_t source = 1; source < 64; source++)
+    if (sources >> source & 1) write32(PLIC_BASE + 4 * source, 1); // priority 1
+  write32(PLIC_BASE + 0x2000, (uint32_t)sources); // context 0: hart 0, M-mode
+  write32(PLIC_BASE + 0x2004, (uint32_t)(sources >> 32));
   write32(PLIC_BASE + 0x200000, 0);
   arm_timer();
   __asm__ volatile("csrw mie, %0" ::"r"(1ul << 7 | 1ul << 11));
@@ -66,7 +70,7 @@ static char *next_word(char **line) {
   return word;
 }
 
-static bool same(const char *a, const char *b) {
+bool same(const char *a, const char *b) {
   while (*a != 0 && *a == *b) a++, b++;
   return *a == *b;
 }
@@ -83,8 +87,11 @@ static bool number(const char *text, uint64_t *value) {
 static void show_info(void) {
   uint64_t isa;
   __asm__ volatile("csrr %0, misa" : "=r"(isa));
-  print("info: ram=%u MiB harts=%u misa=%x time=%u ms time-bad=%u\n", ram_bytes >> 20, (uint64_t)hart_count, isa,
-        now() / (TICKS_PER_SECOND / 1000), time_bad);
+  print("info: ram=%u MiB harts=%u misa=%x time=%u ms time-bad=%u keys=%u inputs=%u display=", ram_bytes >> 20,
+        (uint64_t)hart_count, isa, now() / (TICKS_PER_SECOND / 1000), time_bad, input_keys(), (uint64_t)input_count());
+  if (display_present()) display_print_size();
+  else print("none");
+  print("\n");
 }
 
 static void run_line(char *line) {
@@ -93,7 +100,7 @@ static void run_line(char *line) {
   char *argument = next_word(&line);
   if (*word == 0) return;
   if (same(word, "help")) {
-    print("commands: help info count [STEPS] dirty MIB_PER_SECOND stop checksum poweroff [CODE] reboot\n");
+    print("commands: help info count [STEPS] dirty MIB_PER_SECOND stop checksum spoil [PAGE] draw disk poweroff [CODE] reboot\n");
   } else if (same(word, "info")) {
     show_info();
   } else if (same(word, "count")) {
@@ -109,7 +116,19 @@ static void run_line(char *line) {
     }
   } else if (same(word, "stop")) {
     counter_set_rate(0);
+    disk_set_rate(0);
+    display_stop();
     print("stop: done\n");
+  } else if (same(word, "spoil")) {
+    if (!number(argument, &value)) value = 0;
+    counter_spoil(value);
+  } else if (same(word, "draw")) {
+    if (display_draw()) print("draw: done\n");
+    else print("error: no display\n");
+  } else if (same(word, "disk")) {
+    bool has_number = number(next_word(&line), &value);
+    disk_command(argument, has_number, value);
+    arm_timer();
   } else if (same(word, "checksum")) {
     counter_check();
   } else if (same(word, "poweroff")) {
@@ -148,14 +167,21 @@ _Noreturn void firmware_main(const void *tree) {
   if (ram_bytes == 0) ram_bytes = 32ul << 20;
   print("\ncaisson firmware: %u MiB of RAM\n", ram_bytes >> 20);
   counter_init(ram_bytes);
+  virtio_probe();
+  interrupts_off();
   interrupts_init();
+  disk_init();
+  display_init();
+  input_init();
+  display_draw();
+  show_info();
   print("ready\n> ");
 
   uint64_t seen_ticks = 0;
-  interrupts_off();
   for (;;) {
     // Interrupts are taken only here and in sleep_and_take: what was checked cannot change before the sleep.
-    if (!console_pending() && seen_ticks == timer_ticks) sleep_and_take();
+    if (!console_pending() && !input_pending() && seen_ticks == timer_ticks) sleep_and_take();
+    else interrupts_take();
     uint64_t time = now();
     if (time < last_time) time_bad++;
     last_time = time;
@@ -164,6 +190,9 @@ _Noreturn void firmware_main(const void *tree) {
       seen_ticks = timer_ticks;
       counter_step();
       counter_catch_up();
+      disk_catch_up();
+      display_tick();
     }
+    input_poll();
   }
 }
