@@ -10,6 +10,7 @@ import {
   TABLE_COMPRESSED,
   TABLE_ENTRIES,
 } from '../memory/layout.ts';
+import { type HartStart, resetHartRegisters } from './reset.ts';
 import { type WasmMemory, type WasmModule, wasm } from '../wasm/platform.ts';
 
 /** What a hart's thread gives it. Called from wasm: cheap, and never throwing on guest input. */
@@ -87,15 +88,6 @@ export function installDecodeTables(memory: WasmMemory): void {
   bytes.set(new Uint8Array(tables.compressed.buffer), TABLE_COMPRESSED);
 }
 
-export interface HartReset {
-  readonly pc: number | bigint;
-  readonly a0: number | bigint;
-  readonly a1: number | bigint;
-  /** 3 M, 1 S */
-  readonly privilege: 1 | 3;
-  readonly builtinSbi: boolean;
-}
-
 /**
  * One hart: its kernel and interpreter instances over the shared memory. Lives on one thread; other threads
  * touch only its atomic words. State is in memory, so saving it needs no call here.
@@ -154,39 +146,17 @@ export class Hart {
     this.#run = interpreter.exports.run as (fuel: number) => number;
   }
 
-  /** Power-on values (privileged specification 3.4), then the entry point. */
-  reset(entry: HartReset): void {
-    const { base } = this;
-    new Uint8Array(this.#view.buffer).fill(0, base, base + H.HART_SCRATCH);
-    this.#set64(H.HART_PC, entry.pc);
-    this.#set64(H.HART_X + 10 * 8, entry.a0);
-    this.#set64(H.HART_X + 11 * 8, entry.a1);
-    this.#set32(H.HART_ID, this.id);
-    this.#set32(H.HART_PRIV, entry.privilege);
-    this.#set32(H.HART_BUILTIN_SBI, entry.builtinSbi ? 1 : 0);
-    // Hardware updates A and D unless software asks for faults (Svadu without Svade)
-    this.#set64(H.HART_MENVCFG, 1n << 61n);
-    this.#view.setFloat64(base + H.HART_STIMECMP_TICKS, Number.POSITIVE_INFINITY, true);
-    if (entry.privilege === 1) this.#enterSupervisor();
-    this.#kernel.updatePmp();
+  /** Power-on values, then the entry point; other threads' words stay. */
+  reset(entry: Omit<HartStart, 'id'>): void {
+    const { buffer } = this.#view;
+    new Uint8Array(buffer).fill(0, this.base, this.base + H.HART_STATE_BYTES);
+    resetHartRegisters(buffer as SharedArrayBuffer, this.base, { ...entry, id: this.id });
     this.refresh();
-  }
-
-  /** What an M-mode firmware leaves behind for S-mode, where the SBI is ours. */
-  #enterSupervisor(): void {
-    this.#set64(H.HART_MEDELEG, 0xb1ff);
-    this.#set64(H.HART_MIDELEG, 0x222);
-    this.#set32(H.HART_MCOUNTEREN, 0xffff_ffff);
-    // CBIE 3, CBCFE, CBZE, ADUE, PBMTE, STCE
-    this.#set64(H.HART_MENVCFG, (0xfn << 4n) | (7n << 61n));
-    this.#set64(H.HART_STIMECMP, 0xffff_ffff_ffff_ffffn);
-    // Only M-mode may be entered with these off; nothing of ours runs there
-    this.#set64(H.HART_MIE, 0n);
-    this.#set32(H.HART_FS, 1);
   }
 
   /** After registers were changed from outside: flushes what was derived from them. */
   refresh(): void {
+    this.#kernel.updatePmp();
     this.#kernel.updateModes();
     this.#kernel.refreshDerived();
     this.#kernel.updateSupervisorTimer();

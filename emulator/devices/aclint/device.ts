@@ -68,6 +68,15 @@ export class Aclint implements MmioDevice, Device {
     return BigInt.asUintN(64, Atomics.load(this.#doubles, MTIMECMP / 2 + hart));
   }
 
+  /**
+   * The same as a float, for the hart's own loop, which looks every few microseconds: no allocation. A read that
+   * races a write may be torn; the write wakes the hart, which then looks again.
+   */
+  mtimecmpTicks(hart: number): number {
+    const at = MTIMECMP + hart * 2;
+    return (this.#words[at + 1]! >>> 0) * 0x1_0000_0000 + (this.#words[at]! >>> 0);
+  }
+
   /** Until `mtime >= mtimecmp`, in ticks: 0 when the timer has expired, up to 2^64 (as a float) when it is far. */
   ticksUntilTimer(hart: number): number {
     const left = this.mtimecmp(hart) - this.mtime();

@@ -92,6 +92,10 @@ export const HART_ATTENTION = 0x804;
 export const HART_DOORBELL = 0x808;
 /** i32, atomic: what the hart is doing, for the machine's thread */
 export const HART_RUN_STATE = 0x80c;
+/** i32, atomic: SBI hart state: 0 started, 1 stopped, 2 start pending; u64s: where a pending start goes, its a1 */
+export const HART_HSM = 0x810;
+export const HART_START_ADDRESS = 0x818;
+export const HART_START_OPAQUE = 0x820;
 /** i32 × 16: the mailbox for MMIO that the machine's main thread serves */
 export const HART_MAILBOX = 0x840;
 

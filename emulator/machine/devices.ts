@@ -1,0 +1,81 @@
+import type { DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
+import type { Device, MmioDevice } from '../devices/device.ts';
+import { PciHost } from '../devices/pci/mod.ts';
+import type { Plic } from '../devices/plic/mod.ts';
+import { emptyVirtioMmio, VirtioBlk, type VirtioDevice, VirtioMmioTransport, VirtioPciTransport, VirtioRng } from '../devices/virtio/mod.ts';
+import type { GuestMemory } from '../memory/guest_memory.ts';
+import type { Stateful } from '../state/state.ts';
+import type { Window } from './bus.ts';
+import type { MachineOptions } from './machine_api.ts';
+import { IRQ, PCIE_ECAM, PCIE_MMIO, PCIE_MMIO_HIGH, PCIE_PIO, VIRTIO_MMIO_SLOTS, virtioMmioSlot } from './memory_map.ts';
+import type { MachinePlatform } from './platform.ts';
+
+/** The devices that live on the main thread. */
+export interface MainDevices {
+  readonly windows: readonly Window[];
+  readonly virtio: readonly VirtioDevice[];
+  /** Reset in this order: transports and buses before what hangs on them */
+  readonly resets: readonly { reset(): void }[];
+  readonly stateful: readonly Stateful[];
+  readonly display: DisplayHead | undefined;
+  readonly keyboard: KeyboardSink | undefined;
+  readonly tablet: TabletSink | undefined;
+}
+
+/** Puts devices where QEMU's `-M virt` has them: PCI slots from 1 upwards, virtio-mmio slots from 7 downwards. */
+export function buildMainDevices(
+  options: MachineOptions,
+  memory: GuestMemory,
+  plic: Plic,
+  platform: MachinePlatform,
+): MainDevices {
+  const pci = new PciHost({ interrupts: [0, 1, 2, 3].map((line) => plic.line(IRQ.pcie + line)) });
+  const virtio: VirtioDevice[] = [];
+  const stateful: Stateful[] = [pci];
+  const mmio: { slot: number; transport: VirtioMmioTransport }[] = [];
+  let nextPci = 1;
+  const common = (id: string) => ({
+    memory,
+    id,
+    ...(platform.onProblem === undefined ? {} : { onProblem: platform.onProblem }),
+  });
+  const onPci = <T extends VirtioDevice>(device: T): T => {
+    const transport = new VirtioPciTransport(device);
+    pci.add(nextPci++, transport);
+    virtio.push(device);
+    stateful.push(device, transport);
+    return device;
+  };
+  const onMmio = <T extends VirtioDevice>(device: T): T => {
+    // QEMU fills the slots from the last one down
+    const slot = VIRTIO_MMIO_SLOTS - 1 - mmio.length;
+    if (slot < 0) throw new RangeError(`Cannot add ${device.name}: all ${VIRTIO_MMIO_SLOTS} virtio-mmio slots are taken`);
+    const transport = new VirtioMmioTransport(device, plic.line(IRQ.virtioMmio + slot));
+    mmio.push({ slot, transport });
+    virtio.push(device);
+    stateful.push(device, transport);
+    return device;
+  };
+
+  for (const disk of options.disks) {
+    const device = new VirtioBlk({ ...common(`virtio-${disk.id}`), backend: disk.backend });
+    if (disk.bus === 'virtio-mmio') onMmio(device);
+    else onPci(device);
+  }
+  onPci(new VirtioRng({ ...common('virtio-rng0'), fillRandom: platform.fillRandom }));
+
+  const windows: Window[] = [
+    { range: PCIE_ECAM, device: pci.ecam },
+    { range: PCIE_MMIO, device: pci.mmio32 },
+    { range: PCIE_MMIO_HIGH, device: pci.mmio64 },
+    { range: PCIE_PIO, device: pci.pio },
+  ];
+  for (let slot = 0; slot < VIRTIO_MMIO_SLOTS; slot++) {
+    const taken: MmioDevice | undefined = mmio.find((entry) => entry.slot === slot)?.transport;
+    windows.push({ range: virtioMmioSlot(slot), device: taken ?? emptyVirtioMmio });
+  }
+  const resets: { reset(): void }[] = [pci, ...virtio.filter((device) => mmio.some(({ transport }) => transport.device === device))];
+  return { windows, virtio, resets, stateful, display: undefined, keyboard: undefined, tablet: undefined };
+}
+
+export type { Device };

@@ -1,0 +1,88 @@
+import type { AccessSize } from '../devices/device.ts';
+import { HART_MAILBOX } from '../kernel/assembly/hart_layout.ts';
+import type { Bus } from './bus.ts';
+import type { SharedHartSignals } from './hart_signals.ts';
+
+// Words of a hart's mailbox
+const STATE = 0;
+const KIND = 1;
+const ADDRESS_LOW = 2;
+const ADDRESS_HIGH = 3;
+const SIZE = 4;
+const VALUE = 5;
+const FAULT = 6;
+
+const IDLE = 0;
+const REQUESTED = 1;
+const DONE = 2;
+
+const READ = 0;
+const WRITE = 1;
+
+/** Looks at the answer before sleeping: the main thread usually answers within this many looks */
+const SPINS = 400;
+
+/** The hart's end: an access to a device that lives on the main thread. Blocks until it has been served. */
+export class MailboxClient {
+  readonly #words: Int32Array;
+  readonly #base: number;
+  readonly #signals: SharedHartSignals;
+
+  constructor(signals: SharedHartSignals, hart: number) {
+    this.#words = signals.words;
+    this.#base = signals.index(hart, HART_MAILBOX);
+    this.#signals = signals;
+  }
+
+  read(address: number, size: number): number {
+    this.#call(READ, address, size, 0);
+    return this.#words[this.#base + FAULT] !== 0 ? -1 : this.#words[this.#base + VALUE]! >>> 0;
+  }
+
+  write(address: number, size: number, value: number): boolean {
+    this.#call(WRITE, address, size, value);
+    return this.#words[this.#base + FAULT] === 0;
+  }
+
+  #call(kind: number, address: number, size: number, value: number): void {
+    const words = this.#words;
+    const base = this.#base;
+    words[base + KIND] = kind;
+    words[base + ADDRESS_LOW] = address | 0;
+    words[base + ADDRESS_HIGH] = Math.floor(address / 0x1_0000_0000);
+    words[base + SIZE] = size;
+    words[base + VALUE] = value | 0;
+    Atomics.store(words, base + STATE, REQUESTED);
+    this.#signals.ringMain();
+    for (let spin = 0; spin < SPINS; spin++) {
+      if (Atomics.load(words, base + STATE) === DONE) break;
+    }
+    while (Atomics.load(words, base + STATE) !== DONE) Atomics.wait(words, base + STATE, REQUESTED);
+    Atomics.store(words, base + STATE, IDLE);
+  }
+}
+
+/** The main thread's end: serves what waits. Gives how many it served. */
+export function serveMailboxes(signals: SharedHartSignals, bus: Bus): number {
+  const { words } = signals;
+  let served = 0;
+  for (let hart = 0; hart < signals.harts; hart++) {
+    const base = signals.index(hart, HART_MAILBOX);
+    if (Atomics.load(words, base + STATE) !== REQUESTED) continue;
+    const address = (words[base + ADDRESS_LOW]! >>> 0) + words[base + ADDRESS_HIGH]! * 0x1_0000_0000;
+    const size = words[base + SIZE] as AccessSize;
+    let fault = false;
+    if (words[base + KIND] === READ) {
+      const value = bus.read(address, size);
+      fault = value < 0;
+      words[base + VALUE] = value | 0;
+    } else {
+      fault = !bus.write(address, size, words[base + VALUE]! >>> 0);
+    }
+    words[base + FAULT] = fault ? 1 : 0;
+    Atomics.store(words, base + STATE, DONE);
+    Atomics.notify(words, base + STATE);
+    served++;
+  }
+  return served;
+}

@@ -1,0 +1,21 @@
+import type { HartInit } from './hart_thread.ts';
+import type { Decompressors } from './kernel_file.ts';
+
+/** A thread that runs one hart (see `runHart`). */
+export interface HartThreadHandle {
+  /** Resolves when the thread has ended: undefined after ATTENTION_EXIT, the error where it broke */
+  readonly ended: Promise<Error | undefined>;
+  /** Ends it at once, whatever it does */
+  terminate(): void;
+}
+
+/** What the machine needs of the platform it runs on; services give Node's, a browser page its own. */
+export interface MachinePlatform {
+  /** Starts a thread that calls `runHart(init)` */
+  startHart(init: HartInit): HartThreadHandle;
+  /** From the platform's generator; at most 65536 bytes */
+  fillRandom(bytes: Uint8Array<ArrayBuffer>): void;
+  readonly decompressors?: Decompressors;
+  /** For the log: a driver broke a device, a hart's thread failed */
+  readonly onProblem?: (text: string) => void;
+}

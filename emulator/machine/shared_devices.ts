@@ -1,0 +1,42 @@
+import { Aclint } from '../devices/aclint/mod.ts';
+import type { Clock, HartSignals } from '../devices/device.ts';
+import { Plic } from '../devices/plic/mod.ts';
+import { Uart16550 } from '../devices/uart16550/mod.ts';
+import { GuestMemory, PAGE_BYTES } from '../memory/guest_memory.ts';
+import type { MemoryLayout } from '../memory/layout.ts';
+import { CLINT, IRQ, PLIC, UART0 } from './memory_map.ts';
+import { deviceWords } from './words.ts';
+import type { Window } from './bus.ts';
+
+/** One thread's objects over the devices whose whole state is in shared words: no other thread need be asked. */
+export interface SharedDevices {
+  readonly plic: Plic;
+  readonly aclint: Aclint;
+  readonly uart: Uart16550;
+  readonly windows: readonly Window[];
+}
+
+export function attachSharedDevices(buffer: SharedArrayBuffer, signals: HartSignals, clock: Clock): SharedDevices {
+  const words = deviceWords(buffer);
+  const plic = new Plic(words.plic, signals);
+  const aclint = new Aclint(words.aclint, signals, clock);
+  const uart = new Uart16550(words.uart, plic.line(IRQ.uart0));
+  return {
+    plic,
+    aclint,
+    uart,
+    windows: [
+      { range: PLIC, device: plic },
+      { range: CLINT, device: aclint },
+      { range: UART0, device: uart },
+    ],
+  };
+}
+
+/** RAM as devices see it, over the shared memory. */
+export function guestMemory(buffer: SharedArrayBuffer, layout: MemoryLayout): GuestMemory {
+  return new GuestMemory(
+    new Uint8Array(buffer, layout.ram, layout.ramBytes),
+    new Uint8Array(buffer, layout.dirty, layout.ramBytes / PAGE_BYTES),
+  );
+}
