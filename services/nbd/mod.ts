@@ -1,3 +1,5 @@
+export { NbdBlockBackend } from './block_backend.ts';
+export { NbdClient, type NbdClientOptions, NbdError } from './client.ts';
 export { describeExport, type ExportDirectory, ExportSet, type NbdExport } from './export_set.ts';
 export * from './images/mod.ts';
 export { type NbdListenAddress, NbdListener, type NbdListenerOptions } from './listener.ts';
