@@ -163,7 +163,7 @@ for (const ramMib of [64, 256, 1024, 2048]) {
       const plan = planBoot({ ramBytes: ramMib * MIB, harts: 1, bios: firmware ?? 'none', kernel, initrd });
       t.is(plan.kernel?.address, roms.get('kernel.bin'));
       t.is(plan.initrd?.address, roms.get('initrd.bin'));
-      t.is(plan.dtb.address, roms.get('fdt'));
+      t.is(plan.dtb.address, roms.get('fdt')!);
       t.is(vector.length, 11);
       const rom = new DataView(plan.rom.buffer, plan.rom.byteOffset);
       t.deepEqual(
