@@ -10,8 +10,8 @@ import {
   TABLE_COMPRESSED,
   TABLE_ENTRIES,
 } from '../memory/layout.ts';
-import { type HartStart, resetHartRegisters } from './reset.ts';
 import { type WasmMemory, type WasmModule, wasm } from '../wasm/platform.ts';
+import { type HartStart, resetHartRegisters } from './reset.ts';
 
 /** What a hart's thread gives it. Called from wasm: cheap, and never throwing on guest input. */
 export interface HartHost {
@@ -37,6 +37,7 @@ interface KernelExports {
   updateSupervisorTimer(): void;
   flushAll(): void;
   flushInstructions(): void;
+  peekAddress(va: bigint, size: number): number;
 }
 
 let kernelModule: WasmModule | undefined;
@@ -187,6 +188,12 @@ export class Hart {
   }
   flushInstructions(): void {
     this.#kernel.flushInstructions();
+  }
+
+  /** Eight bytes by the hart's own translation; undefined where a load would fault. */
+  peek64(va: bigint): bigint | undefined {
+    const host = this.#kernel.peekAddress(BigInt.asIntN(64, va), 8) >>> 0;
+    return host === 0 ? undefined : this.#view.getBigUint64(host, true);
   }
 
   // --- registers, for SBI, state, debuggers and tests -------------------------------------------------------

@@ -1,6 +1,6 @@
 import * as H from '../kernel/assembly/hart_layout.ts';
 import { StateReader } from '../state/read_state.ts';
-import { StateError, type StateValue, type Stateful } from '../state/state.ts';
+import { StateError, type Stateful, type StateValue } from '../state/state.ts';
 
 /** 64-bit fields by their specification names */
 const WIDE = {
@@ -67,7 +67,9 @@ export class HartState implements Stateful {
     state.x = this.#registers(H.HART_X);
     state.f = this.#registers(H.HART_F);
     state.pmpcfg = new Uint8Array(this.#view.buffer, this.#base + H.HART_PMPCFG, PMP_ENTRIES).slice();
-    state.pmpaddr = Array.from({ length: PMP_ENTRIES }, (_, i) => this.#view.getBigUint64(this.#base + H.HART_PMPADDR + i * 8, true));
+    state.pmpaddr = Array.from({ length: PMP_ENTRIES }, (_, i) =>
+      this.#view.getBigUint64(this.#base + H.HART_PMPADDR + i * 8, true),
+    );
     state.mip = Atomics.load(this.#words, (this.#base + H.HART_MIP) >> 2) & MIP_SOFTWARE;
     return state;
   }
@@ -143,7 +145,11 @@ export class HartState implements Stateful {
     check((reader.u64('mideleg') & ~0x222n) === 0n, 'mideleg', 'bits that cannot be delegated');
     check((reader.u64('medeleg') & ~0xb3ffn) === 0n, 'medeleg', 'bits that cannot be delegated');
     check((reader.u64('mie') & ~0xaaan) === 0n, 'mie', 'bits that do not exist');
-    check(pmpcfg.every((byte) => (byte & 0x60) === 0 && (byte & 3) !== 2), 'pmpcfg', 'reserved bits');
+    check(
+      pmpcfg.every((byte) => (byte & 0x60) === 0 && (byte & 3) !== 2),
+      'pmpcfg',
+      'reserved bits',
+    );
     check((mip & ~MIP_SOFTWARE) === 0, 'mip', 'bits that devices drive');
   }
 }

@@ -2,12 +2,27 @@ import type { DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.
 import type { Device, MmioDevice } from '../devices/device.ts';
 import { PciHost } from '../devices/pci/mod.ts';
 import type { Plic } from '../devices/plic/mod.ts';
-import { emptyVirtioMmio, VirtioBlk, type VirtioDevice, VirtioMmioTransport, VirtioPciTransport, VirtioRng } from '../devices/virtio/mod.ts';
+import {
+  emptyVirtioMmio,
+  VirtioBlk,
+  type VirtioDevice,
+  VirtioMmioTransport,
+  VirtioPciTransport,
+  VirtioRng,
+} from '../devices/virtio/mod.ts';
 import type { GuestMemory } from '../memory/guest_memory.ts';
 import type { Stateful } from '../state/state.ts';
 import type { Window } from './bus.ts';
 import type { MachineOptions } from './machine_api.ts';
-import { IRQ, PCIE_ECAM, PCIE_MMIO, PCIE_MMIO_HIGH, PCIE_PIO, VIRTIO_MMIO_SLOTS, virtioMmioSlot } from './memory_map.ts';
+import {
+  IRQ,
+  PCIE_ECAM,
+  PCIE_MMIO,
+  PCIE_MMIO_HIGH,
+  PCIE_PIO,
+  VIRTIO_MMIO_SLOTS,
+  virtioMmioSlot,
+} from './memory_map.ts';
 import type { MachinePlatform } from './platform.ts';
 
 /** The devices that live on the main thread. */
@@ -49,7 +64,8 @@ export function buildMainDevices(
   const onMmio = <T extends VirtioDevice>(device: T): T => {
     // QEMU fills the slots from the last one down
     const slot = VIRTIO_MMIO_SLOTS - 1 - mmio.length;
-    if (slot < 0) throw new RangeError(`Cannot add ${device.name}: all ${VIRTIO_MMIO_SLOTS} virtio-mmio slots are taken`);
+    if (slot < 0)
+      throw new RangeError(`Cannot add ${device.name}: all ${VIRTIO_MMIO_SLOTS} virtio-mmio slots are taken`);
     const transport = new VirtioMmioTransport(device, plic.line(IRQ.virtioMmio + slot));
     mmio.push({ slot, transport });
     virtio.push(device);
@@ -74,7 +90,10 @@ export function buildMainDevices(
     const taken: MmioDevice | undefined = mmio.find((entry) => entry.slot === slot)?.transport;
     windows.push({ range: virtioMmioSlot(slot), device: taken ?? emptyVirtioMmio });
   }
-  const resets: { reset(): void }[] = [pci, ...virtio.filter((device) => mmio.some(({ transport }) => transport.device === device))];
+  const resets: { reset(): void }[] = [
+    pci,
+    ...virtio.filter((device) => mmio.some(({ transport }) => transport.device === device)),
+  ];
   return { windows, virtio, resets, stateful, display: undefined, keyboard: undefined, tablet: undefined };
 }
 

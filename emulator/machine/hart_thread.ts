@@ -5,19 +5,23 @@ import { type MemoryLayout, planMemory } from '../memory/layout.ts';
 import type { WasmMemory } from '../wasm/platform.ts';
 import { Bus } from './bus.ts';
 import { SharedClock } from './clock.ts';
+import { requestFromGuest } from './guest_request.ts';
+import { HartSbi } from './hart_sbi.ts';
 import { SharedHartSignals } from './hart_signals.ts';
 import { MailboxClient } from './mailbox.ts';
-import { HartSbi } from './hart_sbi.ts';
 import { attachSharedDevices, guestMemory, type SharedDevices } from './shared_devices.ts';
 import {
   ATTENTION_EXIT,
   ATTENTION_FENCE,
   ATTENTION_FENCE_I,
   ATTENTION_PAUSE,
+  GUEST_FAILURE,
+  GUEST_RESET,
+  GUEST_SHUTDOWN,
+  NEVER,
   RUN_STATE_ENDED,
   RUN_STATE_PAUSED,
   RUN_STATE_RUNNING,
-  NEVER,
   THROTTLE,
 } from './words.ts';
 
@@ -69,7 +73,10 @@ class HartThread {
     this.#signals = new SharedHartSignals(buffer, this.#layout);
     this.#words = this.#signals.words;
     this.#clock = new SharedClock(buffer);
-    this.#devices = attachSharedDevices(buffer, this.#signals, this.#clock);
+    this.#devices = attachSharedDevices(buffer, this.#signals, this.#clock, (request) => {
+      const kind = request.kind === 'reset' ? GUEST_RESET : request.code === 0 ? GUEST_SHUTDOWN : GUEST_FAILURE;
+      requestFromGuest(this.#signals, id, kind, request.kind === 'reset' ? 0 : request.code);
+    });
     const bus = new Bus(this.#devices.windows);
     const mailbox = new MailboxClient(this.#signals, id);
     const host: HartHost = {
@@ -112,7 +119,8 @@ class HartThread {
       }
       this.#setRunState(RUN_STATE_RUNNING);
       if (!this.#sbi.enterIfStarted()) {
-        this.#sleep(MAX_SLEEP_MS);
+        if (this.#sbi.suspended) this.#waitForInterrupt();
+        else this.#sleep();
         continue;
       }
       switch (this.#hart.run(QUANTUM)) {
@@ -120,7 +128,7 @@ class HartThread {
           this.#waitForInterrupt();
           break;
         case H.EXIT_SBI:
-          this.#sbi.call();
+          if (this.#sbi.call() === 'suspend') this.#waitForInterrupt();
           break;
         default:
           this.#throttle();
@@ -152,20 +160,18 @@ class HartThread {
     const pending = Atomics.load(this.#words, this.#hart.word(H.HART_MIP)) & this.#hart.get32(H.HART_MIE);
     if (pending === 0) {
       const now = this.#clock.ticks() + this.#timeOffset;
-      const next = Math.min(
-        this.#devices.aclint.mtimecmpTicks(this.#id),
-        this.#hart.getFloat64(H.HART_STIMECMP_TICKS),
-      );
+      const next = Math.min(this.#devices.aclint.mtimecmpTicks(this.#id), this.#hart.getFloat64(H.HART_STIMECMP_TICKS));
       const ms = Math.min((next - now) / TICKS_PER_MS, MAX_SLEEP_MS);
       if (ms > 0) Atomics.wait(this.#words, this.#hart.word(H.HART_DOORBELL), seen, ms);
     }
   }
 
-  #sleep(ms: number): void {
+  /** A stopped hart: until it is started or has something else to do. */
+  #sleep(): void {
     const doorbell = this.#hart.word(H.HART_DOORBELL);
     const seen = Atomics.load(this.#words, doorbell);
     if (this.#signals.attention(this.#id) !== 0 || this.#sbi.startPending()) return;
-    Atomics.wait(this.#words, doorbell, seen, ms);
+    Atomics.wait(this.#words, doorbell, seen, MAX_SLEEP_MS);
   }
 
   #waitWhilePaused(): void {

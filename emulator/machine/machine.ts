@@ -1,20 +1,21 @@
 import { type Observable, Subject } from 'rxjs';
 import type { CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
 import type { MmioDevice } from '../devices/device.ts';
+import { RtcAlarm } from '../devices/goldfish_rtc/mod.ts';
 import { waitForWord } from '../devices/shared/mod.ts';
 import { UartPort } from '../devices/uart16550/mod.ts';
 import { installDecodeTables } from '../hart/hart.ts';
+import { resetHartRegisters } from '../hart/reset.ts';
 import { HartState } from '../hart/state.ts';
 import { HART_HSM, HART_MIP, HART_RUN_STATE, HART_STATE_BYTES } from '../kernel/assembly/hart_layout.ts';
 import { type GuestMemory, PAGE_BYTES, PAGE_SHIFT } from '../memory/guest_memory.ts';
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
 import { StateError, type Stateful, type StateValue } from '../state/state.ts';
-import { wasm, type WasmMemory } from '../wasm/platform.ts';
+import { type WasmMemory, wasm } from '../wasm/platform.ts';
 import { type BootPlan, planBoot } from './boot.ts';
 import { Bus } from './bus.ts';
 import { SharedClock } from './clock.ts';
 import { buildMainDevices, type MainDevices } from './devices.ts';
-import { resetHartRegisters } from '../hart/reset.ts';
 import { SharedHartSignals } from './hart_signals.ts';
 import type { MachineApi, MachineEvent, MachineOptions, MachineState, MachineStatus } from './machine_api.ts';
 import { serveMailboxes } from './mailbox.ts';
@@ -57,6 +58,7 @@ export class Machine implements MachineApi {
   readonly #devices: MainDevices;
   readonly #bus: Bus;
   readonly #uartPort: UartPort;
+  readonly #rtcAlarm: RtcAlarm;
   readonly #plan: BootPlan;
   readonly #harts: HartState[];
   readonly #events = new Subject<MachineEvent>();
@@ -101,12 +103,17 @@ export class Machine implements MachineApi {
     this.#clock = SharedClock.create(buffer);
     this.#signals = new SharedHartSignals(buffer, this.#layout);
     this.#guest = guestMemory(buffer, this.#layout);
-    this.#shared = attachSharedDevices(buffer, this.#signals, this.#clock);
+    this.#shared = attachSharedDevices(buffer, this.#signals, this.#clock, () => {
+      // Harts write to the test device on their own threads; nothing on this one does
+    });
+    this.#rtcAlarm = new RtcAlarm(this.#shared.rtc);
     this.#devices = buildMainDevices(options, this.#guest, this.#shared.plic, platform);
     this.#bus = new Bus([...this.#devices.windows, ...this.#shared.windows]);
     this.#uartPort = new UartPort(this.#shared.uart);
     this.serial = this.#uartPort;
     this.#harts = Array.from({ length: options.harts }, (_, id) => new HartState(buffer, this.#layout.hart(id), id));
+    this.#shared.uart.reset();
+    this.#shared.rtc.reset();
     this.#load();
     for (let hart = 0; hart < options.harts; hart++) this.#signals.request(hart, ATTENTION_PAUSE);
     this.#threads = this.#harts.map((_, hart) =>
@@ -160,9 +167,7 @@ export class Machine implements MachineApi {
   }
 
   /** There is no power button on this machine that Linux listens to without a driver: see docs/limitations.md. */
-  powerdown(): void {
-
-  }
+  powerdown(): void {}
 
   async close(): Promise<void> {
     if (this.#closed) return;
@@ -180,6 +185,7 @@ export class Machine implements MachineApi {
     clearTimeout(timer);
     for (const thread of this.#threads) thread.terminate();
     this.#uartPort.close();
+    this.#rtcAlarm.close();
     this.#signals.ringMain();
     this.#events.complete();
   }
@@ -226,6 +232,7 @@ export class Machine implements MachineApi {
     if (wasRunning) await this.#stopHarts();
     for (const device of this.#devices.resets) device.reset();
     this.#shared.uart.reset();
+    this.#shared.rtc.reset();
     this.#shared.aclint.reset();
     this.#shared.plic.reset();
     this.#clock.setTicks(0);
@@ -342,7 +349,14 @@ export class Machine implements MachineApi {
   // --- state --------------------------------------------------------------------------------------------------
 
   #stateful(): Stateful[] {
-    return [...this.#harts, this.#shared.plic, this.#shared.aclint, this.#shared.uart, ...this.#devices.stateful];
+    return [
+      ...this.#harts,
+      this.#shared.plic,
+      this.#shared.aclint,
+      this.#shared.uart,
+      this.#shared.rtc,
+      ...this.#devices.stateful,
+    ];
   }
 
   #config(): StateValue {
@@ -382,7 +396,10 @@ export class Machine implements MachineApi {
   prepareState(state: MachineState): () => void {
     const expected = JSON.stringify(this.#config());
     if (JSON.stringify(state.config) !== expected) {
-      throw new StateError('machine', `it is of another machine: found ${JSON.stringify(state.config)}, this is ${expected}`);
+      throw new StateError(
+        'machine',
+        `it is of another machine: found ${JSON.stringify(state.config)}, this is ${expected}`,
+      );
     }
     const byName = new Map<string, { version: number; state: StateValue }>();
     for (const { name, version, state: value } of state.devices) {

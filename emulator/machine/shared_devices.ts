@@ -1,34 +1,49 @@
 import { Aclint } from '../devices/aclint/mod.ts';
 import type { Clock, HartSignals } from '../devices/device.ts';
+import { GoldfishRtc } from '../devices/goldfish_rtc/mod.ts';
 import { Plic } from '../devices/plic/mod.ts';
+import { type FinisherRequest, Syscon } from '../devices/syscon/mod.ts';
 import { Uart16550 } from '../devices/uart16550/mod.ts';
 import { GuestMemory, PAGE_BYTES } from '../memory/guest_memory.ts';
 import type { MemoryLayout } from '../memory/layout.ts';
-import { CLINT, IRQ, PLIC, UART0 } from './memory_map.ts';
-import { deviceWords } from './words.ts';
 import type { Window } from './bus.ts';
+import { CLINT, IRQ, PLIC, RTC, TEST_DEVICE, UART0 } from './memory_map.ts';
+import { deviceWords } from './words.ts';
 
 /** One thread's objects over the devices whose whole state is in shared words: no other thread need be asked. */
 export interface SharedDevices {
   readonly plic: Plic;
   readonly aclint: Aclint;
   readonly uart: Uart16550;
+  readonly rtc: GoldfishRtc;
+  readonly syscon: Syscon;
   readonly windows: readonly Window[];
 }
 
-export function attachSharedDevices(buffer: SharedArrayBuffer, signals: HartSignals, clock: Clock): SharedDevices {
+export function attachSharedDevices(
+  buffer: SharedArrayBuffer,
+  signals: HartSignals,
+  clock: Clock,
+  onFinish: (request: FinisherRequest) => void,
+): SharedDevices {
   const words = deviceWords(buffer);
   const plic = new Plic(words.plic, signals);
   const aclint = new Aclint(words.aclint, signals, clock);
   const uart = new Uart16550(words.uart, plic.line(IRQ.uart0));
+  const rtc = new GoldfishRtc(words.rtc, plic.line(IRQ.rtc), clock);
+  const syscon = new Syscon(onFinish);
   return {
     plic,
     aclint,
     uart,
+    rtc,
+    syscon,
     windows: [
       { range: PLIC, device: plic },
       { range: CLINT, device: aclint },
       { range: UART0, device: uart },
+      { range: RTC, device: rtc },
+      { range: TEST_DEVICE, device: syscon },
     ],
   };
 }

@@ -1,6 +1,7 @@
 // Words of the shared memory that belong to the machine as a whole (memory/layout.ts MACHINE_WORDS), and the slices
 // of the devices that every thread serves.
 import { Aclint } from '../devices/aclint/mod.ts';
+import { GoldfishRtc } from '../devices/goldfish_rtc/mod.ts';
 import { Plic } from '../devices/plic/mod.ts';
 import { Uart16550 } from '../devices/uart16550/mod.ts';
 import { DEVICE_WORDS, DEVICE_WORDS_BYTES, MACHINE_WORDS } from '../memory/layout.ts';
@@ -41,7 +42,12 @@ export const RUN_STATE_ENDED = 2;
 const LINE_WORDS = 16;
 
 /** Slices, each on cache lines of its own */
-export function deviceWords(buffer: SharedArrayBuffer): { plic: Int32Array; aclint: Int32Array; uart: Int32Array; rtc: Int32Array } {
+export function deviceWords(buffer: SharedArrayBuffer): {
+  plic: Int32Array;
+  aclint: Int32Array;
+  uart: Int32Array;
+  rtc: Int32Array;
+} {
   let at = DEVICE_WORDS;
   const slice = (words: number): Int32Array => {
     const view = new Int32Array(buffer, at, words);
@@ -49,7 +55,10 @@ export function deviceWords(buffer: SharedArrayBuffer): { plic: Int32Array; acli
     if (at > DEVICE_WORDS + DEVICE_WORDS_BYTES) throw new RangeError('Device words do not fit their area');
     return view;
   };
-  return { plic: slice(Plic.WORDS), aclint: slice(Aclint.WORDS), uart: slice(Uart16550.WORDS), rtc: slice(RTC_WORDS) };
+  return {
+    plic: slice(Plic.WORDS),
+    aclint: slice(Aclint.WORDS),
+    uart: slice(Uart16550.WORDS),
+    rtc: slice(GoldfishRtc.WORDS),
+  };
 }
-/** More than the goldfish RTC needs */
-const RTC_WORDS = 64;

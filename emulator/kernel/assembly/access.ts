@@ -184,3 +184,11 @@ export function blockAddress(va: u64, access: u32): u32 {
 export function dirtied(host: u32): void {
   markDirty(host);
 }
+
+/** Host address of `size` readable bytes in one page, without a trap and without entering a translation; 0 where not. */
+export function peekAddress(va: u64, size: u32): u32 {
+  const priv = dataPrivilege();
+  if ((va & 0xfff) + size > 4096 || walk(va, ACCESS_READ, priv) != 0) return 0;
+  if (!pmpAllows(walkedPa, size, ACCESS_READ, priv)) return 0;
+  return hostAddress(walkedPa, size);
+}
