@@ -1,2 +1,1 @@
-export { compileFirmware, firmwareCompiler } from './compiler.ts';
 export { FIRMWARE_COMPILER, firmwareElf } from './firmware_image.ts';

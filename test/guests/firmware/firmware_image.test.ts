@@ -1,5 +1,6 @@
 import test from 'ava';
-import { compileFirmware, FIRMWARE_COMPILER, firmwareCompiler, firmwareElf } from '../../../guests/firmware/mod.ts';
+import { compileFirmware, firmwareCompiler } from '../../../guests/firmware/compiler.ts';
+import { FIRMWARE_COMPILER, firmwareElf } from '../../../guests/firmware/mod.ts';
 
 test('firmwareElf() is a RISC-V ELF64 file that starts at the start of RAM', (t) => {
   const elf = firmwareElf();
