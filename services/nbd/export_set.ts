@@ -15,6 +15,8 @@ export interface NbdExport {
   readonly image: DiskImage;
   /** False: clients may only read, whatever the image allows */
   readonly writable: boolean;
+  /** Several connections may share it (default true); false where only one is let in */
+  readonly multiConn?: boolean;
   /** Aborted when the export is taken away: sessions on it end */
   readonly signal?: AbortSignal;
 }
@@ -77,8 +79,9 @@ export function describeExport(served: NbdExport): ExportDescription {
   const { image } = served;
   const writable = served.writable && !image.readOnly;
   let flags = TRANSMISSION_FLAG.HAS_FLAGS | TRANSMISSION_FLAG.SEND_CACHE;
+  flags |= TRANSMISSION_FLAG.SEND_FLUSH | TRANSMISSION_FLAG.SEND_FUA;
   // All sessions share one image object, so that a flush on one covers the writes of all.
-  flags |= TRANSMISSION_FLAG.CAN_MULTI_CONN | TRANSMISSION_FLAG.SEND_FLUSH | TRANSMISSION_FLAG.SEND_FUA;
+  if (served.multiConn !== false) flags |= TRANSMISSION_FLAG.CAN_MULTI_CONN;
   if (writable) flags |= TRANSMISSION_FLAG.SEND_TRIM | TRANSMISSION_FLAG.SEND_WRITE_ZEROES;
   else flags |= TRANSMISSION_FLAG.READ_ONLY;
   if (writable && image.canFastZero) flags |= TRANSMISSION_FLAG.SEND_FAST_ZERO;

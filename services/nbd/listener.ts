@@ -14,14 +14,15 @@ export type NbdListenAddress =
 
 export interface NbdListenerOptions {
   readonly limits?: Partial<NbdServerLimits>;
+  /** Clients that are served at once; more of them wait for their greeting (default: no such limit) */
+  readonly shared?: number;
   /** Once for each connection that ended */
   readonly onSession?: (summary: NbdSessionSummary) => void;
 }
 
 interface Session {
-  readonly socket: Socket;
   handshaking: boolean;
-  readonly over: Promise<unknown>;
+  over: Promise<unknown> | undefined;
 }
 
 /** Accepts NBD clients on one address, within the limits of {@link NbdServerLimits}. */
@@ -30,7 +31,10 @@ export class NbdListener {
   readonly #exports: ExportDirectory;
   readonly #limits: NbdServerLimits;
   readonly #onSession: ((summary: NbdSessionSummary) => void) | undefined;
+  readonly #shared: number;
   readonly #sessions = new Set<Session>();
+  /** Accepted, not greeted yet */
+  readonly #waiting = new Set<Socket>();
   readonly #perAddress = new Map<string, number>();
   readonly #abort = new AbortController();
   #address: NbdListenAddress;
@@ -40,6 +44,7 @@ export class NbdListener {
     this.#address = address;
     this.#exports = exports;
     this.#limits = { ...DEFAULT_NBD_LIMITS, ...options.limits };
+    this.#shared = options.shared ?? Number.POSITIVE_INFINITY;
     this.#onSession = options.onSession;
     this.#server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => this.#accept(socket));
     // An accept that fails (descriptors used up) must not end the process.
@@ -68,8 +73,9 @@ export class NbdListener {
     return formatNbdUri({ address: { type: 'inet', host: address.host!, port: address.port! }, exportName });
   }
 
+  /** Served and waiting */
   get connections(): number {
-    return this.#sessions.size;
+    return this.#sessions.size + this.#waiting.size;
   }
 
   /** Connections that were closed at once because of a limit */
@@ -81,6 +87,7 @@ export class NbdListener {
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#abort.abort();
+    for (const socket of this.#waiting) socket.destroy();
     await Promise.all([...this.#sessions].map((session) => session.over));
     await closed;
   }
@@ -125,8 +132,8 @@ export class NbdListener {
     for (const session of this.#sessions) if (session.handshaking) handshakes++;
     if (
       this.#abort.signal.aborted ||
-      this.#sessions.size >= this.#limits.connections ||
-      handshakes >= this.#limits.handshakes ||
+      this.connections >= this.#limits.connections ||
+      handshakes + this.#waiting.size >= this.#limits.handshakes ||
       (peer !== '' && fromPeer >= this.#limits.connectionsPerAddress)
     ) {
       this.#refused++;
@@ -135,7 +142,24 @@ export class NbdListener {
       return;
     }
     this.#perAddress.set(peer, fromPeer + 1);
-    const over = serveNbd(socket, this.#exports, {
+    socket.once('close', () => {
+      this.#waiting.delete(socket);
+      const left = (this.#perAddress.get(peer) ?? 1) - 1;
+      if (left === 0) this.#perAddress.delete(peer);
+      else this.#perAddress.set(peer, left);
+    });
+    if (this.#sessions.size < this.#shared) {
+      this.#serve(socket);
+      return;
+    }
+    this.#waiting.add(socket);
+    socket.on('error', () => {});
+  }
+
+  #serve(socket: Socket): void {
+    const session: Session = { handshaking: true, over: undefined };
+    this.#sessions.add(session);
+    session.over = serveNbd(socket, this.#exports, {
       limits: this.#limits,
       signal: this.#abort.signal,
       onTransmission: () => {
@@ -143,13 +167,13 @@ export class NbdListener {
       },
     }).then((summary) => {
       this.#sessions.delete(session);
-      const left = (this.#perAddress.get(peer) ?? 1) - 1;
-      if (left === 0) this.#perAddress.delete(peer);
-      else this.#perAddress.set(peer, left);
+      const next = this.#waiting.values().next().value;
+      if (next !== undefined && !this.#abort.signal.aborted) {
+        this.#waiting.delete(next);
+        this.#serve(next);
+      }
       this.#onSession?.(summary);
     });
-    const session: Session = { socket, handshaking: true, over };
-    this.#sessions.add(session);
   }
 }
 

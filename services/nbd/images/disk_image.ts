@@ -68,6 +68,10 @@ export interface DiskImage {
   readNow(offset: number, into: Uint8Array): boolean;
   /** Writes in place where that should not block. False: use write() */
   writeNow(offset: number, data: Uint8Array): boolean;
+  /** Becomes the one writer of what is behind the image; absent where nobody else can be */
+  activate?(): Promise<void>;
+  /** Flushes, and stops being the writer */
+  inactivate?(): Promise<void>;
   /** Waits for nothing: call flush() before, and have no request in flight */
   close(): Promise<void>;
 }

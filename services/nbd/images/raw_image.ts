@@ -28,11 +28,10 @@ const PIECE_BYTES = 1 << 20;
 export interface RawImageOptions {
   /** Opened O_RDONLY, no lock taken */
   readonly readOnly: boolean;
-  /**
-   * Refuse an image that another writer has open (default true for writable images). False where someone else
-   * sees to it: a migration target opens the image while its source still holds it.
-   */
+  /** Refuse an image that another writer has open (default true). False where someone else sees to it */
   readonly lock?: boolean;
+  /** Not locked and not written to until activate(): a migration target opens what its source still holds */
+  readonly inactive?: boolean;
 }
 
 /**
@@ -48,18 +47,20 @@ export class RawImage implements DiskImage {
   readonly blockBytes = 1;
   readonly canFastZero = false;
   readonly #fd: number;
-  readonly #lock: ImageLock | undefined;
+  readonly #wantsLock: boolean;
+  #lock: ImageLock | undefined;
+  #active = false;
   readonly #reads = new InPlaceGate();
   readonly #writes = new InPlaceGate();
   /** After a failed flush the page cache may have dropped what it could not write: no later flush can vouch for it */
   #flushError: ImageError | undefined;
   #closed = false;
 
-  private constructor(fd: number, sizeBytes: number, readOnly: boolean, lock: ImageLock | undefined) {
+  private constructor(fd: number, sizeBytes: number, options: RawImageOptions) {
     this.#fd = fd;
     this.sizeBytes = sizeBytes;
-    this.readOnly = readOnly;
-    this.#lock = lock;
+    this.readOnly = options.readOnly;
+    this.#wantsLock = !options.readOnly && options.lock !== false;
   }
 
   /** @throws ImageError, or the errno error of open(2) for whoever named the path */
@@ -77,12 +78,28 @@ export class RawImage implements DiskImage {
 
   /** Takes over an open descriptor, also one that was inherited; it is closed with the image. */
   static async fromFd(fd: number, options: RawImageOptions): Promise<RawImage> {
-    const stats = fstatSync(fd);
-    const sizeBytes = sizeOf(stats);
+    const sizeBytes = sizeOf(fstatSync(fd));
     if (!options.readOnly) checkWritable(fd);
-    const wantsLock = !options.readOnly && options.lock !== false;
-    const lock = wantsLock ? await lockImage(stats) : undefined;
-    return new RawImage(fd, sizeBytes, options.readOnly, lock);
+    const image = new RawImage(fd, sizeBytes, options);
+    if (!options.inactive) await image.activate();
+    return image;
+  }
+
+  /** Takes the lock; the image may be written from here on. @throws ImageError where another writer has it */
+  async activate(): Promise<void> {
+    this.#open();
+    if (this.#active) return;
+    if (this.#wantsLock) this.#lock = await lockImage(fstatSync(this.#fd));
+    this.#active = true;
+  }
+
+  /** Everything written is on stable storage, the lock is free, and writing fails with EPERM until activate(). */
+  async inactivate(): Promise<void> {
+    this.#active = false;
+    await this.flush();
+    const lock = this.#lock;
+    this.#lock = undefined;
+    await lock?.release();
   }
 
   readNow(offset: number, into: Uint8Array): boolean {
@@ -228,6 +245,7 @@ export class RawImage implements DiskImage {
   #writable(): void {
     this.#open();
     if (this.readOnly) throw new ImageError('EPERM', 'Cannot write: image is read-only');
+    if (!this.#active) throw new ImageError('EPERM', 'Cannot write: another machine owns the image now');
   }
 }
 

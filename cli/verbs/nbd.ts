@@ -1,0 +1,233 @@
+import process from 'node:process';
+import { formatNbdUri, NBD_PORT } from '../../protocols/nbd/mod.ts';
+import {
+  DEFAULT_NBD_LIMITS,
+  ExportSet,
+  NbdClient,
+  type NbdListenAddress,
+  NbdListener,
+  RawImage,
+} from '../../services/nbd/mod.ts';
+
+/** The command line is wrong: exit status 2. */
+class UsageError extends Error {
+  override readonly name = 'UsageError';
+}
+
+interface OptionRule {
+  readonly long: string;
+  readonly short?: string;
+  /** What its value is called in the help; absent: the option takes none */
+  readonly value?: string;
+  readonly help: string;
+}
+
+const rules: readonly OptionRule[] = [
+  { long: 'socket', short: 'k', value: 'PATH', help: 'listen on a UNIX socket' },
+  { long: 'port', short: 'p', value: 'PORT', help: `listen on a TCP port (default ${NBD_PORT}; 0 takes a free one)` },
+  { long: 'bind', short: 'b', value: 'ADDRESS', help: 'listen on this address (default 127.0.0.1)' },
+  { long: 'format', short: 'f', value: 'raw', help: 'format of IMAGE; never guessed, so it has to be given' },
+  { long: 'export-name', short: 'x', value: 'NAME', help: "name of the export (default '')" },
+  { long: 'description', short: 'D', value: 'TEXT', help: 'description of the export' },
+  { long: 'read-only', short: 'r', help: 'open and export IMAGE read-only' },
+  { long: 'shared', short: 'e', value: 'N', help: 'clients that are served at once (default 1, 0: up to 100)' },
+  { long: 'persistent', short: 't', help: 'do not exit when the last client has left' },
+  { long: 'list', short: 'L', help: 'list the exports of the server at -k or -b/-p' },
+  { long: 'verbose', short: 'v', help: 'print a line for each client that has left' },
+  { long: 'help', short: 'h', help: 'print this help' },
+];
+
+const help = `caisson nbd [OPTIONS] IMAGE
+Serves a disk image over NBD, with the options of qemu-nbd.
+
+${rules
+  .map((rule) => {
+    const long = `--${rule.long}${rule.value === undefined ? '' : `=${rule.value}`}`;
+    return `  -${rule.short}, ${long.padEnd(20)} ${rule.help}`;
+  })
+  .join('\n')}
+
+  caisson nbd -k /tmp/disk.sock -f raw disk.raw &
+  nbdinfo 'nbd+unix:///?socket=/tmp/disk.sock'
+`;
+
+/** `caisson nbd`: gives the exit status, 0 done, 1 it failed, 2 the command line is wrong. */
+export const nbdVerb = {
+  name: 'nbd',
+  summary: 'serve a disk image over NBD',
+  help,
+  async run(args: string[]): Promise<number> {
+    try {
+      const { values, operands } = parse(args);
+      if (values.has('help')) {
+        process.stdout.write(help);
+        return 0;
+      }
+      const address = addressOf(values);
+      return values.has('list') ? await list(address, operands) : await serve(address, values, operands);
+    } catch (error) {
+      process.stderr.write(`caisson nbd: ${error instanceof Error ? error.message : String(error)}\n`);
+      return error instanceof UsageError ? 2 : 1;
+    }
+  },
+};
+
+async function serve(
+  address: NbdListenAddress,
+  values: ReadonlyMap<string, string>,
+  operands: readonly string[],
+): Promise<number> {
+  const [path, ...more] = operands;
+  if (path === undefined) throw new UsageError('Cannot serve: no IMAGE is given');
+  if (more.length > 0) throw new UsageError(`Cannot serve ${more[0]}: one IMAGE at a time`);
+  const format = values.get('format');
+  if (format === undefined) throw new UsageError(`Cannot serve ${path}: its format is not given; add -f raw`);
+  if (format !== 'raw') throw new UsageError(`Cannot serve ${path}: format ${format} is not known, expected raw`);
+  const readOnly = values.has('read-only');
+  const shared = integer(values, 'shared', 1, 0, DEFAULT_NBD_LIMITS.connections) || DEFAULT_NBD_LIMITS.connections;
+  const persistent = values.has('persistent');
+  const name = values.get('export-name') ?? '';
+  const description = values.get('description');
+
+  const image = await RawImage.open(path, { readOnly });
+  const stopped = Promise.withResolvers<void>();
+  const stop = (): void => stopped.resolve();
+  process.once('SIGINT', stop);
+  process.once('SIGTERM', stop);
+  try {
+    const exports = new ExportSet();
+    exports.add({
+      name,
+      image,
+      writable: !readOnly,
+      multiConn: shared > 1,
+      ...(description === undefined ? {} : { description }),
+    });
+    const listener = await NbdListener.listen(address, exports, {
+      shared,
+      onSession: ({ exportName, counters, error }) => {
+        if (values.has('verbose')) {
+          const { requests, readBytes, writtenBytes } = counters;
+          const why = error === undefined ? '' : `; ${error.message}`;
+          process.stderr.write(
+            `caisson nbd: client left after ${requests} requests, ${readBytes} bytes read, ${writtenBytes} written${why}\n`,
+          );
+        }
+        // As qemu-nbd: who only looked at the greeting does not count.
+        if (!persistent && exportName !== undefined && listener.connections === 0) stop();
+      },
+    });
+    process.stdout.write(`${listener.uriOf(name)}\n`);
+    await stopped.promise;
+    await listener.close();
+    await image.flush();
+  } finally {
+    process.off('SIGINT', stop);
+    process.off('SIGTERM', stop);
+    await image.close();
+  }
+  return 0;
+}
+
+async function list(address: NbdListenAddress, operands: readonly string[]): Promise<number> {
+  if (operands.length > 0) throw new UsageError(`Cannot list: ${operands[0]} is too much`);
+  const target =
+    address.type === 'unix'
+      ? formatNbdUri({ address, exportName: '' })
+      : formatNbdUri({
+          address: { type: 'inet', host: address.host ?? '127.0.0.1', port: address.port ?? NBD_PORT },
+          exportName: '',
+        });
+  const exports = await NbdClient.list(target);
+  process.stdout.write(`exports available: ${exports.length}\n`);
+  for (const summary of exports) {
+    process.stdout.write(` export: ${printable(summary.name)}\n`);
+    if (summary.description !== undefined) process.stdout.write(`  description: ${printable(summary.description)}\n`);
+  }
+  return 0;
+}
+
+/** A server's texts go to a terminal: no control characters. */
+function printable(text: string): string {
+  return JSON.stringify(text.slice(0, 200)).replace(/[\x7f-\x9f]/g, '?');
+}
+
+function addressOf(values: ReadonlyMap<string, string>): NbdListenAddress {
+  const path = values.get('socket');
+  if (path === undefined) {
+    const host = values.get('bind') ?? '127.0.0.1';
+    return { type: 'inet', host, port: integer(values, 'port', NBD_PORT, 0, 65535) };
+  }
+  for (const other of ['port', 'bind']) {
+    if (values.has(other)) throw new UsageError(`Cannot use --socket and --${other} together`);
+  }
+  if (path === '') throw new UsageError('Cannot use --socket: its path is empty');
+  return { type: 'unix', path };
+}
+
+function integer(values: ReadonlyMap<string, string>, name: string, absent: number, min: number, max: number): number {
+  const text = values.get(name);
+  if (text === undefined) return absent;
+  const value = Number(text);
+  if (!/^[0-9]+$/.test(text) || value < min || value > max) {
+    throw new UsageError(`Cannot use --${name}=${text}: expected a number from ${min} to ${max}`);
+  }
+  return value;
+}
+
+/** `-k PATH`, `-kPATH`, `--socket PATH`, `--socket=PATH`, `-rt`, and `--` before operands. */
+function parse(args: readonly string[]): { values: ReadonlyMap<string, string>; operands: readonly string[] } {
+  const values = new Map<string, string>();
+  const operands: string[] = [];
+  const queue = [...args];
+  const set = (rule: OptionRule, shown: string, given: string | undefined): void => {
+    if (rule.value === undefined) {
+      if (given !== undefined) throw new UsageError(`Cannot use ${shown}=${given}: the option takes no value`);
+      values.set(rule.long, '');
+      return;
+    }
+    const value = given ?? queue.shift();
+    if (value === undefined) throw new UsageError(`Cannot use ${shown}: its ${rule.value} is missing`);
+    if (values.has(rule.long)) throw new UsageError(`Cannot use ${shown} twice`);
+    values.set(rule.long, value);
+  };
+  for (let arg = queue.shift(); arg !== undefined; arg = queue.shift()) {
+    if (arg === '--') operands.push(...queue.splice(0));
+    else if (arg.startsWith('--')) {
+      const equals = arg.indexOf('=');
+      const name = arg.slice(2, equals === -1 ? undefined : equals);
+      const rule = rules.find((known) => known.long === name) ?? unknown(`--${name}`);
+      set(rule, `--${name}`, equals === -1 ? undefined : arg.slice(equals + 1));
+    } else if (arg.startsWith('-') && arg.length > 1) {
+      for (let at = 1; at < arg.length; at++) {
+        const rule = rules.find((known) => known.short === arg![at]) ?? unknown(`-${arg[at]}`);
+        const rest = arg.slice(at + 1);
+        set(rule, `-${arg[at]}`, rule.value !== undefined && rest !== '' ? rest : undefined);
+        if (rule.value !== undefined) break;
+      }
+    } else operands.push(arg);
+  }
+  return { values, operands };
+}
+
+function unknown(option: string): never {
+  const candidates = rules.flatMap((rule) => [`--${rule.long}`, `-${rule.short}`]);
+  const nearest = candidates
+    .filter((candidate) => candidate.startsWith('--') === option.startsWith('--'))
+    .map((candidate) => ({ candidate, distance: editDistance(option.toLowerCase(), candidate.toLowerCase()) }))
+    .sort((a, b) => a.distance - b.distance)[0];
+  throw new UsageError(`Cannot use ${option}: unknown option; the nearest known one is ${nearest!.candidate}`);
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const substitute = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(substitute, row[j]! + 1, next[j - 1]! + 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}
