@@ -98,7 +98,8 @@ export function validateRequest(request: Request, terms: TransmissionTerms): Ver
     if (type === CMD.FLUSH && (offset !== 0n || length !== 0)) {
       return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: offset ${offset} and length ${length}, expected 0`);
     }
-    return accept(request, 0);
+    // What DISC carries there is not looked at, and reaches nobody.
+    return accept({ ...request, length: 0 }, 0);
   }
   if (type === CMD.BLOCK_STATUS) {
     if (terms.contexts === 0) {
