@@ -105,6 +105,24 @@ export class Uart16550 implements MmioDevice, Device {
     });
   }
 
+  /** What firmware outside the guest prints, between the guest's own bytes; gives how many were taken. */
+  firmwareWrite(bytes: Uint8Array): number {
+    return this.#lock.run(() => {
+      let taken = 0;
+      while (taken < bytes.length && this.#append(bytes[taken]!)) taken++;
+      return taken;
+    });
+  }
+
+  /** Takes input for firmware outside the guest, which a driver of the guest then does not get. */
+  firmwareRead(maxBytes: number): Uint8Array<ArrayBuffer> {
+    return this.#lock.run(() => {
+      const bytes: number[] = [];
+      while (bytes.length < maxBytes && this.#load(WORD.fifoCount) > 0) bytes.push(this.#receive());
+      return Uint8Array.from(bytes);
+    });
+  }
+
   saveState(): StateValue {
     return this.#lock.run(() => {
       const registers = {} as Record<RegisterName, number>;
@@ -226,16 +244,22 @@ export class Uart16550 implements MmioDevice, Device {
       this.#store(WORD.thrInterrupt, 1);
       return;
     }
+    this.#append(byte);
+    if (this.#transmitterReady()) this.#store(WORD.thrInterrupt, 1);
+  }
+
+  /** False where the output ring is full: the byte is lost. */
+  #append(byte: number): boolean {
     const head = this.#load(WORD.outputHead);
     const used = (head - this.#load(WORD.outputTail)) >>> 0;
-    if (used < OUTPUT_RING_BYTES) {
-      this.#output[head % OUTPUT_RING_BYTES] = byte;
-      this.#store(WORD.outputHead, head + 1);
-      // Only the first byte wakes the host: it drains all that it finds
-      if (used === 0) this.#notify(WORD.outputNotify);
-    }
-    if (this.#transmitterReady()) this.#store(WORD.thrInterrupt, 1);
-    else this.#store(WORD.outputBlocked, 1);
+    if (used >= OUTPUT_RING_BYTES) return false;
+    this.#output[head % OUTPUT_RING_BYTES] = byte;
+    this.#store(WORD.outputHead, head + 1);
+    // Only the first byte wakes the host: it drains all that it finds
+    if (used === 0) this.#notify(WORD.outputNotify);
+    // Whoever filled it, the guest is told when it has room again
+    if (!this.#transmitterReady()) this.#store(WORD.outputBlocked, 1);
+    return true;
   }
 
   #loopBack(byte: number): void {

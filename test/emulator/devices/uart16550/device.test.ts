@@ -208,6 +208,19 @@ test('Uart16550: state carries what the guest has not read, and not what the hos
   }
 });
 
+test('Uart16550: firmware prints between the guest’s bytes, and is told when the ring is full', (t) => {
+  const { uart } = make();
+  send(uart, 'a');
+  t.is(uart.firmwareWrite(encode('bc')), 2);
+  send(uart, 'd');
+  uart.pushInput(encode('in'));
+  t.is(decode(uart.firmwareRead(10)), 'in');
+  t.is(uart.firmwareRead(10).length, 0);
+  t.is(decode(uart.drainOutput()), 'abcd');
+  t.is(uart.firmwareWrite(new Uint8Array(OUTPUT_RING_BYTES + 1)), OUTPUT_RING_BYTES);
+  t.is(uart.read(5, 1) & 0x20, 0);
+});
+
 test('UartPort: output arrives without polling, ready is told when there is room, close ends both', async (t) => {
   const { uart, words } = make();
   const port = new UartPort(uart);

@@ -1,0 +1,2 @@
+export { RtcAlarm } from './alarm.ts';
+export { GoldfishRtc } from './device.ts';

@@ -1,0 +1,1 @@
+export { type FinisherRequest, Syscon } from './device.ts';
