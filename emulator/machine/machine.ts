@@ -38,6 +38,8 @@ import {
 
 /** How long harts may take to leave the guest before they are ended by force, in `ms` */
 const END_GRACE_MS = 2000;
+/** Linux input event code */
+const KEY_POWER = 116;
 
 /**
  * A machine like QEMU's `-M virt`. Harts run in threads of their own over one shared memory; this object lives on
@@ -148,6 +150,16 @@ export class Machine implements MachineApi {
     this.#runHarts();
   }
 
+  /** Instead of `start()`: the machine's state comes from elsewhere. */
+  awaitMigration(): void {
+    if (this.#status === 'prelaunch') this.#setStatus('inmigrate');
+  }
+
+  /** True where the hart sleeps or is stopped; for the monitor. */
+  hartIdle(hart: number): boolean {
+    return this.#status !== 'running' || Atomics.load(this.#signals.words, this.#signals.index(hart, HART_HSM)) !== 0;
+  }
+
   pause(): Promise<void> {
     return this.#enqueue(async () => {
       if (this.#status !== 'running') return;
@@ -166,8 +178,11 @@ export class Machine implements MachineApi {
     void this.#enqueue(() => this.#reset('host'));
   }
 
-  /** There is no power button on this machine that Linux listens to without a driver: see docs/limitations.md. */
-  powerdown(): void {}
+  /** Presses the power key of the virtio keyboard: the machine has no other button (docs/limitations.md). */
+  powerdown(): void {
+    this.#devices.keyboard?.key(KEY_POWER, true);
+    this.#devices.keyboard?.key(KEY_POWER, false);
+  }
 
   async close(): Promise<void> {
     if (this.#closed) return;
@@ -177,7 +192,7 @@ export class Machine implements MachineApi {
     this.#closed = true;
     for (let hart = 0; hart < this.options.harts; hart++) this.#signals.request(hart, ATTENTION_EXIT);
     const ended = Promise.all(this.#threads.map((thread) => thread.ended));
-    let timer: unknown;
+    let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise((resolve) => {
       timer = setTimeout(() => resolve(undefined), END_GRACE_MS);
     });

@@ -1,6 +1,6 @@
 import { connect as netConnect, type Socket } from 'node:net';
 import process from 'node:process';
-import type { Duplex } from 'node:stream';
+import { Duplex } from 'node:stream';
 import { FrameDecoder, WireError } from '../../protocols/bytes/mod.ts';
 import {
   type AgreedExport,
@@ -425,7 +425,8 @@ async function open(
   options: NbdClientOptions,
 ): Promise<{ stream: Duplex; exportName: string }> {
   options.signal?.throwIfAborted();
-  if (typeof target !== 'string' && !('address' in target)) {
+  // Not by a field: sockets have an `address` too
+  if (target instanceof Duplex) {
     return { stream: target, exportName: options.exportName ?? '' };
   }
   const uri = typeof target === 'string' ? parseNbdUri(target) : target;

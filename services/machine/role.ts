@@ -1,0 +1,168 @@
+import { readFileSync } from 'node:fs';
+import { BlockError } from '../../emulator/devices/backends.ts';
+import { Machine } from '../../emulator/machine/machine.ts';
+import type { DiskOptions, MachineOptions } from '../../emulator/machine/machine_api.ts';
+import { NbdBlockBackend, NbdClient } from '../nbd/mod.ts';
+import { Channel, type RoleLinks, type RoleMain, type Rpc, RpcPeer } from '../shared/mod.ts';
+import { attachDisplay } from './display_link.ts';
+import { serveMigration } from './migration_link.ts';
+import { nodePlatform } from './node_platform.ts';
+import { joinSerial } from './serial_link.ts';
+
+/** A file that the supervisor opened for us */
+export interface InheritedFile {
+  readonly fd: number;
+}
+
+/** Made by the supervisor; see {@link MachineOptions} for what the fields mean. */
+export interface MachineRoleOptions {
+  readonly name: string;
+  readonly uuid: string;
+  readonly ramBytes: number;
+  readonly harts: number;
+  readonly bios: 'builtin' | 'none' | InheritedFile;
+  readonly kernel?: InheritedFile;
+  readonly initrd?: InheritedFile;
+  readonly dtb?: InheritedFile;
+  readonly append?: string;
+  readonly disks: readonly { readonly id: string; readonly bus: DiskOptions['bus']; readonly link: string }[];
+  readonly display: boolean;
+  readonly network: boolean;
+  /** Waits for a migration instead of starting */
+  readonly incoming: boolean;
+  readonly paused: boolean;
+}
+
+/** Disk requests in flight at once; more wait in their queues */
+const DISK_REQUESTS = 64;
+
+/**
+ * The machine role: the guest and its devices, and nothing else. It holds no path and opens no connection; what it
+ * was handed are its links and the contents of its boot files.
+ */
+export const machineRole: RoleMain<MachineRoleOptions> = async (links, options) => {
+  const { promise: ended, resolve: end } = Promise.withResolvers<void>();
+  let parts: { machine: Machine; clients: readonly NbdClient[] } | undefined;
+  let failure: unknown;
+  try {
+    parts = await build(links, options);
+  } catch (error) {
+    failure = error;
+  }
+  // Requests wait in the link until now, so that none finds a machine that is half built
+  const rpc = new RpcPeer(links.control, { name: 'supervisor' });
+  rpc.onClose(() => end());
+  rpc.handle('quit', () => {
+    end();
+    return {};
+  });
+  if (parts === undefined) {
+    for (const method of ['start', 'cont', 'query-status']) {
+      rpc.handle(method, () => {
+        throw failure;
+      });
+    }
+  } else {
+    connectLinks(links, parts.machine, rpc);
+    serveControl(rpc, parts.machine, options);
+    if (options.incoming) parts.machine.awaitMigration();
+  }
+  await ended;
+  await parts?.machine.close();
+  for (const client of parts?.clients ?? []) client.close();
+};
+
+async function build(
+  links: RoleLinks,
+  options: MachineRoleOptions,
+): Promise<{ machine: Machine; clients: readonly NbdClient[] }> {
+  const disks = await openDisks(links, options);
+  const machine = Machine.create(
+    machineOptions(
+      options,
+      disks.map(({ disk }) => disk),
+    ),
+    nodePlatform({ onProblem: (text) => process.stderr.write(`${text}\n`) }),
+  );
+  return { machine, clients: disks.map(({ client }) => client) };
+}
+
+function machineOptions(options: MachineRoleOptions, disks: DiskOptions[]): MachineOptions {
+  const file = (what: InheritedFile | undefined): Uint8Array | undefined =>
+    what === undefined ? undefined : readFileSync(what.fd);
+  const optional = { kernel: file(options.kernel), initrd: file(options.initrd), dtb: file(options.dtb), append: options.append };
+  return {
+    ramBytes: options.ramBytes,
+    harts: options.harts,
+    bios: typeof options.bios === 'string' ? options.bios : readFileSync(options.bios.fd),
+    ...(Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)) as Partial<MachineOptions>),
+    disks,
+    display: options.display,
+    network: options.network,
+    name: options.name,
+    uuid: options.uuid,
+  };
+}
+
+/** Each disk is an NBD session with the disk role, over a socketpair. */
+async function openDisks(
+  links: RoleLinks,
+  options: MachineRoleOptions,
+): Promise<{ disk: DiskOptions; client: NbdClient }[]> {
+  return Promise.all(
+    options.disks.map(async ({ id, bus, link }) => {
+      const stream = links[link];
+      if (stream === undefined) throw new BlockError('EINVAL', `Cannot open disk ${id}: no link ${link} was handed over`);
+      const client = await NbdClient.connect(stream, { exportName: id, requests: DISK_REQUESTS });
+      return { disk: { id, bus, backend: new NbdBlockBackend(client) }, client };
+    }),
+  );
+}
+
+function connectLinks(links: RoleLinks, machine: Machine, rpc: Rpc): void {
+  if (links.serial !== undefined) joinSerial(links.serial, machine.serial);
+  if (links.display !== undefined && machine.display !== undefined) {
+    attachDisplay(new Channel(links.display, { name: 'display' }), machine.display, machine.keyboard, machine.tablet);
+  }
+  if (links.ram !== undefined) {
+    serveMigration(links.ram, machine, {
+      flushDisks: async () => void (await rpc.call('flush-disks')),
+      releaseDisks: async () => void (await rpc.call('release-disks')),
+      takeDisks: async () => void (await rpc.call('take-disks')),
+      log: (text) => process.stderr.write(`${text}\n`),
+    });
+  }
+}
+
+function serveControl(rpc: Rpc, machine: Machine, options: MachineRoleOptions): void {
+  machine.events.subscribe((event) => {
+    const { kind, ...data } = event;
+    rpc.emit(kind, data);
+  });
+  rpc.handle('start', () => {
+    machine.start();
+    return {};
+  });
+  rpc.handle('stop', async () => {
+    await machine.pause();
+    return {};
+  });
+  rpc.handle('cont', () => {
+    if (machine.status === 'prelaunch') machine.start();
+    else machine.resume();
+    return {};
+  });
+  rpc.handle('reset', () => {
+    machine.reset();
+    return {};
+  });
+  rpc.handle('powerdown', () => {
+    machine.powerdown();
+    return {};
+  });
+  rpc.handle('query-status', () => ({ status: machine.status, running: machine.status === 'running' }));
+  rpc.handle('query-cpus', () =>
+    Array.from({ length: options.harts }, (_, hart) => ({ 'cpu-index': hart, halted: machine.hartIdle(hart) })),
+  );
+  rpc.handle('query-block', () => options.disks.map(({ id, bus }) => ({ id, bus })));
+}
