@@ -206,6 +206,8 @@ export const QMP_SCHEMA = {
     migrate: { arguments: 'MigrationUri' },
     'migrate-incoming': { arguments: 'MigrationUri' },
     migrate_cancel: {},
+    /** Ours: the operator says that the destination does not run the guest, so it runs on here */
+    '__caisson_migrate-reclaim': {},
     'migrate-set-parameters': { arguments: 'MigrationParameters' },
     'query-migrate-parameters': { returns: 'MigrationParameters' },
     'query-migrate': { returns: 'MigrationInfo' },

@@ -2,7 +2,15 @@ import type { JsonObject, JsonValue } from './json.ts';
 import { MAX_TEXT_BYTES } from './limits.ts';
 import { QmpError } from './qmp_error.ts';
 import { QMP_SCHEMA } from './schema.ts';
-import type { QmpArguments, QmpCommand, QmpCommandName, QmpMembers, QmpSchema, QmpTypeRef } from './schema_types.ts';
+import type {
+  QmpArguments,
+  QmpCommand,
+  QmpCommandName,
+  QmpEventName,
+  QmpMembers,
+  QmpSchema,
+  QmpTypeRef,
+} from './schema_types.ts';
 
 const SCHEMA: QmpSchema = QMP_SCHEMA;
 const textEncoder = new TextEncoder();
@@ -23,6 +31,10 @@ export type QmpCall = {
 
 export function isQmpCommand(name: string): name is QmpCommandName {
   return Object.hasOwn(SCHEMA.commands, name);
+}
+
+export function isQmpEvent(name: string): name is QmpEventName {
+  return Object.hasOwn(SCHEMA.events, name);
 }
 
 /**

@@ -1,0 +1,1 @@
+export { type MonitorRoleOptions, monitorRole } from './role.ts';

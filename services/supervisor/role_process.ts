@@ -1,0 +1,37 @@
+// Entry of a role's process: `node role_process.ts ROLE`. What to run comes as JSON on standard input, from the
+// supervisor; the links are inherited descriptors.
+import { readFileSync } from 'node:fs';
+import { Socket } from 'node:net';
+import process from 'node:process';
+import type { RoleLinks } from '../shared/role.ts';
+import { loadRole, type RoleModule } from './role_table.ts';
+
+export interface RoleStart {
+  readonly role: string;
+  readonly module: RoleModule;
+  /** Descriptor of each link */
+  readonly links: Readonly<Record<string, number>>;
+  readonly options: unknown;
+}
+
+/** After the control link has closed, for what the role still has to write down */
+const GRACE_MS = 3000;
+
+// The terminal sends these to the whole group; when to end is the supervisor's decision.
+process.on('SIGINT', () => {});
+process.on('SIGHUP', () => {});
+
+const start = JSON.parse(readFileSync(0, 'utf8')) as RoleStart;
+process.title = `caisson-${start.role}`;
+const main = await loadRole(start.module);
+const links: Record<string, Socket> = {};
+for (const [name, fd] of Object.entries(start.links)) {
+  links[name] = new Socket({ fd, readable: true, writable: true });
+  links[name].on('error', () => {}); // it closes too, and that is what the role sees
+}
+// No role outlives its supervisor: the kernel closes this link even when the supervisor was killed.
+links.control!.on('close', () => {
+  setTimeout(() => process.exit(0), GRACE_MS).unref();
+});
+await main(links as unknown as RoleLinks, start.options);
+process.exit(0);

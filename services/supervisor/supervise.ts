@@ -1,0 +1,414 @@
+import { createHash } from 'node:crypto';
+import { closeSync } from 'node:fs';
+import type { Duplex } from 'node:stream';
+import { duplexPair } from 'node:stream';
+import { socketPairs } from '../shared/stream_pair.ts';
+import { ControlPlane } from './control_plane.ts';
+import { openBootFile, openDisk } from './files.ts';
+import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
+import { ROLE_MODULES, type RoleModule, type RoleName } from './role_table.ts';
+import { checkVmOptions, type FileSource, type VmOptions } from './vm_options.ts';
+
+export interface SuperviseOptions {
+  /** Flags of node for a role's process, e.g. `--no-liftoff` for the machine */
+  readonly nodeFlags?: Partial<Record<RoleName, readonly string[]>>;
+  /** Other code for a role: tests */
+  readonly roleModules?: Partial<Record<RoleName, RoleModule>>;
+  /** What happens to roles, in plain words */
+  readonly onReport?: (report: VmReport) => void;
+}
+
+export type VmReport =
+  /** A line that a role wrote, or a thing the user should know */
+  | { readonly kind: 'text'; readonly role: RoleName | 'supervisor'; readonly text: string }
+  /** A role ended though nobody asked it to */
+  | { readonly kind: 'role-ended'; readonly exit: RoleExit; readonly text: string };
+
+/** Why the machine ended. `exitCode` is what a bare-metal guest said, 0 for a clean end, 1 for a failure. */
+export interface VmExit {
+  readonly reason: 'guest-shutdown' | 'guest-panic' | 'guest-reset' | 'host' | 'failure';
+  readonly exitCode: number;
+  readonly text?: string;
+}
+
+/** Names and data as QMP has them */
+export interface VmEvent {
+  readonly event: 'STOP' | 'RESUME' | 'SHUTDOWN' | 'RESET' | 'MIGRATION' | 'MIGRATION_PASS';
+  readonly data: Readonly<Record<string, string | number | boolean>>;
+}
+
+/** A machine that runs. */
+export interface RunningVm extends AsyncDisposable {
+  readonly options: VmOptions;
+  readonly uuid: string;
+  /** Bytes from and to the guest's serial port */
+  readonly serial: Duplex;
+  /** See {@link ControlPlane} for the methods */
+  call(method: string, params?: unknown): Promise<unknown>;
+  onEvent(handler: (event: VmEvent) => void): void;
+  /** Settles when the guest has ended or the machine role has failed; never rejects */
+  readonly exit: Promise<VmExit>;
+  readonly pids: Readonly<Partial<Record<RoleName, number>>>;
+  /** Ends all roles. */
+  close(): Promise<void>;
+}
+
+const MONITOR_RESTARTS = 3;
+const FLUSH_TIMEOUT_MS = 30_000;
+const MAX_STATUS_LENGTH = 32;
+
+/**
+ * Opens what the options name, starts one role each for machine, disks, console, migration and monitor, joins them
+ * and starts the guest. Resolves when the guest runs (or waits, with `paused` or `incoming`).
+ * @throws VmOptionsError, FileError, or a role's error; nothing is left running then
+ */
+export async function supervise(vm: VmOptions, options: SuperviseOptions = {}): Promise<RunningVm> {
+  checkVmOptions(vm);
+  const supervisor = new Supervisor(vm, options);
+  try {
+    await supervisor.start();
+  } catch (error) {
+    await supervisor.close();
+    throw error;
+  }
+  return supervisor;
+}
+
+class Supervisor implements RunningVm {
+  readonly options: VmOptions;
+  readonly uuid: string;
+  readonly exit: Promise<VmExit>;
+  readonly #settings: SuperviseOptions;
+  readonly #control: ControlPlane;
+  readonly #roles = new Map<RoleName, RoleHandle>();
+  readonly #eventHandlers: ((event: VmEvent) => void)[] = [];
+  readonly #resolveExit: (exit: VmExit) => void;
+  #files: number[] = [];
+  #outcome: VmExit = { reason: 'host', exitCode: 0 };
+  #status = 'prelaunch';
+  #ending: Promise<void> | undefined;
+  #exiting = false;
+  #resetByHost = false;
+  #monitorRestarts = 0;
+
+  constructor(vm: VmOptions, settings: SuperviseOptions) {
+    this.options = vm;
+    this.uuid = vm.uuid?.toLowerCase() ?? uuidOfName(vm.name);
+    this.#settings = settings;
+    const { promise, resolve } = Promise.withResolvers<VmExit>();
+    this.exit = promise;
+    this.#resolveExit = resolve;
+    this.#control = new ControlPlane(
+      vm,
+      () => ({
+        machine: this.#rpc('machine'),
+        disk: this.#roles.get('disk')?.rpc,
+        console: this.#roles.get('console')?.rpc,
+        migration: this.#roles.get('migration')?.rpc,
+      }),
+      () => void this.#shutdown({ reason: 'host', exitCode: 0 }, 'host-qmp-quit'),
+    );
+  }
+
+  get serial(): Duplex {
+    return this.#roles.get('machine')!.own.serial!;
+  }
+
+  get pids(): Partial<Record<RoleName, number>> {
+    return Object.fromEntries([...this.#roles].flatMap(([role, { pid }]) => (pid === undefined ? [] : [[role, pid]])));
+  }
+
+  onEvent(handler: (event: VmEvent) => void): void {
+    this.#eventHandlers.push(handler);
+  }
+
+  async call(method: string, params?: unknown): Promise<unknown> {
+    if (method === 'reset') this.#resetByHost = true;
+    return this.#control.call(method, params);
+  }
+
+  async start(): Promise<void> {
+    const { options: vm } = this;
+    const embedded = vm.isolation === 'embedded';
+    if (embedded) {
+      this.#report('Roles run embedded in this process: they are NOT isolated from each other or from this program');
+    }
+    const names = ['ram', ...(vm.display ? ['display'] : []), ...vm.disks.map(({ id }) => `disk:${id}`)];
+    const pairs = embedded ? names.map(() => duplexPair()) : await socketPairs(names.length);
+    const links = new Map(names.map((name, index) => [name, pairs[index]! as [Duplex, Duplex]]));
+    try {
+      await this.#startRoles(links);
+    } finally {
+      if (!embedded) {
+        // The roles have their own copies; what was not handed over ends here.
+        for (const pair of links.values()) for (const stream of pair) stream.destroy();
+        for (const fd of this.#files) closeSync(fd);
+      }
+      this.#files = [];
+    }
+    await this.#begin();
+  }
+
+  /** Console and disk first: when the guest starts, all its devices have something behind them. */
+  async #startRoles(links: ReadonlyMap<string, [Duplex, Duplex]>): Promise<void> {
+    const { options: vm } = this;
+    const far = (name: string) => ({ [name]: links.get(name)![1] });
+    const starts: Promise<unknown>[] = [];
+    if (vm.disks.length > 0) {
+      const files = await Promise.all(vm.disks.map(async (disk) => this.#keep(await openDisk(disk))));
+      const diskLinks = vm.disks.map(({ id }) => far(`disk:${id}`));
+      starts.push(
+        this.#startRole('disk', Object.assign({}, ...diskLinks), files, (mapFd) => ({
+          images: vm.disks.map((disk, index) => ({
+            id: disk.id,
+            fd: mapFd(files[index]!),
+            format: disk.format,
+            readOnly: disk.readOnly,
+            // The source of a migration still holds the image; `take-disks` comes when it has let go
+            inactive: vm.incoming !== undefined,
+          })),
+        })),
+      );
+    }
+    if (vm.display) starts.push(this.#startRole('console', far('display'), [], () => ({ name: vm.name })));
+    starts.push(this.#startRole('migration', far('ram'), [], () => ({})));
+    starts.push(this.#startMachine(links));
+    // All settle before the first failure is told: no role may start behind the back of close().
+    for (const result of await Promise.allSettled(starts)) if (result.status === 'rejected') throw result.reason;
+    if (vm.qmp.length > 0) await this.#startMonitor();
+  }
+
+  async #startMachine(links: ReadonlyMap<string, [Duplex, Duplex]>): Promise<void> {
+    const { options: vm } = this;
+    const fds: number[] = [];
+    const openFile = async (what: string, source: FileSource | undefined): Promise<number | undefined> => {
+      if (source === undefined) return undefined;
+      const fd = this.#keep(await openBootFile(what, source));
+      fds.push(fd);
+      return fd;
+    };
+    const bios = typeof vm.bios === 'string' ? vm.bios : await openFile('-bios', vm.bios);
+    const kernel = await openFile('-kernel', vm.kernel);
+    const initrd = await openFile('-initrd', vm.initrd);
+    const dtb = await openFile('-dtb', vm.dtb);
+    const near = Object.fromEntries([...links].map(([name, [stream]]) => [name, stream]));
+    await this.#startRole('machine', { serial: 'own', ...near }, fds, (mapFd) => ({
+      name: vm.name,
+      uuid: this.uuid,
+      ramBytes: vm.ramBytes,
+      harts: vm.harts,
+      bios: typeof bios === 'number' ? { fd: mapFd(bios) } : bios,
+      ...(kernel === undefined ? {} : { kernel: { fd: mapFd(kernel) } }),
+      ...(initrd === undefined ? {} : { initrd: { fd: mapFd(initrd) } }),
+      ...(dtb === undefined ? {} : { dtb: { fd: mapFd(dtb) } }),
+      ...(vm.append === undefined ? {} : { append: vm.append }),
+      disks: vm.disks.map(({ id, bus }) => ({ id, bus, link: `disk:${id}` })),
+      display: vm.display,
+      network: vm.network,
+      incoming: vm.incoming !== undefined,
+      paused: vm.paused,
+    }));
+    const { rpc } = this.#roles.get('machine')!;
+    rpc.on('status', (data) => this.#onStatus(data));
+    rpc.on('shutdown', (data) => this.#onShutdown(data));
+    rpc.on('reset', (data) => this.#onReset(data));
+    // The disks belong to one end of a migration at a time; the machine says when.
+    rpc.handle('flush-disks', () => this.#eachDisk('flush'));
+    rpc.handle('release-disks', () => this.#eachDisk('disk-inactivate'));
+    rpc.handle('take-disks', () => this.#eachDisk('disk-activate'));
+  }
+
+  async #eachDisk(method: 'flush' | 'disk-inactivate' | 'disk-activate'): Promise<void> {
+    for (const { id } of this.options.disks) await this.#rpc('disk').call(method, { disk: id });
+  }
+
+  async #startMonitor(): Promise<void> {
+    const { options: vm } = this;
+    await this.#startRole('monitor', {}, [], () => ({ name: vm.name, uuid: this.uuid, paths: vm.qmp }));
+    const { rpc } = this.#roles.get('monitor')!;
+    for (const method of this.#control.methods) rpc.handle(method, (params) => this.call(method, params));
+    await rpc.call('listen', {});
+  }
+
+  async #startRole(
+    role: RoleName,
+    links: StartRole['links'],
+    fds: readonly number[],
+    makeOptions: StartRole['options'],
+  ): Promise<void> {
+    const start = this.options.isolation === 'embedded' ? startRoleEmbedded : startRoleProcess;
+    const handle = await start({
+      role,
+      module: this.#settings.roleModules?.[role] ?? ROLE_MODULES[role],
+      links,
+      fds,
+      options: makeOptions,
+      nodeFlags: this.#settings.nodeFlags?.[role] ?? [],
+      onText: (text) => this.#settings.onReport?.({ kind: 'text', role, text }),
+    });
+    this.#roles.set(role, handle);
+    if (role === 'migration') {
+      handle.rpc.on('MIGRATION', (data) => this.#onMigration('MIGRATION', 'status', data));
+      handle.rpc.on('MIGRATION_PASS', (data) => this.#onMigration('MIGRATION_PASS', 'pass', data));
+    }
+    void handle.exited.then((exit) => this.#onRoleEnd(handle, exit));
+  }
+
+  async #begin(): Promise<void> {
+    const { options: vm } = this;
+    if (vm.vnc !== undefined) await this.#openConsole(vm.vnc);
+    if (vm.incoming !== undefined) {
+      if (vm.incoming !== 'defer') await this.#control.call('migrate-incoming', { uri: vm.incoming });
+    } else if (!vm.paused) {
+      await this.#rpc('machine').call('start', {});
+    }
+  }
+
+  async #openConsole(vnc: NonNullable<VmOptions['vnc']>): Promise<void> {
+    if (vnc.port !== undefined)
+      await this.#rpc('console').call('listen', { transport: 'rfb', host: vnc.host, port: vnc.port });
+    if (vnc.webPort !== undefined) await this.#control.call('console');
+  }
+
+  #rpc(role: RoleName) {
+    const handle = this.#roles.get(role);
+    if (handle === undefined) throw new Error(`Cannot reach the ${role}: it has ended`);
+    return handle.rpc;
+  }
+
+  #onStatus(data: unknown): void {
+    const status = takeText(data, 'status');
+    const before = this.#status;
+    this.#status = status;
+    if (status === 'running' && before !== 'running') this.#emit('RESUME', {});
+    // A migration's pause is a stop for clients too; an ended guest is told by SHUTDOWN.
+    if (before === 'running' && (status === 'paused' || status === 'postmigrate' || status === 'finish-migrate')) {
+      this.#emit('STOP', {});
+    }
+  }
+
+  #onShutdown(data: unknown): void {
+    const reason = takeText(data, 'reason');
+    const given = (data as { exitCode?: unknown }).exitCode;
+    const exitCode = typeof given === 'number' && Number.isInteger(given) && given >= 0 ? Math.min(given, 255) : 1;
+    if (reason === 'host') {
+      void this.#shutdown({ reason, exitCode }, 'host-qmp-quit');
+      return;
+    }
+    const panic = reason === 'guest-panic';
+    void this.#shutdown({ reason: panic ? reason : 'guest-shutdown', exitCode }, panic ? reason : 'guest-shutdown');
+  }
+
+  #onReset(data: unknown): void {
+    const byHost = takeText(data, 'reason') === 'host' && this.#resetByHost;
+    this.#resetByHost = false;
+    const reason = byHost ? 'host-qmp-system-reset' : 'guest-reset';
+    if (this.options.noReboot && !byHost) {
+      void this.#shutdown({ reason: 'guest-reset', exitCode: 0 }, reason);
+      return;
+    }
+    this.#emit('RESET', { guest: !byHost, reason });
+  }
+
+  #onMigration(event: 'MIGRATION' | 'MIGRATION_PASS', field: 'status' | 'pass', data: unknown): void {
+    const value = (data as Record<string, unknown> | null)?.[field];
+    if (field === 'status') this.#emit(event, { status: takeText(data, field) });
+    else if (typeof value === 'number') this.#emit(event, { pass: value });
+  }
+
+  async #shutdown(exit: VmExit, cause: string): Promise<void> {
+    if (this.#exiting) return;
+    const byHost = cause.startsWith('host');
+    if (this.options.noShutdown && !byHost) {
+      this.#emit('SHUTDOWN', { guest: true, reason: cause });
+      return;
+    }
+    this.#exiting = true;
+    this.#outcome = exit;
+    this.#emit('SHUTDOWN', { guest: !byHost, reason: cause });
+    await this.close();
+  }
+
+  #onRoleEnd(handle: RoleHandle, exit: RoleExit): void {
+    const { role } = exit;
+    if (this.#roles.get(role) === handle) this.#roles.delete(role);
+    handle.rpc.close();
+    if (this.#exiting || this.#ending !== undefined) return;
+    const how = exit.signal === undefined ? `exit code ${exit.code ?? 'none'}` : `signal ${exit.signal}`;
+    const restart = role === 'monitor' && ++this.#monitorRestarts <= MONITOR_RESTARTS;
+    const after = restart ? 'it is started again' : AFTER_END[role];
+    const text = `The ${role} role ended unexpectedly (${how}): ${after}`;
+    this.#settings.onReport?.({ kind: 'role-ended', exit, text });
+    if (role === 'machine') {
+      this.#exiting = true;
+      this.#outcome = { reason: 'failure', exitCode: 1, text };
+      void this.close();
+    } else if (restart) {
+      this.#startMonitor().catch((error: Error) => this.#report(error.message));
+    }
+  }
+
+  close(): Promise<void> {
+    this.#ending ??= this.#closeRoles();
+    return this.#ending;
+  }
+
+  async #closeRoles(): Promise<void> {
+    const { disk, machine, ...others } = Object.fromEntries(this.#roles) as Partial<Record<RoleName, RoleHandle>>;
+    // The guest stops first; then what it wrote reaches its disks; then nobody is left to listen to the rest.
+    await machine?.close();
+    if (disk !== undefined) {
+      try {
+        await disk.rpc.call('flush', {}, { timeoutMs: FLUSH_TIMEOUT_MS });
+      } catch (error) {
+        this.#report(`Cannot flush the disks: ${(error as Error).message}`);
+      }
+      await disk.close();
+    }
+    await Promise.all(Object.values(others).map((handle) => handle.close()));
+    this.#resolveExit(this.#outcome);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #keep(fd: number): number {
+    this.#files.push(fd);
+    return fd;
+  }
+
+  #emit(event: VmEvent['event'], data: VmEvent['data']): void {
+    this.#roles.get('monitor')?.rpc.emit('event', { event, data });
+    for (const handler of this.#eventHandlers) handler({ event, data });
+  }
+
+  #report(text: string): void {
+    this.#settings.onReport?.({ kind: 'text', role: 'supervisor', text });
+  }
+}
+
+const AFTER_END: Readonly<Record<RoleName, string>> = {
+  machine: 'the guest is gone',
+  disk: 'the guest gets errors from its disks',
+  console: 'the screen can no longer be seen, the guest runs on',
+  migration: 'this machine can no longer be migrated, the guest runs on',
+  monitor: 'it ended too often, the guest runs on without a monitor',
+};
+
+/** The machine may be taken over by its guest: only short text goes on. */
+function takeText(data: unknown, field: string): string {
+  const value = (data as Record<string, unknown> | null)?.[field];
+  if (typeof value !== 'string' || value.length > MAX_STATUS_LENGTH)
+    throw new Error(`Cannot use an event: no ${field}`);
+  return value;
+}
+
+/** Stable for a name, so that a machine that is started again keeps its UUID. */
+function uuidOfName(name: string): string {
+  const hash = createHash('sha256').update(`caisson machine ${name}`).digest();
+  hash[6] = (hash[6]! & 0x0f) | 0x80; // RFC 9562 §5.8: version 8, vendor-defined
+  hash[8] = (hash[8]! & 0x3f) | 0x80;
+  const hex = hash.toString('hex');
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20, 32)].join('-');
+}

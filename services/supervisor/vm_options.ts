@@ -1,0 +1,116 @@
+/** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */
+export interface VmOptions {
+  /** 1..64 of `A-Z a-z 0-9 _ . -`, not beginning with a dot or dash */
+  readonly name: string;
+  /** RFC 4122 text form; made from the name where absent */
+  readonly uuid?: string;
+  /** In `bytes`, a multiple of 2 MiB, at most 3 GiB */
+  readonly ramBytes: number;
+  /** 1..8 */
+  readonly harts: number;
+  readonly bios: 'builtin' | 'none' | FileSource;
+  readonly kernel?: FileSource;
+  readonly initrd?: FileSource;
+  readonly dtb?: FileSource;
+  readonly append?: string;
+  readonly disks: readonly DiskSource[];
+  readonly display: boolean;
+  readonly network: boolean;
+  /** Where the console listens; without it there is a page on a free loopback port if there is a display */
+  readonly vnc?: VncOptions;
+  /** Monitor sockets */
+  readonly qmp: readonly string[];
+  /** A migration URI, or 'defer' */
+  readonly incoming?: string;
+  /** `-S`: wait for `cont` */
+  readonly paused: boolean;
+  /** `-no-reboot`: a guest's reset ends the machine */
+  readonly noReboot: boolean;
+  /** `-no-shutdown`: after its end the machine waits for `quit` */
+  readonly noShutdown: boolean;
+  readonly serial: 'stdio' | 'none';
+  /** `embedded`: all roles in this process, without isolation */
+  readonly isolation: 'processes' | 'embedded';
+}
+
+/** A file that the supervisor opens; the guest's side gets its descriptor only. */
+export type FileSource = { readonly file: string } | { readonly builtin: 'firmware' };
+
+export interface DiskSource {
+  readonly id: string;
+  readonly file: string;
+  readonly format: 'raw';
+  readonly readOnly: boolean;
+  /** Writes go to memory and are forgotten */
+  readonly snapshot: boolean;
+  readonly bus: 'virtio-pci' | 'virtio-mmio';
+}
+
+export interface VncOptions {
+  readonly host: string;
+  /** TCP port of RFB; absent: no RFB port */
+  readonly port?: number;
+  /** Port of page and WebSocket, 0 any free one; absent: no page */
+  readonly webPort?: number;
+}
+
+export const MIN_RAM_BYTES = 2 << 20;
+export const MAX_RAM_BYTES = 3 * 2 ** 30;
+export const MAX_HARTS = 8;
+export const MAX_DISKS = 16;
+
+const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/;
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+
+/** Options that cannot make a machine: the caller is wrong, not a peer. */
+export class VmOptionsError extends Error {
+  override readonly name = 'VmOptionsError';
+  readonly code = 'ERR_VM_OPTIONS';
+}
+
+export const DEFAULT_VM_OPTIONS: Omit<VmOptions, 'name'> = {
+  ramBytes: 128 << 20,
+  harts: 1,
+  bios: 'builtin',
+  disks: [],
+  display: true,
+  network: false,
+  qmp: [],
+  paused: false,
+  noReboot: false,
+  noShutdown: false,
+  serial: 'stdio',
+  isolation: 'processes',
+};
+
+export function isVmName(name: string): boolean {
+  return NAME.test(name);
+}
+
+/** @throws VmOptionsError naming the option */
+export function checkVmOptions(options: VmOptions): void {
+  const { name, uuid, ramBytes, harts, disks } = options;
+  if (!isVmName(name)) throw refuse(`name ${JSON.stringify(name)}`, 'expected 1..64 letters, digits, _ . -');
+  if (uuid !== undefined && !UUID.test(uuid)) throw refuse(`uuid ${JSON.stringify(uuid)}`, 'expected a UUID');
+  if (!Number.isSafeInteger(ramBytes) || ramBytes < MIN_RAM_BYTES || ramBytes > MAX_RAM_BYTES) {
+    throw refuse(`${ramBytes} bytes of RAM`, `expected ${MIN_RAM_BYTES}..${MAX_RAM_BYTES}`);
+  }
+  if (ramBytes % MIN_RAM_BYTES !== 0) throw refuse(`${ramBytes} bytes of RAM`, 'expected a multiple of 2 MiB');
+  if (!Number.isSafeInteger(harts) || harts < 1 || harts > MAX_HARTS) {
+    throw refuse(`${harts} harts`, `expected 1..${MAX_HARTS}`);
+  }
+  if (disks.length > MAX_DISKS) throw refuse(`${disks.length} disks`, `limit is ${MAX_DISKS}`);
+  const ids = new Set<string>();
+  for (const { id } of disks) {
+    if (!NAME.test(id)) throw refuse(`disk id ${JSON.stringify(id)}`, 'expected 1..64 letters, digits, _ . -');
+    if (ids.has(id)) throw refuse(`disk id ${id}`, 'it comes twice');
+    ids.add(id);
+  }
+  if (options.bios === 'none' && options.kernel === undefined && options.incoming === undefined) {
+    throw refuse('no kernel', 'with -bios none there is nothing to start, expected -kernel');
+  }
+}
+
+function refuse(what: string, found: string): VmOptionsError {
+  return new VmOptionsError(`Cannot make a machine with ${what}: ${found}`);
+}
