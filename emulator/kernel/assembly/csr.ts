@@ -155,7 +155,7 @@ export function readCsr(csr: u32): u64 {
     default:
       break;
   }
-  if (csr == 0x3a0 || csr == 0x3a2) return readPmpConfig((csr - 0x3a0) << 1);
+  if (csr == 0x3a0 || csr == 0x3a2) return readPmpConfig(csr - 0x3a0);
   if (csr >= 0x3b0 && csr <= 0x3bf) return readPmpAddress(csr - 0x3b0);
   // Sixty-four entries may be addressed; those above sixteen read zero
   if (csr >= 0x3a4 && csr <= 0x3ae && (csr & 1) == 0) return 0;
@@ -306,7 +306,7 @@ export function writeCsr(csr: u32, value: u64): void {
       break;
   }
   if (csr == 0x3a0 || csr == 0x3a2) {
-    writePmpConfig((csr - 0x3a0) << 1, value);
+    writePmpConfig(csr - 0x3a0, value);
     return;
   }
   if (csr >= 0x3b0 && csr <= 0x3bf) writePmpAddress(csr - 0x3b0, value);
