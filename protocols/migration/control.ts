@@ -203,10 +203,12 @@ class Fields {
 
   bytes(field: string, min: number, max: number): Uint8Array {
     const value = this.#values[field];
-    const length = value instanceof Uint8Array ? value.length : -1;
-    if (length < min || length > max)
-      throw refuse(`${this.#path}.${field}`, `${length} bytes, expected ${min}..${max}`);
-    return value as Uint8Array;
+    if (!(value instanceof Uint8Array) || value.length < min || value.length > max) {
+      const found = value instanceof Uint8Array ? `${value.length} bytes` : 'no bytes';
+      throw refuse(`${this.#path}.${field}`, `${found}, expected ${min}..${max}`);
+    }
+    // The library gives a Buffer in Node, whose slice() and toJSON() are not those of its class.
+    return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
   }
 
   list<T>(field: string, max: number, read: (value: unknown, path: string) => T): T[] {

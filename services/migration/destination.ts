@@ -251,7 +251,7 @@ export class MigrationDestination {
 
   async #rollback(error: Error): Promise<void> {
     const { phase } = this.#session;
-    if (phase !== 'aborted' && phase !== 'done' && this.#wire.ended === undefined) {
+    if (phase !== 'aborted' && phase !== 'done' && this.#wire.writable) {
       try {
         this.#send({ kind: 'abort', reason: printable(error.message) });
       } catch {

@@ -134,7 +134,7 @@ class MigrationRole {
 
   /** The operator says that the destination does not run the guest: it runs on here. */
   async #reclaim(): Promise<object> {
-    if (this.#source !== undefined || this.#last.error?.code !== 'ERR_MIGRATION_UNKNOWN_OUTCOME') {
+    if (!this.#outcomeIsOpen) {
       throw new MigrationError(
         'ERR_MIGRATION_STATE',
         'Cannot reclaim the guest: no migration ended with an open outcome',
@@ -145,8 +145,19 @@ class MigrationRole {
     return {};
   }
 
+  /** The guest was handed over and no answer came */
+  get #outcomeIsOpen(): boolean {
+    return this.#source === undefined && this.#last.error?.code === 'ERR_MIGRATION_UNKNOWN_OUTCOME';
+  }
+
   #checkIdle(): void {
     if (this.#ended) throw new MigrationError('ERR_MIGRATION_STATE', 'Cannot migrate: the role ends');
+    if (this.#outcomeIsOpen) {
+      throw new MigrationError(
+        'ERR_MIGRATION_STATE',
+        'Cannot start a migration: the outcome of the last is open; see migrate-reclaim',
+      );
+    }
     if (this.#source !== undefined || this.#destination !== undefined || this.#listening) {
       throw new MigrationError('ERR_MIGRATION_BUSY', 'Cannot start a migration: one is under way');
     }

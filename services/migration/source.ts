@@ -59,7 +59,8 @@ export class MigrationSource {
   #inboxWake: (() => void) | undefined;
   #wire: Wire | undefined;
   #inPass = false;
-  #tracked = false;
+  /** Rejects when the machine refuses: then there is nothing of ours to undo in it */
+  #tracking: Promise<void> | undefined;
   #committed = false;
   #finished = false;
   #held = false;
@@ -134,8 +135,8 @@ export class MigrationSource {
     }
     this.#send({ kind: 'manifest', ...makeManifest(description) });
     await this.#expect('manifestAck', HANDSHAKE_TIMEOUT_MS);
-    this.#tracked = true;
-    await this.#guard(this.#machine.track());
+    this.#tracking = this.#machine.track();
+    await this.#guard(this.#tracking);
     this.#send({ kind: 'begin' });
     this.#update({ status: 'active', setupMs: performance.now() - this.#startedMs });
   }
@@ -296,7 +297,7 @@ export class MigrationSource {
       return;
     }
     this.#fail(error); // ends what still waits
-    if (this.#wire !== undefined && this.#wire.ended === undefined && this.#session.phase !== 'aborted') {
+    if (this.#wire?.writable === true && this.#session.phase !== 'aborted') {
       try {
         this.#send({ kind: 'abort', reason: printable(error.message) });
       } catch {
@@ -304,7 +305,7 @@ export class MigrationSource {
       }
     }
     this.#wire?.close();
-    if (this.#tracked) {
+    if (await succeeded(this.#tracking)) {
       if (this.#inPass) this.#machine.stopPass();
       try {
         await this.#machine.untrack();
@@ -409,6 +410,15 @@ export class MigrationSource {
       transferredBytes: this.#wire?.sentBytes ?? 0,
       totalMs: nowMs - this.#startedMs,
     });
+  }
+}
+
+async function succeeded(work: Promise<void> | undefined): Promise<boolean> {
+  try {
+    await work;
+    return work !== undefined;
+  } catch {
+    return false; // the refusal is what the migration failed with
   }
 }
 

@@ -38,9 +38,8 @@ export class Wire {
     return this.#sentBytes;
   }
 
-  /** Set when nothing can come or go any more; frames that came before are still given */
-  get ended(): Error | undefined {
-    return this.#ended;
+  get writable(): boolean {
+    return this.#stream.writable;
   }
 
   send(message: ControlMessage): void {
@@ -109,7 +108,8 @@ export class Wire {
   }
 
   #write(bytes: Uint8Array): void {
-    if (this.#ended !== undefined || !this.#stream.writable) throw this.#ended ?? lost('it closed the connection');
+    // The peer may have ended its half only, so the end of reading is not the end of writing.
+    if (!this.#stream.writable) throw this.#ended ?? lost('the connection is closed');
     this.#sentBytes += bytes.length;
     this.#stream.write(bytes);
   }
