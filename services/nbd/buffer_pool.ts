@@ -15,6 +15,11 @@ export class BufferPool {
     this.#maxIdleBytes = maxIdleBytes;
   }
 
+  /** False: what is given back is dropped, and every buffer is used once */
+  get recycles(): boolean {
+    return this.#maxIdleBytes > 0;
+  }
+
   /** Unused and kept, in `bytes` */
   get idleBytes(): number {
     return this.#idle;

@@ -405,7 +405,8 @@ export class NbdClient {
 
   #fail(error: Error): void {
     this.#failure ??= error;
-    this.#stream.destroy();
+    // With an error: that is what the other end of an in-process pair sees.
+    if (!this.#stream.destroyed) this.#stream.destroy(this.#failure);
     const pending = [...this.#pending.values()];
     this.#pending.clear();
     for (const request of pending) request.reject(asNbdError(this.#failure));

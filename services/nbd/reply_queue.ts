@@ -3,19 +3,27 @@ import type { BufferPool } from './buffer_pool.ts';
 
 const SLAB_BYTES = 256 * 1024;
 
+/** One slab, in use until it is full and all that was written from it is gone. */
+interface Slab {
+  readonly buffer: Buffer;
+  readonly view: DataView;
+  /** First byte that is not handed to the stream yet */
+  start: number;
+  end: number;
+  /** Writes of it that the stream still holds */
+  writes: number;
+}
+
 /**
  * Builds replies back to back in reused slabs and sends all that one turn made in one write. A read's data can be
  * read straight behind its header: {@link reserve}, fill, {@link commit}; nothing else may touch the queue between.
+ * Writes go on in the same slab: for a client that does not read, what is held is what was built, not a slab each.
  */
 export class ReplyQueue {
   readonly #stream: Duplex;
   readonly #pool: BufferPool;
   readonly #onSent: () => void;
-  #slab: Buffer | undefined;
-  #view: DataView | undefined;
-  /** First byte of the slab that is not handed to the stream yet */
-  #start = 0;
-  #end = 0;
+  #slab: Slab | undefined;
   #writing = 0;
 
   /** `onSent` is called whenever {@link pendingBytes} has become smaller. */
@@ -27,7 +35,8 @@ export class ReplyQueue {
 
   /** Built and not yet taken by the kernel, in `bytes` */
   get pendingBytes(): number {
-    return this.#writing + this.#end - this.#start;
+    const slab = this.#slab;
+    return this.#writing + (slab === undefined ? 0 : slab.end - slab.start);
   }
 
   /** Largest piece that fits a slab, in `bytes` */
@@ -35,32 +44,35 @@ export class ReplyQueue {
 
   /** Room for `lengthBytes` (at most maxPieceBytes) behind what is built so far; gives its place in {@link bytes}. */
   reserve(lengthBytes: number): number {
-    if (this.#slab !== undefined && this.#end + lengthBytes > this.#slab.length) this.flush();
-    if (this.#slab === undefined) {
-      this.#slab = this.#pool.take(SLAB_BYTES);
-      this.#view = new DataView(this.#slab.buffer, this.#slab.byteOffset, this.#slab.length);
-      this.#start = 0;
-      this.#end = 0;
+    const slab = this.#slab;
+    if (slab !== undefined && slab.end + lengthBytes <= SLAB_BYTES) return slab.end;
+    if (slab !== undefined) {
+      this.flush();
+      this.#slab = undefined;
+      if (slab.writes === 0) this.#pool.give(slab.buffer);
     }
-    return this.#end;
+    const buffer = this.#pool.take(SLAB_BYTES);
+    const view = new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
+    this.#slab = { buffer, view, start: 0, end: 0, writes: 0 };
+    return 0;
   }
 
   /** The slab, valid from reserve() to commit() */
   get bytes(): Buffer {
-    return this.#slab!;
+    return this.#slab!.buffer;
   }
 
   get view(): DataView {
-    return this.#view!;
+    return this.#slab!.view;
   }
 
   commit(lengthBytes: number): void {
-    this.#end += lengthBytes;
+    this.#slab!.end += lengthBytes;
   }
 
   append(bytes: Uint8Array): void {
     if (bytes.length > ReplyQueue.maxPieceBytes) {
-      this.#send(bytes, undefined);
+      this.#send(bytes, () => {});
       return;
     }
     const at = this.reserve(bytes.length);
@@ -70,35 +82,41 @@ export class ReplyQueue {
 
   /** Sends a pool buffer's first `lengthBytes` behind what is built, and gives the buffer back once it is gone. */
   appendOwned(buffer: Buffer, lengthBytes: number): void {
-    this.#send(buffer.subarray(0, lengthBytes), buffer);
+    this.#send(buffer.subarray(0, lengthBytes), () => this.#pool.give(buffer));
   }
 
   /** Hands what is built to the stream. */
   flush(): void {
     const slab = this.#slab;
-    if (slab === undefined) return;
-    this.#slab = undefined;
-    const start = this.#start;
-    const end = this.#end;
-    this.#start = 0;
-    this.#end = 0;
-    if (start === end) this.#pool.give(slab);
-    else this.#write(slab.subarray(start, end), slab);
+    if (slab === undefined || slab.start === slab.end) return;
+    const piece = slab.buffer.subarray(slab.start, slab.end);
+    slab.start = slab.end;
+    slab.writes++;
+    this.#write(piece, () => {
+      slab.writes--;
+      if (slab.writes > 0) return;
+      if (slab !== this.#slab) this.#pool.give(slab.buffer);
+      else if (this.#pool.recycles && slab.start === slab.end) {
+        // Nothing is under way: an idle session holds no slab, a busy one gets this one again.
+        this.#slab = undefined;
+        this.#pool.give(slab.buffer);
+      }
+    });
   }
 
-  #send(bytes: Uint8Array, owned: Buffer | undefined): void {
+  #send(bytes: Uint8Array, gone: () => void): void {
     this.#stream.cork();
     this.flush();
-    this.#write(bytes, owned);
+    this.#write(bytes, gone);
     this.#stream.uncork();
   }
 
-  #write(bytes: Uint8Array, owned: Buffer | undefined): void {
+  #write(bytes: Uint8Array, gone: () => void): void {
     this.#writing += bytes.length;
     this.#stream.write(bytes, () => {
       // Also called with an error when the stream is gone: nothing reads the buffer any more either way.
       this.#writing -= bytes.length;
-      if (owned !== undefined) this.#pool.give(owned);
+      gone();
       this.#onSent();
     });
   }

@@ -57,19 +57,23 @@ export function serveNbd(
       error: failure,
     });
   };
+  /** With an error: that is what the other end of an in-process pair sees. */
+  const cutOff = (): void => {
+    stream.destroy(failure ?? new WireError('ERR_WIRE_TIMEOUT', 'Cannot wait for the NBD client to read its replies'));
+  };
   /** Ends the stream behind what was written; a client that does not read it gets a while. */
   const endStream = (error: WireError | undefined): void => {
     failure ??= error;
     if (streamClosed) return;
     stream.end(() => stream.destroy());
-    closeTimer ??= setTimeout(() => stream.destroy(), limits.drainMs);
+    closeTimer ??= setTimeout(cutOff, limits.drainMs);
     // What the client still sends is thrown away, else its close would never be seen.
     stream.resume();
   };
   const shutdown = (): void => {
     handshake.shutdown();
     transmission?.shutdown();
-    closeTimer ??= setTimeout(() => stream.destroy(), limits.drainMs);
+    closeTimer ??= setTimeout(cutOff, limits.drainMs);
   };
 
   const handshake = new ServerHandshake(stream, exports, {
@@ -101,7 +105,7 @@ export function serveNbd(
     limits.handshakeMs > 0
       ? setTimeout(() => {
           failure ??= new WireError('ERR_WIRE_TIMEOUT', `Cannot wait for the NBD handshake: ${limits.handshakeMs} ms`);
-          stream.destroy();
+          cutOff();
         }, limits.handshakeMs)
       : undefined;
 

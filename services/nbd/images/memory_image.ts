@@ -7,8 +7,8 @@ const PAGE_BYTES = 64 * 1024;
 export class MemoryImage implements DiskImage {
   readonly sizeBytes: number;
   readonly readOnly: boolean;
-  readonly blockBytes = 1;
-  readonly canFastZero = true;
+  readonly blockBytes: number = 1;
+  readonly canFastZero: boolean = true;
   readonly #pages = new Map<number, Uint8Array>();
 
   /** `sizeBytes` up to 2^53 - 1; only what is written takes memory. */

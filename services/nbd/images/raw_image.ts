@@ -44,8 +44,8 @@ export interface RawImageOptions {
 export class RawImage implements DiskImage {
   readonly sizeBytes: number;
   readonly readOnly: boolean;
-  readonly blockBytes = 1;
-  readonly canFastZero = false;
+  readonly blockBytes: number = 1;
+  readonly canFastZero: boolean = false;
   readonly #fd: number;
   readonly #wantsLock: boolean;
   #lock: ImageLock | undefined;

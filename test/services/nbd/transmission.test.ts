@@ -1,0 +1,458 @@
+import test from 'ava';
+import {
+  CMD,
+  CMD_FLAG,
+  decodeBlockStatus,
+  decodeReplyError,
+  type Extent,
+  encodeClientFlags,
+  encodeOption,
+  NBD_ERROR,
+  OPT,
+  REPLY_TYPE,
+} from '../../../protocols/nbd/mod.ts';
+import { type DiskImage, ExportSet, ImageError, MemoryImage } from '../../../services/nbd/mod.ts';
+import { ByteClient, goOption, joined, requestBytes, twoDisks } from './harness.ts';
+
+const data = (length: number, seed = 1): Uint8Array =>
+  Uint8Array.from({ length }, (_, index) => (index * 7 + seed) & 0xff);
+
+/** An image whose reads and writes wait until the test lets them go. */
+class SlowImage extends MemoryImage {
+  readonly log: string[] = [];
+  #gates: (() => void)[] = [];
+
+  override readNow(): boolean {
+    return false;
+  }
+  override writeNow(): boolean {
+    return false;
+  }
+  override async read(offset: number, into: Uint8Array): Promise<void> {
+    await this.#gate(`read ${offset}`);
+    super.readNow(offset, into);
+  }
+  override async write(offset: number, bytes: Uint8Array): Promise<void> {
+    await this.#gate(`write ${offset}`);
+    super.writeNow(offset, bytes);
+  }
+  override async flush(): Promise<void> {
+    await this.#gate('flush');
+  }
+  get waiting(): number {
+    return this.#gates.length;
+  }
+  letGo(count = Number.POSITIVE_INFINITY): void {
+    for (const go of this.#gates.splice(0, count)) go();
+  }
+  async #gate(what: string): Promise<void> {
+    this.log.push(`start ${what}`);
+    await new Promise<void>((resolve) => this.#gates.push(resolve));
+    this.log.push(`end ${what}`);
+  }
+}
+
+function exportOf(image: DiskImage): ExportSet {
+  const exports = new ExportSet();
+  exports.add({ name: 'disk', image, writable: true });
+  return exports;
+}
+
+const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 2));
+
+test('T1: a wrong request magic closes', async (t) => {
+  const client = await new ByteClient().go();
+  client.send(new Uint8Array(28).fill(0x42));
+  t.is((await client.rest()).length, 0);
+  t.like((await client.summary).error, { code: 'ERR_WIRE_MAGIC' });
+});
+
+test('T2: reads what was written, at any alignment, simple and structured', async (t) => {
+  for (const structured of [false, true]) {
+    const client = await new ByteClient().go('', { structured });
+    for (const [offset, length] of [
+      [0, 512],
+      [511, 3],
+      [65_000, 70_000],
+      [1048575, 1],
+    ] as const) {
+      const bytes = data(length, offset);
+      t.is((await client.ask({ type: CMD.WRITE, offset: BigInt(offset), length }, bytes))?.error, 0);
+      const reply = await client.ask({ offset: BigInt(offset), length });
+      t.deepEqual(structured ? reply!.data.subarray(8) : reply!.data, bytes);
+    }
+    client.stream.destroy();
+  }
+});
+
+test('T2: a refused write of up to 64 MiB is skipped, and the session goes on', async (t) => {
+  const client = await new ByteClient().go();
+  const length = (32 << 20) + 1;
+  client.send(requestBytes({ type: CMD.WRITE, length }));
+  for (let sent = 0; sent < length; sent += 1 << 20) {
+    client.send(new Uint8Array(Math.min(1 << 20, length - sent)));
+    await turn();
+  }
+  t.is((await client.reply())?.error, NBD_ERROR.EINVAL);
+  t.is((await client.ask({ length: 1 }))?.error, 0);
+  client.stream.destroy();
+});
+
+test('T2: a write of 2^32-1 bytes closes', async (t) => {
+  const client = await new ByteClient().go();
+  client.send(requestBytes({ type: CMD.WRITE, length: 0xffff_ffff }));
+  t.is((await client.rest()).length, 0);
+  t.like((await client.summary).error, { code: 'ERR_WIRE_LIMIT' });
+});
+
+test('T4: refused writes leave the stream in step', async (t) => {
+  const client = await new ByteClient().go('locked');
+  t.is((await client.ask({ type: CMD.WRITE, length: 512 }, data(512)))?.error, NBD_ERROR.EPERM);
+  t.is((await client.ask({ length: 1 }))?.error, 0);
+  const other = await new ByteClient().go();
+  t.is((await other.ask({ type: CMD.WRITE, offset: 1n << 20n, length: 512 }, data(512)))?.error, NBD_ERROR.ENOSPC);
+  t.is((await other.ask({ length: 1 }))?.error, 0);
+  client.stream.destroy();
+  other.stream.destroy();
+});
+
+test('T6: nothing is read, written, zeroed and trimmed without an error', async (t) => {
+  for (const structured of [false, true]) {
+    const client = await new ByteClient().go('', { structured });
+    for (const type of [CMD.READ, CMD.WRITE, CMD.WRITE_ZEROES, CMD.TRIM]) {
+      t.is((await client.ask({ type, length: 0 }))?.error, 0, `command ${type}`);
+    }
+    client.stream.destroy();
+  }
+});
+
+test('T7: structured reads of zeroes come as a hole, data as data, errors with a text', async (t) => {
+  const client = await new ByteClient().go('', { structured: true });
+  const hole = await client.ask({ offset: 4096n, length: 8192 });
+  t.is(hole?.type, REPLY_TYPE.OFFSET_HOLE);
+  t.deepEqual([...hole!.data], [0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0x20, 0]);
+  await client.ask({ type: CMD.WRITE, offset: 8191n, length: 1 }, Uint8Array.of(1));
+  t.is((await client.ask({ flags: CMD_FLAG.DF, offset: 4096n, length: 8192 }))?.type, REPLY_TYPE.OFFSET_DATA);
+  const refused = await client.ask({ offset: 1n << 60n, length: 1 });
+  t.is(refused?.type, REPLY_TYPE.ERROR);
+  t.regex(decodeReplyError(REPLY_TYPE.ERROR, refused!.data).text, /^Cannot run NBD_CMD_READ: /);
+  client.stream.destroy();
+});
+
+test('T8, T9: what goes wrong in the image becomes an error reply, with no byte of data before it', async (t) => {
+  class BadImage extends MemoryImage {
+    override readNow(offset: number, into: Uint8Array): boolean {
+      into.fill(0x55);
+      if (offset === 0) throw new ImageError('EIO', 'bad sector');
+      return false;
+    }
+    override async read(): Promise<void> {
+      throw Object.assign(new Error('quota'), { code: 'EDQUOT' });
+    }
+    override writeNow(): boolean {
+      throw Object.assign(new Error('/secret/path: no space'), { code: 'ENOSPC' });
+    }
+    override async flush(): Promise<void> {
+      throw new Error('unexpected');
+    }
+  }
+  const client = await new ByteClient(exportOf(new BadImage(1 << 20))).go('', { structured: true });
+  t.is((await client.ask({ length: 4096 }))?.error, NBD_ERROR.EIO);
+  t.is((await client.ask({ offset: 512n, length: 100_000 }))?.error, NBD_ERROR.ENOSPC);
+  const write = await client.ask({ type: CMD.WRITE, length: 4 }, data(4));
+  t.is(write?.error, NBD_ERROR.ENOSPC);
+  t.false(Buffer.from(write!.data).toString().includes('secret'));
+  t.is((await client.ask({ type: CMD.FLUSH }))?.error, NBD_ERROR.EIO);
+  client.stream.destroy();
+});
+
+test('T10: FUA flushes before the reply, on writes, zeroes and trims', async (t) => {
+  class Flushes extends MemoryImage {
+    flushes = 0;
+    override async flush(): Promise<void> {
+      await turn();
+      this.flushes++;
+    }
+  }
+  const image = new Flushes(1 << 20);
+  const client = await new ByteClient(exportOf(image)).go();
+  let expected = 0;
+  for (const type of [CMD.WRITE, CMD.WRITE_ZEROES, CMD.TRIM]) {
+    await client.ask({ type, length: 512 }, type === CMD.WRITE ? data(512) : undefined);
+    t.is(image.flushes, expected, 'without FUA');
+    await client.ask({ type, flags: CMD_FLAG.FUA, length: 512 }, type === CMD.WRITE ? data(512) : undefined);
+    t.is(image.flushes, ++expected, 'with FUA');
+  }
+  client.stream.destroy();
+});
+
+test('T10: a flush on one connection covers writes that were answered on another', async (t) => {
+  const { exports } = twoDisks();
+  const first = await new ByteClient(exports).go();
+  const second = await new ByteClient(exports).go();
+  await first.ask({ type: CMD.WRITE, offset: 100n, length: 4 }, data(4));
+  t.is((await second.ask({ type: CMD.FLUSH }))?.error, 0);
+  t.deepEqual((await second.ask({ offset: 100n, length: 4 }))?.data, data(4));
+  first.stream.destroy();
+  second.stream.destroy();
+});
+
+test('T11: zeroes of any length read back as zeroes and take no memory', async (t) => {
+  const image = new MemoryImage(8 * 2 ** 30);
+  const client = await new ByteClient(exportOf(image)).go();
+  await client.ask({ type: CMD.WRITE, offset: 70_000n, length: 4096 }, data(4096));
+  for (const flags of [0, CMD_FLAG.NO_HOLE, CMD_FLAG.FAST_ZERO]) {
+    t.is((await client.ask({ type: CMD.WRITE_ZEROES, flags, length: 0xffff_ffff }))?.error, 0);
+  }
+  t.deepEqual((await client.ask({ offset: 70_000n, length: 4096 }))?.data, new Uint8Array(4096));
+  t.true(image.allocatedBytes <= 128 * 1024);
+  client.stream.destroy();
+});
+
+test('T12: a trim touches nothing outside its range', async (t) => {
+  const client = await new ByteClient().go();
+  await client.ask({ type: CMD.WRITE, length: 300_000 }, data(300_000));
+  t.is((await client.ask({ type: CMD.TRIM, offset: 1000n, length: 250_000 }))?.error, 0);
+  const after = await client.ask({ length: 300_000 });
+  t.deepEqual(after!.data.subarray(0, 1000), data(300_000).subarray(0, 1000));
+  t.deepEqual(after!.data.subarray(251_000), data(300_000).subarray(251_000));
+  client.stream.destroy();
+});
+
+test('T13: CACHE changes nothing', async (t) => {
+  const client = await new ByteClient().go();
+  await client.ask({ type: CMD.WRITE, length: 512 }, data(512));
+  t.is((await client.ask({ type: CMD.CACHE, length: 1 << 20 }))?.error, 0);
+  t.deepEqual((await client.ask({ length: 512 }))?.data, data(512));
+  client.stream.destroy();
+});
+
+test('T14: block status tells data and holes; REQ_ONE tells one', async (t) => {
+  const client = await new ByteClient().go('', { context: true });
+  await client.ask({ type: CMD.WRITE, offset: 65536n, length: 1 }, data(1));
+  const extentsOf = async (flags: number): Promise<readonly Extent[]> => {
+    const reply = await client.ask({ type: CMD.BLOCK_STATUS, flags, length: 1 << 20 });
+    t.is(reply?.type, REPLY_TYPE.BLOCK_STATUS);
+    return decodeBlockStatus(reply!.data).extents;
+  };
+  t.deepEqual(await extentsOf(0), [
+    { lengthBytes: 65536, flags: 3 },
+    { lengthBytes: 65536, flags: 0 },
+    { lengthBytes: (1 << 20) - 131072, flags: 3 },
+  ]);
+  t.deepEqual(await extentsOf(CMD_FLAG.REQ_ONE), [{ lengthBytes: 65536, flags: 3 }]);
+  client.stream.destroy();
+});
+
+test('T14: block status of 4 GiB in small pieces stays within its extents', async (t) => {
+  class Striped extends MemoryImage {
+    override async blockStatus(): Promise<Extent[]> {
+      return Array.from({ length: 100_000 }, (_, index) => ({ lengthBytes: 4096, flags: index % 2 }));
+    }
+  }
+  const client = await new ByteClient(exportOf(new Striped(2 ** 33))).go('', { context: true });
+  const reply = await client.ask({ type: CMD.BLOCK_STATUS, length: 0xffff_ffff });
+  t.is(decodeBlockStatus(reply!.data).extents.length, 8192);
+  client.stream.destroy();
+});
+
+test('T16: DISC finishes outstanding work, and nothing behind it is read', async (t) => {
+  const image = new SlowImage(1 << 20);
+  const client = await new ByteClient(exportOf(image)).go();
+  client.send(
+    requestBytes({ cookie: 5n, length: 4 }),
+    requestBytes({ type: CMD.DISC }),
+    requestBytes({ type: CMD.WRITE, length: 4 }),
+    data(4),
+    new Uint8Array(1000).fill(0xff),
+  );
+  await turn();
+  image.letGo();
+  t.is((await client.reply(4))?.cookie, 5n);
+  t.is((await client.rest()).length, 0);
+  t.deepEqual(image.log, ['start read 0', 'end read 0']);
+  t.is((await client.summary).error, undefined);
+});
+
+test('T17: no more than the allowed requests and bytes are worked on at once', async (t) => {
+  const image = new SlowImage(1 << 20);
+  const limits = { requests: 3, requestBytes: 100_000 };
+  const client = await new ByteClient(exportOf(image), { limits }).go();
+  for (let index = 0; index < 20; index++) {
+    client.send(requestBytes({ cookie: BigInt(index), offset: BigInt(index * 4), length: 4 }));
+  }
+  await turn();
+  t.is(image.waiting, 3);
+  for (let answered = 0; answered < 20; answered++) {
+    image.letGo(1);
+    await client.reply(4);
+    await turn();
+    t.true(image.waiting <= 3);
+  }
+  for (let index = 0; index < 5; index++) client.send(requestBytes({ length: 90_000 }));
+  await turn();
+  t.is(image.waiting, 1, 'the second would be above the bytes');
+  client.stream.destroy();
+});
+
+test('T18: overlapping requests keep their order, others may overtake', async (t) => {
+  const image = new SlowImage(1 << 20);
+  const client = await new ByteClient(exportOf(image)).go();
+  client.send(
+    requestBytes({ type: CMD.WRITE, cookie: 1n, offset: 0n, length: 8 }),
+    data(8),
+    requestBytes({ cookie: 2n, offset: 100n, length: 8 }),
+    requestBytes({ cookie: 3n, offset: 4n, length: 8 }),
+  );
+  await turn();
+  t.deepEqual(image.log, ['start write 0', 'start read 100']);
+  image.letGo();
+  await turn();
+  image.letGo();
+  await client.take(16 + 16 + 8); // the write and the other read, in either order
+  const third = await client.reply(8);
+  t.is(third?.cookie, 3n);
+  t.deepEqual(third?.data.subarray(0, 4), data(8).subarray(4));
+  client.stream.destroy();
+});
+
+test('H15: shutdown gives ESHUTDOWN to what waits, finishes what runs, and closes', async (t) => {
+  const image = new SlowImage(1 << 20);
+  const abort = new AbortController();
+  const client = await new ByteClient(exportOf(image), { signal: abort.signal, limits: { requests: 1 } }).go();
+  const first = requestBytes({ cookie: 1n, length: 4 });
+  const second = requestBytes({ cookie: 2n, length: 4 });
+  const third = requestBytes({ cookie: 3n, type: CMD.WRITE, length: 4 });
+  client.send(joined(first, second, third, data(4)));
+  await turn();
+  abort.abort();
+  t.deepEqual(await client.reply(), { cookie: 2n, error: NBD_ERROR.ESHUTDOWN, data: new Uint8Array(0) });
+  t.is((await client.reply())?.cookie, 3n);
+  image.letGo();
+  t.like(await client.reply(4), { cookie: 1n, error: 0 });
+  t.is((await client.rest()).length, 0);
+  await client.summary;
+});
+
+test('an export that is taken away while in use ends its sessions', async (t) => {
+  const { exports } = twoDisks();
+  const client = await new ByteClient(exports).go('disk');
+  t.true(exports.remove('disk'));
+  t.is((await client.rest()).length, 0);
+  await client.summary;
+});
+
+/** A whole session whose replies do not depend on timing: everything runs in place, the flush comes last. */
+function wholeSession(): Uint8Array {
+  return joined(
+    encodeClientFlags(3),
+    encodeOption(4711, data(5)),
+    encodeOption(OPT.LIST),
+    encodeOption(OPT.STRUCTURED_REPLY),
+    goOption('disk', [0, 1, 2, 3]),
+    requestBytes({ type: CMD.WRITE, cookie: 1n, offset: 3n, length: 40 }),
+    data(40),
+    requestBytes({ cookie: 2n, length: 64 }),
+    requestBytes({ type: CMD.WRITE, cookie: 3n, offset: 1n << 40n, length: 20 }),
+    data(20),
+    requestBytes({ cookie: 4n, type: 99 }),
+    requestBytes({ cookie: 5n, length: 5000 }),
+    requestBytes({ cookie: 6n, type: CMD.FLUSH }),
+    requestBytes({ type: CMD.DISC }),
+  );
+}
+
+async function transcript(chunks: readonly Uint8Array[]): Promise<string> {
+  const client = new ByteClient();
+  for (const chunk of chunks) client.send(chunk);
+  const bytes = await client.rest();
+  await client.summary;
+  return Buffer.from(bytes).toString('hex');
+}
+
+test('H4, CVE-2017-7539: the same session in any two pieces, or byte by byte, gives the same transcript', async (t) => {
+  const session = wholeSession();
+  const expected = await transcript([session]);
+  t.true(expected.length > 600);
+  t.is(await transcript([...session].map((byte) => Uint8Array.of(byte))), expected);
+  for (let at = 1; at < session.length; at++) {
+    const found = await transcript([session.slice(0, at), session.slice(at)]);
+    if (found !== expected) t.is(found, expected, `split at ${at}`);
+  }
+});
+
+test('T20, CVE-2017-9524, CVE-2013-7441: a client that leaves at any byte leaves nothing behind', async (t) => {
+  const session = wholeSession();
+  const { exports } = twoDisks();
+  for (let at = 0; at < session.length; at++) {
+    for (const leave of ['destroy', 'end'] as const) {
+      const client = new ByteClient(exports);
+      client.send(session.slice(0, at));
+      if (at % 3 === 0) await new Promise((resolve) => setImmediate(resolve));
+      if (leave === 'destroy') client.stream.destroy(new Error('gone'));
+      else client.stream.end();
+      client.stream.resume();
+      await client.summary; // hangs, and the test with it, if anything is left
+    }
+  }
+  t.pass();
+});
+
+for (const [what, limits] of [
+  ['10 000 requests before a reply is read', { replyBytes: 64 * 1024 }],
+  ['10 000 requests before a reply is read, default limits', {}],
+] as const) {
+  test.serial(`T17: memory stays flat for a client that does not read: ${what}`, async (t) => {
+    const { exports, image } = twoDisks();
+    image.writeNow(0, data(1 << 20));
+    const client = await new ByteClient(exports, { limits }).go();
+    client.stream.pause();
+    const before = process.memoryUsage().arrayBuffers;
+    let refusedToBuffer = 0;
+    for (let index = 0; index < 10_000; index++) {
+      if (!client.stream.write(requestBytes({ cookie: BigInt(index), length: 32_768 }))) refusedToBuffer++;
+      if (index % 100 === 0) await new Promise((resolve) => setImmediate(resolve));
+    }
+    const grown = process.memoryUsage().arrayBuffers - before;
+    const bound = (limits as { replyBytes?: number }).replyBytes ?? 4 << 20;
+    // 320 MB of replies were asked for.
+    t.true(grown < bound + (4 << 20), `${grown} bytes more`);
+    t.true(refusedToBuffer > 0, 'the server stopped reading');
+    client.stream.destroy(new Error('gone'));
+    await client.summary;
+  });
+}
+
+test.serial('T17: a write that is announced and never comes takes no memory of its length', async (t) => {
+  const image = new MemoryImage(64 << 20);
+  const before = process.memoryUsage().arrayBuffers;
+  const clients: ByteClient[] = [];
+  for (let index = 0; index < 20; index++) {
+    const client = await new ByteClient(exportOf(image)).go();
+    client.send(requestBytes({ type: CMD.WRITE, length: 32 << 20 }), data(100));
+    clients.push(client);
+  }
+  await turn();
+  t.true(process.memoryUsage().arrayBuffers - before < 20 << 20);
+  for (const client of clients) client.stream.destroy();
+  await Promise.all(clients.map((client) => client.summary));
+});
+
+test('a client that sends many requests at once does not keep others from theirs', async (t) => {
+  const { exports } = twoDisks();
+  const greedy = await new ByteClient(exports).go();
+  const modest = await new ByteClient(exports).go();
+  const many = joined(...Array.from({ length: 4000 }, () => requestBytes({ length: 64 })));
+  greedy.send(many);
+  const asked = modest.ask({ cookie: 9n, length: 1 });
+  let answeredFirst = false;
+  const all = greedy.take(4000 * 80).then((bytes) => {
+    t.is(bytes.length, 4000 * 80);
+    return answeredFirst;
+  });
+  await asked;
+  answeredFirst = true;
+  t.true(await all, 'the modest client was answered before the greedy one was done');
+  greedy.stream.destroy();
+  modest.stream.destroy();
+});
