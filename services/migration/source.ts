@@ -122,16 +122,15 @@ export class MigrationSource {
     const wire = new Wire(stream);
     this.#wire = wire;
     void this.#read(wire);
-    this.#send({
-      kind: 'hello',
-      versionMin: PROTOCOL_VERSION,
-      versionMax: PROTOCOL_VERSION,
-      sessionId: new Uint8Array(randomBytes(SESSION_ID_BYTES)),
-      features: [],
-    });
+    const sessionId = new Uint8Array(randomBytes(SESSION_ID_BYTES));
+    const version = PROTOCOL_VERSION;
+    this.#send({ kind: 'hello', versionMin: version, versionMax: version, sessionId, features: [] });
     const ack = await this.#expect('helloAck', HANDSHAKE_TIMEOUT_MS);
     if (ack.version !== PROTOCOL_VERSION) {
       throw new WireError('ERR_WIRE_VALUE', `Cannot speak version ${ack.version}: offered ${PROTOCOL_VERSION}`);
+    }
+    if (Buffer.compare(ack.sessionId, sessionId) !== 0) {
+      throw new WireError('ERR_WIRE_VALUE', 'Cannot accept helloAck of the destination: it is of another session');
     }
     this.#send({ kind: 'manifest', ...makeManifest(description) });
     await this.#expect('manifestAck', HANDSHAKE_TIMEOUT_MS);
@@ -149,7 +148,7 @@ export class MigrationSource {
       const begun = performance.now();
       const sentBefore = this.#wire!.sentBytes;
       await this.#pass(pass, true);
-      await this.#expect('passAck', this.#idleMs);
+      await this.#expectAck(pass, this.#idleMs);
       const durationMs = performance.now() - begun;
       const bytes = this.#wire!.sentBytes - sentBefore;
       const remainingPages = await this.#guard(this.#machine.sync());
@@ -253,7 +252,7 @@ export class MigrationSource {
       this.#update({ remainingBytes: remainingPages * PAGE_BYTES });
       if (remainingPages > 0) await this.#pass(lastPass + 1, false);
       await this.#sendDevices(parameters['verify-ram']);
-      if (remainingPages > 0) await this.#expect('passAck', timeoutMs);
+      if (remainingPages > 0) await this.#expectAck(lastPass + 1, timeoutMs);
       await this.#expect('ready', timeoutMs);
       await this.#guard(this.#machine.release());
       this.#abort.signal.throwIfAborted();
@@ -375,6 +374,13 @@ export class MigrationSource {
       throw new WireError('ERR_WIRE_STATE', `Cannot accept ${message.kind} of the destination: expected ${kind}`);
     }
     return message as Wanted<Kind>;
+  }
+
+  async #expectAck(pass: number, timeoutMs: number): Promise<void> {
+    const ack = await this.#expect('passAck', timeoutMs);
+    if (ack.pass !== pass) {
+      throw new WireError('ERR_WIRE_VALUE', `Cannot accept passAck of pass ${ack.pass}: expected ${pass}`);
+    }
   }
 
   #send(message: ControlMessage): void {
