@@ -1,4 +1,4 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -173,3 +173,42 @@ for (const ramMib of [64, 256, 1024, 2048]) {
     }
   });
 }
+
+test('OpenSBI finds console, harts, timer, interrupts and reset in our tree', async (t) => {
+  if (!present(t, QEMU)) return;
+  const folder = temporary(t);
+  const root = buildDeviceTree({ ramBytes: 256 * MIB, harts: 2 });
+  const dtb = join(folder, 'ours.dtb');
+  const kernel = join(folder, 'kernel.bin');
+  writeFileSync(dtb, encodeFdt({ root, reservations: [], bootCpu: 0 }));
+  // j . : the banner is all that we want
+  writeFileSync(kernel, Uint8Array.of(0x6f, 0, 0, 0));
+  const run = spawn(QEMU, [
+    ...['-M', 'virt', '-smp', '2', '-m', '256M', '-display', 'none', '-monitor', 'none', '-serial', 'stdio'],
+    ...['-dtb', dtb, '-kernel', kernel],
+  ]);
+  t.teardown(() => run.kill());
+  let banner = '';
+  await new Promise<void>((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error(`no banner within 60 s: ${banner}`)), 60_000);
+    run.on('error', reject);
+    run.stdout.setEncoding('utf8').on('data', (text: string) => {
+      banner += text;
+      if (!banner.includes('MEDELEG')) return;
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+  for (const [name, value] of [
+    ['Platform Name', 'riscv-virtio,qemu'],
+    ['Platform HART Count', '2'],
+    ['Platform IPI Device', 'aclint-mswi'],
+    ['Platform Timer Device', 'aclint-mtimer @ 10000000Hz'],
+    ['Platform Console Device', 'uart8250'],
+    ['Platform Reboot Device', 'sifive_test'],
+    ['Platform Shutdown Device', 'sifive_test'],
+    ['Domain0 Next Address', '0x0000000080200000'],
+  ]) {
+    t.regex(banner, new RegExp(`${name}\\s*: ${value}`));
+  }
+});
