@@ -25,7 +25,7 @@ export function describeStatus(value: unknown): QmpReturn<'query-status'> {
 }
 
 export function describeCpu(value: unknown, position: number): QmpReturn<'query-cpus-fast'>[number] {
-  const index = integerOf(fieldsOf(value).index, position);
+  const index = integerOf(fieldsOf(value)['cpu-index'], position);
   return {
     'cpu-index': index,
     'qom-path': `/machine/soc0/harts[${index}]`,

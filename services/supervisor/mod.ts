@@ -1,5 +1,6 @@
 export { ControlError } from './control_plane.ts';
 export { FileError } from './files.ts';
+export { findVm, listVms, type RegisteredVm, type Registration, RegistryError, registerVm } from './registry.ts';
 export type { RoleExit } from './role_host.ts';
 export type { RoleModule, RoleName } from './role_table.ts';
 export {

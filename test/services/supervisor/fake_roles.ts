@@ -58,7 +58,7 @@ export const fakeMachine: RoleMain<MachineOptions> = async (links, options) => {
   control.handle('powerdown', () => control.emit('shutdown', { reason: 'guest-shutdown', exitCode: 0 }));
   control.handle('quit', () => control.emit('shutdown', { reason: 'host', exitCode: 0 }));
   control.handle('query-status', () => ({ status, running: status === 'running' }));
-  control.handle('query-cpus', () => [{ index: 0 }]);
+  control.handle('query-cpus', () => [{ 'cpu-index': 0, halted: false }]);
   control.handle('query-block', () => options.disks.map(({ id }) => ({ id })));
   control.handle('inspect', async () => ({
     options,

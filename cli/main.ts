@@ -1,0 +1,78 @@
+import { readFileSync } from 'node:fs';
+import process from 'node:process';
+import { didYouMean } from './suggest.ts';
+import { notice } from './terminal.ts';
+import { UsageError, type Verb } from './usage_error.ts';
+
+/** Each verb is loaded only when it is used: `caisson list` needs no emulator. */
+const VERBS: Readonly<Record<string, () => Promise<Verb>>> = {
+  run: async () => (await import('./verbs/run.ts')).runVerb,
+  debian: async () => (await import('./verbs/debian.ts')).debianVerb,
+  demo: async () => (await import('./verbs/demo.ts')).demoVerb,
+  nbd: async () => (await import('./verbs/nbd.ts')).nbdVerb,
+  migrate: async () => (await import('./verbs/migrate.ts')).migrateVerb,
+  console: async () => (await import('./verbs/console.ts')).consoleVerb,
+  list: async () => (await import('./verbs/list.ts')).listVerb,
+  stop: async () => (await import('./verbs/stop.ts')).stopVerb,
+  qmp: async () => (await import('./verbs/qmp.ts')).qmpVerb,
+};
+
+process.exitCode = await main(process.argv.slice(2));
+
+async function main([word, ...args]: string[]): Promise<number> {
+  if (word === undefined || word === '--help' || word === '-h' || word === 'help') return help(args[0]);
+  if (word === '--version' || word === '-V') {
+    process.stdout.write(`caisson ${version()}\n`);
+    return 0;
+  }
+  const load = Object.hasOwn(VERBS, word) ? VERBS[word] : undefined;
+  if (load === undefined) {
+    const options = word.startsWith('-') ? '; the options of a machine come after run' : '';
+    notice(`caisson: Cannot ${word}: unknown verb${didYouMean(word, Object.keys(VERBS))}${options} (caisson --help)`);
+    return 2;
+  }
+  const verb = await load();
+  if (args.includes('--help') || args[0] === '-h') return show(verb);
+  try {
+    return await verb.run(args);
+  } catch (error) {
+    notice(`caisson: ${error instanceof Error ? error.message : String(error)}`);
+    return isUsage(error) ? 2 : 1;
+  }
+}
+
+async function help(word: string | undefined): Promise<number> {
+  const load = word !== undefined && Object.hasOwn(VERBS, word) ? VERBS[word] : undefined;
+  if (load !== undefined) return show(await load());
+  const verbs = await Promise.all(Object.values(VERBS).map((loadVerb) => loadVerb()));
+  process.stdout.write(`caisson: a RISC-V machine with its screen on a page, its disks on NBD, and live migration
+
+  caisson VERB [OPTIONS]
+
+${verbs.map(({ name, summary }) => `  ${name.padEnd(9)} ${summary}`).join('\n')}
+
+First steps:
+  caisson demo                 our own small guest, at once
+  caisson debian               Debian's kernel to a shell, with console page and disk
+  caisson demo migrate         moves a running guest to another process
+  caisson VERB --help          all about one verb
+
+Exit status: the guest's own after run; else 0 done, 1 the machine or a peer failed, 2 the command line is wrong
+`);
+  return 0;
+}
+
+function show(verb: Verb): number {
+  process.stdout.write(verb.help);
+  return 0;
+}
+
+/** Wrong words and wrong machine options are the user's, everything else failed. */
+function isUsage(error: unknown): boolean {
+  return error instanceof UsageError || (error instanceof Error && 'code' in error && error.code === 'ERR_VM_OPTIONS');
+}
+
+function version(): string {
+  const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}

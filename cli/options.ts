@@ -1,0 +1,413 @@
+import { resolve } from 'node:path';
+import {
+  DEFAULT_VM_OPTIONS,
+  type DiskSource,
+  type FileSource,
+  MAX_HARTS,
+  type VmOptions,
+  type VncOptions,
+} from '../services/supervisor/mod.ts';
+import { KeyValues } from './key_value.ts';
+import { didYouMean } from './suggest.ts';
+import { UsageError } from './usage_error.ts';
+
+interface Drive {
+  readonly id: string | undefined;
+  readonly file: string;
+  readonly readOnly: boolean;
+  readonly snapshot: boolean;
+  /** 'virtio' is a device too; 'none' waits for a -device */
+  readonly interface: 'virtio' | 'none';
+}
+
+/** What one pass over the words collects; defaults and checks across options come after. */
+interface Draft {
+  options: { -readonly [K in keyof VmOptions]?: VmOptions[K] };
+  drives: Drive[];
+  devices: KeyValues[];
+  serial: 'stdio' | 'none' | undefined;
+  headless: boolean;
+  snapshot: boolean;
+}
+
+interface Rule {
+  /** Name of the value in the help; absent: the option has none */
+  readonly value?: string;
+  readonly help: string;
+  take(draft: Draft, value: string): void;
+}
+
+const RFB_BASE_PORT = 5900;
+const WEBSOCKET_BASE_PORT = 5700;
+const DISK_DEVICES = {
+  'virtio-blk-pci': 'virtio-pci',
+  'virtio-blk': 'virtio-pci',
+  'virtio-blk-device': 'virtio-mmio',
+} as const;
+/** Devices of the `virt` machine that are there with a display anyway */
+const DISPLAY_DEVICES = [
+  'virtio-gpu-pci',
+  'virtio-gpu-device',
+  'virtio-keyboard-pci',
+  'virtio-tablet-pci',
+  'virtio-keyboard-device',
+  'virtio-tablet-device',
+];
+
+const file = (path: string): FileSource =>
+  path === 'builtin:firmware' ? { builtin: 'firmware' } : { file: resolve(path) };
+
+const RULES: Readonly<Record<string, Rule>> = {
+  '-M': {
+    value: 'virt',
+    help: 'the machine; there is one, QEMU’s virt',
+    take: (_, value) => {
+      const keys = new KeyValues('-M', value, 'type');
+      if (keys.require('type') !== 'virt') throw new UsageError(`Cannot make machine ${value}: expected virt`);
+      keys.end();
+    },
+  },
+  '-m': {
+    value: 'SIZE',
+    help: 'memory: 512M, 1G, or a number of MiB (default 128M)',
+    take: ({ options }, value) => {
+      const keys = new KeyValues('-m', value, 'size');
+      options.ramBytes = parseSize('-m', keys.require('size'), 2 ** 20);
+      keys.end();
+    },
+  },
+  '-smp': {
+    value: 'N',
+    help: `harts, 1..${MAX_HARTS} (default 1)`,
+    take: ({ options }, value) => {
+      const keys = new KeyValues('-smp', value, 'cpus');
+      options.harts = parseInteger('-smp', keys.require('cpus'), 1, MAX_HARTS);
+      keys.end();
+    },
+  },
+  '-bios': {
+    value: 'builtin|none|FILE',
+    help: 'firmware; none starts the kernel in M-mode (default builtin)',
+    take: ({ options }, value) => {
+      options.bios = value === 'default' || value === 'builtin' ? 'builtin' : value === 'none' ? 'none' : file(value);
+    },
+  },
+  '-kernel': {
+    value: 'FILE',
+    help: 'Image, compressed Image or ELF (builtin:firmware is ours)',
+    take: ({ options }, value) => {
+      options.kernel = file(value);
+    },
+  },
+  '-initrd': {
+    value: 'FILE',
+    help: 'initial RAM disk',
+    take: ({ options }, value) => {
+      options.initrd = file(value);
+    },
+  },
+  '-append': {
+    value: 'TEXT',
+    help: 'kernel command line',
+    take: ({ options }, value) => {
+      options.append = value;
+    },
+  },
+  '-dtb': {
+    value: 'FILE',
+    help: 'device tree instead of ours',
+    take: ({ options }, value) => {
+      options.dtb = file(value);
+    },
+  },
+  '-drive': {
+    value: 'file=FILE,format=raw[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on]',
+    help: 'disk; format is never guessed',
+    take: ({ drives }, value) => void drives.push(parseDrive(value)),
+  },
+  '-device': {
+    value: 'virtio-blk-pci|virtio-blk-device,drive=ID',
+    help: 'device for a drive with if=none',
+    take: ({ devices }, value) => void devices.push(new KeyValues('-device', value, 'driver')),
+  },
+  '-serial': {
+    value: 'stdio|none',
+    help: 'the serial port is this terminal, or nothing (default stdio)',
+    take: (draft, value) => {
+      if (value !== 'stdio' && value !== 'mon:stdio' && value !== 'none') {
+        throw new UsageError(`Cannot connect -serial to ${value}: expected stdio or none`);
+      }
+      draft.serial = value === 'none' ? 'none' : 'stdio';
+    },
+  },
+  '-nographic': {
+    help: 'no display; the serial port is this terminal',
+    take: (draft) => {
+      draft.headless = true;
+    },
+  },
+  '-display': {
+    value: 'none',
+    help: 'no display, unless -vnc asks for one',
+    take: (draft, value) => {
+      if (value !== 'none')
+        throw new UsageError(`Cannot use -display ${value}: expected none (screens are seen with -vnc)`);
+      draft.headless = true;
+    },
+  },
+  '-vnc': {
+    value: '[HOST]:N[,websocket=on|PORT]',
+    help: 'RFB on port 5900+N; websocket: page for a browser on port 5700+N',
+    take: ({ options }, value) => {
+      options.vnc = parseVnc(value);
+    },
+  },
+  '-qmp': {
+    value: 'unix:PATH[,server=on][,wait=off]',
+    help: 'one more monitor socket',
+    take: ({ options }, value) => {
+      options.qmp = [...(options.qmp ?? []), parseQmp(value)];
+    },
+  },
+  '-incoming': {
+    value: 'tcp:HOST:PORT|unix:PATH|defer',
+    help: 'wait for a migration instead of starting',
+    take: ({ options }, value) => {
+      if (value !== 'defer' && !/^(tcp|unix):./.test(value)) {
+        throw new UsageError(`Cannot wait on -incoming ${value}: expected tcp:HOST:PORT, unix:PATH or defer`);
+      }
+      options.incoming = value.startsWith('unix:') ? `unix:${resolve(value.slice(5))}` : value;
+    },
+  },
+  '-S': {
+    help: 'wait for the monitor’s cont',
+    take: ({ options }) => {
+      options.paused = true;
+    },
+  },
+  '-name': {
+    value: 'NAME',
+    help: 'name for caisson list, stop, migrate … (default vm)',
+    take: ({ options }, value) => {
+      const keys = new KeyValues('-name', value, 'guest');
+      options.name = keys.require('guest');
+      keys.end();
+    },
+  },
+  '-uuid': {
+    value: 'UUID',
+    help: 'the guest’s UUID',
+    take: ({ options }, value) => {
+      options.uuid = value;
+    },
+  },
+  '-snapshot': {
+    help: 'disks stay as they are; what the guest writes is forgotten',
+    take: (draft) => {
+      draft.snapshot = true;
+    },
+  },
+  '-no-reboot': {
+    help: 'a guest’s reset ends the machine',
+    take: ({ options }) => {
+      options.noReboot = true;
+    },
+  },
+  '-no-shutdown': {
+    help: 'after the guest’s end wait for quit',
+    take: ({ options }) => {
+      options.noShutdown = true;
+    },
+  },
+  '--embedded': {
+    help: 'all roles in one process, without isolation',
+    take: ({ options }) => {
+      options.isolation = 'embedded';
+    },
+  },
+};
+
+const ALIASES: Readonly<Record<string, string>> = {
+  '-machine': '-M',
+  '--nographic': '-nographic',
+  '-embedded': '--embedded',
+};
+
+/** Help lines, one option each. */
+export function vmOptionsHelp(): string {
+  return Object.entries(RULES)
+    .map(([name, { value, help }]) => {
+      const left = value === undefined ? name : `${name} ${value}`;
+      return left.length <= 26 ? `  ${left.padEnd(27)}${help}` : `  ${left}\n${' '.repeat(29)}${help}`;
+    })
+    .join('\n');
+}
+
+export interface ParsedVm {
+  readonly options: VmOptions;
+  /** False: the name is a default, another may be taken */
+  readonly named: boolean;
+}
+
+/**
+ * The words of a command line, QEMU's grammar, to options. Nothing is opened here.
+ * @throws UsageError naming the option that is wrong, and the nearest one that exists
+ */
+export function parseVmArguments(args: readonly string[]): ParsedVm {
+  const draft: Draft = { options: {}, drives: [], devices: [], serial: undefined, headless: false, snapshot: false };
+  for (let at = 0; at < args.length; at++) {
+    const given = args[at]!;
+    const name = ALIASES[given] ?? (given.startsWith('--') && given.slice(1) in RULES ? given.slice(1) : given);
+    const rule = Object.hasOwn(RULES, name) ? RULES[name] : undefined;
+    if (rule === undefined) {
+      if (!given.startsWith('-')) throw new UsageError(`Cannot use ${given}: expected an option`);
+      throw new UsageError(`Cannot use option ${given}: unknown${didYouMean(given, Object.keys(RULES))}`);
+    }
+    if (rule.value === undefined) rule.take(draft, '');
+    else {
+      const value = args[++at];
+      if (value === undefined)
+        throw new UsageError(`Cannot use ${given}: its value is missing, expected ${rule.value}`);
+      rule.take(draft, value);
+    }
+  }
+  return finish(draft);
+}
+
+function finish({ options, drives, devices, serial, headless, snapshot }: Draft): ParsedVm {
+  const named = options.name !== undefined;
+  const display = options.vnc !== undefined || !headless;
+  const disks = joinDevices(drives, devices, snapshot);
+  return {
+    named,
+    options: {
+      ...DEFAULT_VM_OPTIONS,
+      ...options,
+      name: options.name ?? 'vm',
+      disks,
+      display,
+      // A display that nobody asked about is seen on a page; its address is printed.
+      ...(display && options.vnc === undefined ? { vnc: { host: '127.0.0.1', webPort: 0 } } : {}),
+      serial: serial ?? 'stdio',
+    },
+  };
+}
+
+function joinDevices(drives: readonly Drive[], devices: readonly KeyValues[], snapshot: boolean): DiskSource[] {
+  const waiting = new Map<string, Drive>();
+  const disks: DiskSource[] = [];
+  const add = (drive: Drive, id: string, bus: DiskSource['bus']) =>
+    disks.push({
+      id,
+      file: drive.file,
+      format: 'raw',
+      readOnly: drive.readOnly,
+      snapshot: drive.snapshot || snapshot,
+      bus,
+    });
+  for (const [index, drive] of drives.entries()) {
+    const id = drive.id ?? `virtio${index}`;
+    if (drive.interface === 'virtio') add(drive, id, 'virtio-pci');
+    else if (drive.id === undefined)
+      throw new UsageError('Cannot use -drive with if=none: id= is missing, a -device needs it');
+    else if (waiting.has(id)) throw new UsageError(`Cannot use -drive: id ${id} comes twice`);
+    else waiting.set(id, drive);
+  }
+  for (const device of devices) {
+    const driver = device.require('driver');
+    if (DISPLAY_DEVICES.includes(driver)) continue;
+    const bus = Object.hasOwn(DISK_DEVICES, driver) ? DISK_DEVICES[driver as keyof typeof DISK_DEVICES] : undefined;
+    if (bus === undefined) {
+      const known = [...Object.keys(DISK_DEVICES), ...DISPLAY_DEVICES];
+      throw new UsageError(`Cannot use -device ${driver}: unknown${didYouMean(driver, known)}`);
+    }
+    const id = device.require('drive');
+    device.take('id');
+    device.end();
+    const drive = waiting.get(id);
+    if (drive === undefined)
+      throw new UsageError(`Cannot use -device ${driver}: there is no -drive with if=none,id=${id}`);
+    waiting.delete(id);
+    add(drive, id, bus);
+  }
+  for (const id of waiting.keys()) throw new UsageError(`Cannot use -drive ${id}: no -device has drive=${id}`);
+  return disks;
+}
+
+function parseDrive(value: string): Drive {
+  const keys = new KeyValues('-drive', value);
+  const path = keys.require('file');
+  const format = keys.take('format');
+  if (format === undefined)
+    throw new UsageError(`Cannot use -drive ${path}: format= is missing, it is never guessed; expected raw`);
+  if (format !== 'raw') throw new UsageError(`Cannot use -drive with format=${format}: expected raw`);
+  const drive: Drive = {
+    id: keys.take('id'),
+    file: resolve(path),
+    readOnly: keys.flag('readonly', keys.flag('read-only', false)),
+    snapshot: keys.flag('snapshot', false),
+    interface: keys.oneOf('if', ['virtio', 'none'], 'virtio'),
+  };
+  keys.end();
+  return drive;
+}
+
+/** `[HOST]:N[,websocket=on|PORT]`, or `none` */
+function parseVnc(value: string): VncOptions {
+  const keys = new KeyValues('-vnc', value, 'address');
+  const address = keys.require('address');
+  const websocket = keys.take('websocket');
+  keys.end();
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:]*)):([0-9]{1,5})$/.exec(address);
+  const display = Number(match?.[3]);
+  if (match === null || display + RFB_BASE_PORT > 65_535) {
+    throw new UsageError(`Cannot use -vnc ${address}: expected [HOST]:N, N in 0..${65_535 - RFB_BASE_PORT}`);
+  }
+  const host = match[1] ?? match[2] ?? '';
+  const webPort =
+    websocket === undefined || websocket === 'off'
+      ? undefined
+      : websocket === 'on'
+        ? WEBSOCKET_BASE_PORT + display
+        : parseInteger('-vnc websocket=', websocket, 0, 65_535);
+  // QEMU takes an empty host for any address; we take it for this one.
+  return {
+    host: host === '' ? '127.0.0.1' : host,
+    port: RFB_BASE_PORT + display,
+    ...(webPort === undefined ? {} : { webPort }),
+  };
+}
+
+function parseQmp(value: string): string {
+  const keys = new KeyValues('-qmp', value, 'address');
+  const address = keys.require('address');
+  if (!keys.flag('server', true)) throw new UsageError('Cannot use -qmp with server=off: it is a server');
+  if (keys.flag('wait', false)) throw new UsageError('Cannot use -qmp with wait=on: it never waits; -S does');
+  keys.end();
+  if (!address.startsWith('unix:') || address.length === 5) {
+    throw new UsageError(`Cannot open a monitor on ${address}: expected unix:PATH (its power is that of this account)`);
+  }
+  return resolve(address.slice(5));
+}
+
+const UNITS: Readonly<Record<string, number>> = { '': 0, B: 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
+
+/** `512M`, `1G`; a bare number counts in `bareUnit` bytes. @throws UsageError */
+export function parseSize(option: string, text: string, bareUnit: number): number {
+  const match = /^([0-9]{1,12})([BKMG]?)(?:iB)?$/i.exec(text);
+  const unit = match === null ? undefined : UNITS[match[2]!.toUpperCase()];
+  if (match === null || unit === undefined)
+    throw new UsageError(`Cannot use ${option} ${text}: expected a size like 512M or 1G`);
+  const bytes = Number(match[1]) * (unit === 0 ? bareUnit : unit);
+  if (!Number.isSafeInteger(bytes)) throw new UsageError(`Cannot use ${option} ${text}: too large`);
+  return bytes;
+}
+
+/** @throws UsageError */
+export function parseInteger(option: string, text: string, min: number, max: number): number {
+  const value = Number(text);
+  if (!/^[0-9]{1,15}$/.test(text) || value < min || value > max) {
+    throw new UsageError(`Cannot use ${option} ${text}: expected a number in ${min}..${max}`);
+  }
+  return value;
+}
