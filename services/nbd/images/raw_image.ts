@@ -24,6 +24,8 @@ const GRAIN_BYTES = 64 * 1024;
 /** One block-status request reads at most this much, in `bytes`; the client asks again for the rest */
 const MAX_SCAN_BYTES = 32 << 20;
 const PIECE_BYTES = 1 << 20;
+/** What file systems allocate at least, in `bytes` */
+const BLOCK_BYTES = 4096;
 
 export interface RawImageOptions {
   /** Opened O_RDONLY, no lock taken */
@@ -175,13 +177,32 @@ export class RawImage implements DiskImage {
     if (options.fast) throw new ImageError('ENOTSUP', 'Cannot write zeroes fast: the file must be written');
     const scratch = Buffer.allocUnsafe(Math.min(PIECE_BYTES, lengthBytes));
     const end = offset + lengthBytes;
-    for (let at = offset; at < end; at += PIECE_BYTES) {
-      const piece = scratch.subarray(0, Math.min(PIECE_BYTES, end - at));
-      // Zeroes are not written over zeroes: what is a hole stays one, and nothing new is allocated.
+    let next: number;
+    for (let at = offset; at < end; at = next) {
+      next = Math.min(end, nextMultiple(at, PIECE_BYTES));
+      const piece = scratch.subarray(0, next - at);
       const count = await this.#readOnce(piece, 0, at);
-      if (count === piece.length && isZero(piece)) continue;
-      await this.write(at, zeroes().subarray(0, piece.length));
+      if (count < piece.length) await this.write(at, zeroes().subarray(0, piece.length));
+      else await this.#zeroWhatIsNot(at, piece);
     }
+  }
+
+  /** Zeroes are not written over zeroes: what is a hole stays one, and nothing new is allocated. */
+  async #zeroWhatIsNot(offset: number, contents: Buffer): Promise<void> {
+    if (isZero(contents)) return;
+    const end = offset + contents.length;
+    /** Start of the run of blocks that are not zero, or -1 */
+    let run = -1;
+    for (let at = offset; at < end; at = nextMultiple(at, BLOCK_BYTES)) {
+      const block = contents.subarray(at - offset, Math.min(end, nextMultiple(at, BLOCK_BYTES)) - offset);
+      if (!isZero(block)) {
+        if (run < 0) run = at;
+        continue;
+      }
+      if (run >= 0) await this.write(run, zeroes().subarray(0, at - run));
+      run = -1;
+    }
+    if (run >= 0) await this.write(run, zeroes().subarray(0, end - run));
   }
 
   async blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
@@ -196,11 +217,11 @@ export class RawImage implements DiskImage {
     let at = offset;
     while (at < end) {
       // Whole grains of the disk, so that neighbouring requests agree.
-      const next = Math.min(end, (Math.floor(at / PIECE_BYTES) + 1) * PIECE_BYTES);
+      const next = Math.min(end, nextMultiple(at, PIECE_BYTES));
       const piece = scratch.subarray(0, next - at);
       await this.read(at, piece);
       while (at < next) {
-        const stop = Math.min(next, (Math.floor(at / GRAIN_BYTES) + 1) * GRAIN_BYTES);
+        const stop = Math.min(next, nextMultiple(at, GRAIN_BYTES));
         const from = piece.length - (next - at);
         const flags = isZero(piece.subarray(from, from + stop - at)) ? STATE.ZERO : 0;
         const before = extents.at(-1);
@@ -247,6 +268,11 @@ export class RawImage implements DiskImage {
     if (this.readOnly) throw new ImageError('EPERM', 'Cannot write: image is read-only');
     if (!this.#active) throw new ImageError('EPERM', 'Cannot write: another machine owns the image now');
   }
+}
+
+/** The next multiple of `step` above `at` */
+function nextMultiple(at: number, step: number): number {
+  return (Math.floor(at / step) + 1) * step;
 }
 
 function shrunk(): ImageError {
