@@ -1,4 +1,6 @@
 import { MAX_HARTS, MAX_RAM_BYTES, MIN_RAM_BYTES } from '../../services/supervisor/mod.ts';
+import { didYouMean } from '../suggest.ts';
+import { UsageError } from '../usage_error.ts';
 
 export interface DebianCommand {
   readonly help: boolean;
@@ -15,16 +17,12 @@ export interface DebianCommand {
   readonly disk: boolean;
 }
 
-/** The words after `caisson debian` are wrong: exit status 2. */
-export class DebianUsageError extends Error {
-  override readonly name = 'DebianUsageError';
-}
-
 const DEFAULT_RAM_BYTES = 1 << 30;
 const DEFAULT_HARTS = 2;
+const OPTIONS = ['--help', '-h', '--smoke', '--refresh', '--no-disk', '--suite', '-m', '-smp'];
 const UNITS: Readonly<Record<string, number>> = { '': 1 << 20, M: 1 << 20, G: 1 << 30 };
 
-/** @throws DebianUsageError naming the option */
+/** @throws UsageError naming the option */
 export function parseDebianArguments(args: readonly string[]): DebianCommand {
   let command: DebianCommand = {
     help: false,
@@ -39,7 +37,7 @@ export function parseDebianArguments(args: readonly string[]): DebianCommand {
     const [name, inline] = /^(--[^=]+)=(.*)$/.exec(word)?.slice(1) ?? [word];
     const value = (): string => {
       const given = inline ?? rest.shift();
-      if (given === undefined || given === '') throw new DebianUsageError(`Cannot use ${name}: it needs a value`);
+      if (given === undefined || given === '') throw new UsageError(`Cannot use ${name}: it needs a value`);
       return given;
     };
     if (name === '--help' || name === '-h') command = { ...command, help: true };
@@ -49,7 +47,7 @@ export function parseDebianArguments(args: readonly string[]): DebianCommand {
     else if (name === '--suite') command = { ...command, suite: suiteOf(value()) };
     else if (name === '-m') command = { ...command, ramBytes: ramOf(value()) };
     else if (name === '-smp') command = { ...command, harts: hartsOf(value()) };
-    else throw new DebianUsageError(`Cannot understand ${word}: see caisson debian --help`);
+    else throw new UsageError(`Cannot understand ${word}: unknown${didYouMean(word, OPTIONS)}`);
   }
   return command;
 }
@@ -57,7 +55,7 @@ export function parseDebianArguments(args: readonly string[]): DebianCommand {
 function suiteOf(text: string): string {
   // It becomes part of an apt source line: nothing but a plain name.
   if (!/^[a-z][a-z0-9-]{0,30}$/.test(text))
-    throw new DebianUsageError(`Cannot use the suite ${text}: expected a name like sid`);
+    throw new UsageError(`Cannot use the suite ${text}: expected a name like sid`);
   return text;
 }
 
@@ -65,14 +63,12 @@ function ramOf(text: string): number {
   const match = /^(\d{1,6})([MG]?)$/.exec(text);
   const bytes = match === null ? Number.NaN : Number(match[1]) * UNITS[match[2]!]!;
   if (!(bytes >= MIN_RAM_BYTES && bytes <= MAX_RAM_BYTES && bytes % MIN_RAM_BYTES === 0))
-    throw new DebianUsageError(
-      `Cannot use -m ${text}: expected a size like 512M or 1G, at most ${MAX_RAM_BYTES >> 20}M`,
-    );
+    throw new UsageError(`Cannot use -m ${text}: expected a size like 512M or 1G, at most ${MAX_RAM_BYTES >> 20}M`);
   return bytes;
 }
 
 function hartsOf(text: string): number {
   const harts = /^\d$/.test(text) ? Number(text) : 0;
-  if (harts < 1 || harts > MAX_HARTS) throw new DebianUsageError(`Cannot use -smp ${text}: expected 1 to ${MAX_HARTS}`);
+  if (harts < 1 || harts > MAX_HARTS) throw new UsageError(`Cannot use -smp ${text}: expected 1 to ${MAX_HARTS}`);
   return harts;
 }

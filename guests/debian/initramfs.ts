@@ -53,8 +53,18 @@ export async function assembleInitramfs(
       kind: 'file',
       path: 'lib/modules/order',
       mode: 0o644,
-      bytes: text(modules.map(({ name }) => `${name}\n`).join('')),
+      bytes: text(moduleOrder(modules)),
     },
   ];
   return encodeCpio(entries);
+}
+
+/** A line for each level, lowest first; names with spaces between. */
+function moduleOrder(modules: readonly LoadedModule[]): string {
+  const lines: string[][] = [];
+  for (const { name, level } of modules) {
+    while (lines.length <= level) lines.push([]);
+    lines[level]!.push(name);
+  }
+  return lines.map((names) => `${names.join(' ')}\n`).join('');
 }

@@ -45,13 +45,31 @@ export function moduleName(path: string): string {
     .replaceAll('-', '_');
 }
 
+const SIGNATURE_MAGIC = '~Module signature appended~\n';
+/** `struct module_signature`: its last 4 bytes are the length of the signature, big-endian */
+const SIGNATURE_TRAILER_BYTES = 12;
+
+/**
+ * A module without the signature that Debian's build appends. Checking it costs an emulated hart about half a second
+ * for each module, and proves nothing here: apt has checked the package, and the kernel takes modules without one.
+ */
+export function withoutSignature(module: Uint8Array): Uint8Array {
+  const text = Buffer.from(module.buffer, module.byteOffset, module.byteLength);
+  const trailer = module.length - SIGNATURE_MAGIC.length - SIGNATURE_TRAILER_BYTES;
+  if (trailer < 0 || text.toString('latin1', trailer + SIGNATURE_TRAILER_BYTES) !== SIGNATURE_MAGIC) return module;
+  const length = text.readUInt32BE(trailer + SIGNATURE_TRAILER_BYTES - 4);
+  return length <= trailer ? module.subarray(0, trailer - length) : module;
+}
+
 export interface LoadedModule {
   readonly name: string;
   readonly bytes: Uint8Array;
+  /** Modules of one level need only those of lower levels: they can be loaded side by side */
+  readonly level: number;
 }
 
 /**
- * The wanted modules and all that they need, in an order in which each can be loaded. `fetch` gives a module's plain
+ * The wanted modules and all that they need, in an order in which each can be loaded, without signatures. `fetch` gives a module's plain
  * bytes, or undefined where the package has none: then the kernel has it built in, or does not have it at all.
  */
 export async function resolveModules(
@@ -60,14 +78,15 @@ export async function resolveModules(
 ): Promise<{ modules: LoadedModule[]; absent: string[] }> {
   const modules: LoadedModule[] = [];
   const absent: string[] = [];
-  const visited = new Set<string>();
-  const visit = async (name: string): Promise<void> => {
-    if (visited.has(name)) return; // also ends a cycle of soft dependencies
-    visited.add(name);
+  const levels = new Map<string, number>();
+  const visit = async (name: string): Promise<number> => {
+    const known = levels.get(name);
+    if (known !== undefined) return known; // also ends a cycle of soft dependencies
+    levels.set(name, -1);
     const bytes = await fetch(name);
     if (bytes === undefined) {
       absent.push(name);
-      return;
+      return -1;
     }
     const info = readModuleInfo(bytes);
     const depends = (info.get('depends') ?? []).flatMap((list) => list.split(',')).filter((item) => item !== '');
@@ -75,8 +94,11 @@ export async function resolveModules(
       const before = /\bpre:\s*(.*?)(?:\bpost:|$)/.exec(soft)?.[1] ?? '';
       depends.push(...before.split(/\s+/).filter((item) => item !== ''));
     }
-    for (const needed of depends) await visit(moduleName(needed));
-    modules.push({ name, bytes });
+    let level = 0;
+    for (const needed of depends) level = Math.max(level, (await visit(moduleName(needed))) + 1);
+    levels.set(name, level);
+    modules.push({ name, bytes: withoutSignature(bytes), level });
+    return level;
   };
   for (const name of wanted) await visit(name);
   return { modules, absent };

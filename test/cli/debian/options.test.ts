@@ -1,5 +1,6 @@
 import test from 'ava';
-import { DebianUsageError, parseDebianArguments } from '../../../cli/debian/options.ts';
+import { parseDebianArguments } from '../../../cli/debian/options.ts';
+import { UsageError } from '../../../cli/usage_error.ts';
 
 test('parseDebianArguments() without words is a gibibyte, two harts and a disk', (t) => {
   const expected = { help: false, smoke: false, refresh: false, ramBytes: 2 ** 30, harts: 2, disk: true };
@@ -26,6 +27,6 @@ for (const [name, args] of [
   ['a suite that is a path', ['--suite', '../x']],
 ] as const) {
   test(`parseDebianArguments() refuses ${name}`, (t) => {
-    t.throws(() => parseDebianArguments(args), { instanceOf: DebianUsageError });
+    t.throws(() => parseDebianArguments(args), { instanceOf: UsageError });
   });
 }

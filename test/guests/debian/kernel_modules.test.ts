@@ -1,5 +1,5 @@
 import test from 'ava';
-import { moduleName, readModuleInfo, resolveModules } from '../../../guests/debian/mod.ts';
+import { moduleName, readModuleInfo, resolveModules, withoutSignature } from '../../../guests/debian/mod.ts';
 
 /** The smallest ELF64 file with a section `.modinfo` */
 function moduleFile(info: string): Uint8Array {
@@ -67,8 +67,23 @@ test('resolveModules() orders by need, once each, soft needs too; what is not th
   const fetch = async (name: string) => (files[name] === undefined ? undefined : moduleFile(files[name]));
   const { modules, absent } = await resolveModules(['ext4', 'virtio_blk', 'virtio_pci'], fetch);
   t.deepEqual(
-    modules.map((module) => module.name),
-    ['jbd2', 'mbcache', 'crc32c_generic', 'ext4', 'virtio_blk'],
+    modules.map(({ name, level }) => `${name} ${level}`),
+    ['jbd2 0', 'mbcache 0', 'crc32c_generic 0', 'ext4 1', 'virtio_blk 1'],
   );
   t.deepEqual(absent, ['virtio_pci']);
+});
+
+test('withoutSignature() cuts an appended signature off, and nothing else', (t) => {
+  const signed = (length: number) =>
+    Buffer.concat([
+      Buffer.from('module'),
+      Buffer.alloc(300, 0xaa),
+      Buffer.from([0, 0, 2, 0, 0, 0, 0, 0, 0, 0, length >> 8, length & 0xff]),
+      Buffer.from('~Module signature appended~\n'),
+    ]);
+  t.is(Buffer.from(withoutSignature(signed(300))).toString(), 'module');
+  t.is(withoutSignature(signed(307)).length, signed(0).length, 'a length before the start is not followed');
+  const plain = new Uint8Array(100);
+  t.is(withoutSignature(plain), plain);
+  t.is(withoutSignature(plain.subarray(0, 5)).length, 5);
 });
