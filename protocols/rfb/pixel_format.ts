@@ -1,4 +1,4 @@
-import { Cursor, WireError, Writer } from '../bytes/mod.ts';
+import { type Cursor, WireError, Writer } from '../bytes/mod.ts';
 
 /** Size of PIXEL_FORMAT, in `bytes` (§7.4) */
 export const PIXEL_FORMAT_BYTES = 16;
@@ -164,9 +164,7 @@ export class PixelPacker {
 
   /** The client's pixel value of a colour 0x00RRGGBB. */
   pixel(colour: number): number {
-    return (
-      (this.red[(colour >>> 16) & 0xff]! | this.green[(colour >>> 8) & 0xff]! | this.blue[colour & 0xff]!) >>> 0
-    );
+    return (this.red[(colour >>> 16) & 0xff]! | this.green[(colour >>> 8) & 0xff]! | this.blue[colour & 0xff]!) >>> 0;
   }
 
   /** Writes one pixel of {@link bytes} at `at`; gives the offset behind it. */

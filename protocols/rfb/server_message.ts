@@ -65,10 +65,7 @@ export function encodeExtendedDesktopSize(
 
 export function encodeDesktopName(name: string): Uint8Array {
   const text = boundedName(name);
-  return rectangle({ x: 0, y: 0, width: 0, height: 0 }, Encoding.desktopName)
-    .u32(text.length)
-    .bytes(text)
-    .finish();
+  return rectangle({ x: 0, y: 0, width: 0, height: 0 }, Encoding.desktopName).u32(text.length).bytes(text).finish();
 }
 
 /** LED bits: 0 scroll, 1 num, 2 caps. */

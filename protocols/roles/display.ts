@@ -128,7 +128,10 @@ function decodeDisplay(type: number, cursor: Cursor): DisplayMessage {
       const [width, height] = [cursor.u16('width'), cursor.u16('height')];
       const bytes = width * height * 4;
       if (bytes === 0 || bytes > MAX_TILE_BYTES) {
-        throw cursor.error('ERR_WIRE_LIMIT', `Cannot take a tile of ${width}x${height}: limit is ${MAX_TILE_BYTES} bytes`);
+        throw cursor.error(
+          'ERR_WIRE_LIMIT',
+          `Cannot take a tile of ${width}x${height}: limit is ${MAX_TILE_BYTES} bytes`,
+        );
       }
       return { type: 'tile', x, y, width, height, pixels: cursor.bytes(bytes, 'pixels') };
     }
@@ -191,13 +194,17 @@ function decodeInput(type: number, cursor: Cursor): InputMessage {
       if (x > POINTER_RANGE || y > POINTER_RANGE) {
         throw cursor.error('ERR_WIRE_VALUE', `Cannot move the pointer to ${x},${y}: range is 0..${POINTER_RANGE}`);
       }
-      if (buttons > 0x1f) throw cursor.error('ERR_WIRE_VALUE', `Cannot press buttons 0x${buttons.toString(16)}: five exist`);
+      if (buttons > 0x1f)
+        throw cursor.error('ERR_WIRE_VALUE', `Cannot press buttons 0x${buttons.toString(16)}: five exist`);
       return { type: 'pointer', x, y, buttons };
     }
     case DisplayFrame.wheel: {
       const [vertical, horizontal] = [cursor.i32('vertical'), cursor.i32('horizontal')];
       if (Math.abs(vertical) > MAX_WHEEL_STEPS || Math.abs(horizontal) > MAX_WHEEL_STEPS) {
-        throw cursor.error('ERR_WIRE_VALUE', `Cannot turn the wheel ${vertical},${horizontal}: limit is ${MAX_WHEEL_STEPS}`);
+        throw cursor.error(
+          'ERR_WIRE_VALUE',
+          `Cannot turn the wheel ${vertical},${horizontal}: limit is ${MAX_WHEEL_STEPS}`,
+        );
       }
       return { type: 'wheel', vertical, horizontal };
     }

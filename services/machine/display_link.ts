@@ -68,12 +68,7 @@ class MachineDisplayLink implements DisplayLink {
   #lastBatch = 0;
   #closed = false;
 
-  constructor(
-    channel: Channel,
-    head: DisplayHead,
-    keyboard: KeyboardSink | undefined,
-    tablet: TabletSink | undefined,
-  ) {
+  constructor(channel: Channel, head: DisplayHead, keyboard: KeyboardSink | undefined, tablet: TabletSink | undefined) {
     this.#channel = channel;
     this.#head = head;
     this.#keyboard = keyboard;
@@ -171,7 +166,8 @@ class MachineDisplayLink implements DisplayLink {
   #schedule(): void {
     if (this.#sending || this.#closed || this.#timer !== undefined) return;
     const { surface, refresh, leds, position, tiles } = this.#owed;
-    const wanted = surface || refresh || leds || position || this.#owedCursor !== undefined || (tiles && this.#watching);
+    const wanted =
+      surface || refresh || leds || position || this.#owedCursor !== undefined || (tiles && this.#watching);
     if (!wanted) return;
     const wait = this.#lastBatch + FRAME_INTERVAL_MS - performance.now();
     this.#timer = setTimeout(() => void this.#sendBatch(), Math.max(0, wait));

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
+import { encodeRefusal, SERVER_VERSION, SecurityType } from '../../protocols/rfb/mod.ts';
 import type { InputMessage } from '../../protocols/roles/display.ts';
-import { encodeRefusal, SecurityType, SERVER_VERSION } from '../../protocols/rfb/mod.ts';
 import type { Display } from './display.ts';
 import { InputHub } from './input.ts';
 import { RfbSession } from './session.ts';

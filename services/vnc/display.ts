@@ -1,7 +1,7 @@
 import { endianness } from 'node:os';
 import { WireError } from '../../protocols/bytes/mod.ts';
-import type { CursorMessage, DisplayMessage, TileMessage } from '../../protocols/roles/display.ts';
 import type { Area } from '../../protocols/rfb/mod.ts';
+import type { CursorMessage, DisplayMessage, TileMessage } from '../../protocols/roles/display.ts';
 import { EncodeCache } from './encode_cache.ts';
 
 /** Shown until the guest has set a surface, in `pixels` */

@@ -1,5 +1,5 @@
-import { type InputMessage, POINTER_RANGE } from '../../protocols/roles/display.ts';
 import { keysymToKey, scancodeToEvdev } from '../../protocols/rfb/mod.ts';
+import { type InputMessage, POINTER_RANGE } from '../../protocols/roles/display.ts';
 
 const KEY_LEFTSHIFT = 42;
 const KEY_RIGHTSHIFT = 54;

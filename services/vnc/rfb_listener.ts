@@ -1,5 +1,5 @@
 import { createServer } from 'node:net';
-import { bind, type BindAddress, type BoundAddress } from './bind.ts';
+import { type BindAddress, type BoundAddress, bind } from './bind.ts';
 import type { Console } from './console.ts';
 
 const MAX_CONNECTIONS = 128;

@@ -37,11 +37,13 @@ export const consoleRole: RoleMain<ConsoleRoleOptions> = async (links, options) 
   // Everything that is read from disk is read now: the role may be locked after this
   const assets = loadAssets();
   const control = new RpcPeer(links.control, { name: 'supervisor' });
-  const role = new ConsoleRole(control, links['display'], assets, options);
+  const role = new ConsoleRole(control, links.display, assets, options);
   await role.done;
 };
 
-type Listener = { readonly kind: 'web'; readonly web: WebListener } | { readonly kind: 'rfb'; readonly rfb: RfbListener };
+type Listener =
+  | { readonly kind: 'web'; readonly web: WebListener }
+  | { readonly kind: 'rfb'; readonly rfb: RfbListener };
 
 class ConsoleRole {
   readonly done: Promise<void>;

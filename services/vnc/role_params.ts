@@ -58,7 +58,11 @@ export function parseListen(params: unknown): ListenParams {
     }
   }
   const hosts = given.get('allowedHosts') ?? [];
-  if (!Array.isArray(hosts) || hosts.length > MAX_HOSTS || !hosts.every((h) => typeof h === 'string' && h.length < 256)) {
+  if (
+    !Array.isArray(hosts) ||
+    hosts.length > MAX_HOSTS ||
+    !hosts.every((h) => typeof h === 'string' && h.length < 256)
+  ) {
     throw new ParameterError(`Cannot listen: allowedHosts is not a list of up to ${MAX_HOSTS} names`);
   }
   const known = address.kind === 'tcp' && !isLoopback(address.host) ? [address.host] : [];

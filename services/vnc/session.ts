@@ -1,6 +1,5 @@
 import type { Duplex } from 'node:stream';
 import { FrameDecoder, WireError } from '../../protocols/bytes/mod.ts';
-import { isSurfaceSize } from '../../protocols/roles/display.ts';
 import {
   BGRX,
   type ClientMessage,
@@ -21,6 +20,7 @@ import {
   ServerHandshake,
   validatePixelFormat,
 } from '../../protocols/rfb/mod.ts';
+import { isSurfaceSize } from '../../protocols/roles/display.ts';
 import type { Display } from './display.ts';
 import type { ViewerInput } from './input.ts';
 import { ViewerUpdates } from './viewer_updates.ts';
@@ -48,6 +48,8 @@ export interface SessionOptions {
   /** Resolves when the machine takes input again; undefined while it does */
   readonly inputBlocked: () => Promise<void> | undefined;
 }
+
+type SetDesktopSize = Extract<ClientMessage, { type: 'set-desktop-size' }>;
 
 export type SessionState = 'handshake' | 'open' | 'closed';
 
@@ -330,25 +332,34 @@ export class RfbSession {
     this.#options.input.pointer(motion.x, motion.y, motion.buttons, this.#updates.width, this.#updates.height);
   }
 
-  #setDesktopSize(message: Extract<ClientMessage, { type: 'set-desktop-size' }>): void {
-    const { width, height, screens } = message;
-    const { display, requestSize, viewOnly } = this.#options;
-    if (requestSize === undefined || viewOnly) return this.#updates.resizeAnswered(ResizeStatus.prohibited);
-    if (!isValidLayout(width, height, screens)) return this.#updates.resizeAnswered(ResizeStatus.invalidLayout);
-    if (!isSurfaceSize(width, height)) return this.#updates.resizeAnswered(ResizeStatus.outOfResources);
-    if (width === display.width && height === display.height) return this.#updates.resizeAnswered(ResizeStatus.ok);
-    const wish = `${width}x${height}`;
-    if (wish === this.#lastWish) {
-      // The guest had its chance and chose otherwise; some viewers would ask for ever
-      return this.#updates.resizeAnswered(ResizeStatus.prohibited);
+  #setDesktopSize(message: SetDesktopSize): void {
+    const { display, requestSize } = this.#options;
+    const verdict = this.#judgeSize(message);
+    if (verdict !== undefined || requestSize === undefined) {
+      this.#updates.resizeAnswered(verdict ?? ResizeStatus.prohibited);
+      return;
     }
-    this.#lastWish = wish;
+    const { width, height } = message;
     requestSize(width, height);
     this.#updates.resizeAsked();
     clearTimeout(this.#resizeTimer);
     this.#resizeTimer = setTimeout(() => {
       if (display.width !== width || display.height !== height) this.#updates.resizeAnswered(ResizeStatus.forwarded);
     }, RESIZE_PATIENCE_MS);
+  }
+
+  /** The status to answer at once; undefined: the guest is to be asked. */
+  #judgeSize({ width, height, screens }: SetDesktopSize): number | undefined {
+    const { display, requestSize, viewOnly } = this.#options;
+    if (requestSize === undefined || viewOnly) return ResizeStatus.prohibited;
+    if (!isValidLayout(width, height, screens)) return ResizeStatus.invalidLayout;
+    if (!isSurfaceSize(width, height)) return ResizeStatus.outOfResources;
+    if (width === display.width && height === display.height) return ResizeStatus.ok;
+    const wish = `${width}x${height}`;
+    // The guest had its chance and chose otherwise; some viewers would ask for ever
+    if (wish === this.#lastWish) return ResizeStatus.prohibited;
+    this.#lastWish = wish;
+    return undefined;
   }
 
   #write(parts: readonly Uint8Array[]): void {

@@ -1,8 +1,8 @@
 import {
   type Area,
-  clipRegion,
   COMPRESSION_LEVEL_FIRST,
   COMPRESSION_LEVEL_LAST,
+  clipRegion,
   Encoding,
   encodeAbsolutePointer,
   encodeAcknowledgement,

@@ -3,8 +3,8 @@ import type { Duplex } from 'node:stream';
 import { type ServerOptions, WebSocketServer } from 'ws';
 import { Access, type Verdict } from './access.ts';
 import type { Asset } from './assets.ts';
+import { type BindAddress, type BoundAddress, bind } from './bind.ts';
 import type { Console } from './console.ts';
-import { bind, type BindAddress, type BoundAddress } from './bind.ts';
 import { websocketStream } from './websocket_stream.ts';
 
 /** Where the page's client connects */
@@ -104,6 +104,13 @@ function checkUpgrade(request: IncomingMessage, url: URL | undefined, access: Ac
   return access.checkUpgrade(request, url.searchParams);
 }
 
+interface Reply {
+  readonly status: number;
+  readonly type: string;
+  readonly body: Uint8Array | string;
+  readonly cacheControl?: string;
+}
+
 function serve(
   request: IncomingMessage,
   response: ServerResponse,
@@ -111,28 +118,44 @@ function serve(
   assets: ReadonlyMap<string, Asset>,
 ): void {
   secure(response, request.headers.host ?? '');
+  const { status, type, body, cacheControl = 'no-store' } = route(request, response, access, assets);
+  response.setHeader('Content-Type', type);
+  response.setHeader('Content-Length', Buffer.byteLength(body));
+  response.setHeader('Cache-Control', cacheControl);
+  response.writeHead(status);
+  response.end(request.method === 'HEAD' ? undefined : body);
+}
+
+function route(
+  request: IncomingMessage,
+  response: ServerResponse,
+  access: Access,
+  assets: ReadonlyMap<string, Asset>,
+): Reply {
   if (request.method !== 'GET' && request.method !== 'HEAD') {
     response.setHeader('Allow', 'GET, HEAD');
-    return answer(request, response, 405, 'Only GET and HEAD');
+    return textReply(405, 'Only GET and HEAD');
   }
-  if (!access.checkHost(request).allowed) return answer(request, response, 403, 'This host name is not allowed');
+  if (!access.checkHost(request).allowed) return textReply(403, 'This host name is not allowed');
   const url = parseTarget(request);
-  if (url === undefined) return answer(request, response, 400, 'Bad request');
+  if (url === undefined) return textReply(400, 'Bad request');
   if (url.pathname === '/') {
     const verdict = access.checkPage(request, url.searchParams);
     if (!verdict.allowed) {
-      return answer(request, response, 403, 'Open the console with the whole URL that was printed when it started.');
+      return textReply(403, 'Open the console with the whole URL that was printed when it started.');
     }
     if (verdict.setCookie !== undefined) response.setHeader('Set-Cookie', verdict.setCookie);
   }
   // Page, script and style say nothing about the guest; the WebSocket does, and asks for the session
-  const asset = assets.get(url.pathname === '/' ? '/index.html' : url.pathname);
-  if (asset === undefined || url.pathname === '/index.html') return answer(request, response, 404, 'Not found');
-  response.setHeader('Content-Type', asset.type);
-  response.setHeader('Content-Length', asset.bytes.length);
-  response.setHeader('Cache-Control', url.pathname.startsWith('/novnc/') ? 'max-age=3600' : 'no-store');
-  response.writeHead(200);
-  response.end(request.method === 'HEAD' ? undefined : asset.bytes);
+  const asset =
+    url.pathname === '/index.html' ? undefined : assets.get(url.pathname === '/' ? '/index.html' : url.pathname);
+  if (asset === undefined) return textReply(404, 'Not found');
+  const cacheControl = url.pathname.startsWith('/novnc/') ? 'max-age=3600' : 'no-store';
+  return { status: 200, type: asset.type, body: asset.bytes, cacheControl };
+}
+
+function textReply(status: number, text: string): Reply {
+  return { status, type: 'text/plain; charset=utf-8', body: `${text}\n` };
 }
 
 /** Nothing but our own files, no inline code, no frames. */
@@ -150,17 +173,14 @@ function secure(response: ServerResponse, host: string): void {
   response.setHeader('Cross-Origin-Resource-Policy', 'same-origin');
 }
 
-function answer(request: IncomingMessage, response: ServerResponse, status: number, text: string): void {
-  response.setHeader('Content-Type', 'text/plain; charset=utf-8');
-  response.setHeader('Cache-Control', 'no-store');
-  response.writeHead(status);
-  response.end(request.method === 'HEAD' ? undefined : `${text}\n`);
-}
-
 function parseTarget(request: IncomingMessage): URL | undefined {
   const target = request.url ?? '';
   // Only the origin form; the URL class would also take //host and resolve dots, so dots are looked for first
-  if (!target.startsWith('/') || target.startsWith('//') || /(^|\/)(\.|%2e){1,2}(\/|$)/i.test(target.split('?', 1)[0]!)) {
+  if (
+    !target.startsWith('/') ||
+    target.startsWith('//') ||
+    /(^|\/)(\.|%2e){1,2}(\/|$)/i.test(target.split('?', 1)[0]!)
+  ) {
     return undefined;
   }
   return URL.canParse(target, 'http://console') ? new URL(target, 'http://console') : undefined;

@@ -46,6 +46,7 @@ function connect() {
   client.focusOnClick = true;
   client.addEventListener('connect', () => {
     attempts = 0;
+    byId('ghost').hidden = true;
     setState('connected');
     applyView();
     client.viewOnly = watchOnly;
@@ -60,6 +61,7 @@ function connect() {
 async function lost(client, clean) {
   if (client !== rfb) return;
   rfb = undefined;
+  keepPicture(client);
   typing?.abort();
   // A console that has ended, or was started anew, does not know this session any more
   const answer = await fetch('/', { method: 'HEAD', cache: 'no-store' }).catch(() => undefined);
@@ -73,6 +75,21 @@ async function lost(client, clean) {
   retryAt = Date.now() + wait;
   setState('waiting', clean);
   retryTimer = setTimeout(connect, wait);
+}
+
+/** The client takes its canvas away; the last picture stays, dimmed, until there is a new one. */
+function keepPicture(client) {
+  const ghost = byId('ghost');
+  let picture;
+  try {
+    picture = client.getImageData();
+  } catch {
+    return; // it never had one
+  }
+  ghost.width = picture.width;
+  ghost.height = picture.height;
+  ghost.getContext('2d').putImageData(picture, 0, 0);
+  ghost.hidden = false;
 }
 
 function setState(state) {
@@ -277,8 +294,7 @@ function checkText() {
   const { keysyms, missing } = splitText(byId('type-text').value);
   const note = byId('type-note');
   note.classList.toggle('warn', missing.size > 0);
-  note.textContent =
-    missing.size > 0 ? `Left out, not on a US keyboard: ${[...missing].slice(0, 12).join(' ')}` : '';
+  note.textContent = missing.size > 0 ? `Left out, not on a US keyboard: ${[...missing].slice(0, 12).join(' ')}` : '';
   byId('type-send').disabled = keysyms.length === 0;
 }
 
