@@ -12,6 +12,7 @@ import {
 import { planMemory } from '../../emulator/memory/layout.ts';
 import { wasm } from '../../emulator/wasm/platform.ts';
 import { type Section, WFI } from './assembler.ts';
+import { TEST_DEVICE, UART_LSR, UART_LSR_EMPTY, UART_THR } from './dump.ts';
 import type { Program } from './program.ts';
 
 const RAM_BASE = 0x8000_0000;
@@ -36,8 +37,8 @@ export class BareHart {
     this.#hart = new Hart(memory, layout, 0, {
       now: () => 0,
       poll: () => 0,
-      mmioRead: () => -1,
-      mmioWrite: () => false,
+      mmioRead: (address) => (address === UART_LSR ? UART_LSR_EMPTY : -1),
+      mmioWrite: (address) => address === UART_THR || address === TEST_DEVICE,
     });
   }
 
@@ -58,6 +59,7 @@ export class BareHart {
     const end = RAM_BASE + RAM_BYTES - PAGE_BYTES;
     this.#place(program.code);
     this.#place(program.data);
+    if (program.tables) this.#place(program.tables);
     this.#place({ base: end, bytes: Uint8Array.of(WFI & 255, (WFI >> 8) & 255, (WFI >> 16) & 255, WFI >>> 24) });
     hart.reset({ pc: program.bare?.entry ?? program.code.base, a0: 0, a1: 0, supervisor: false });
     hart.set64(HART_MTVEC, BigInt(program.bare?.trapHandler ?? end));
@@ -67,7 +69,9 @@ export class BareHart {
     hart.flushInstructions();
     const exit = hart.step(FUEL);
     const cause = hart.get64(HART_MCAUSE);
-    if (exit !== EXIT_WFI || cause !== CAUSE_ECALL_M) {
+    const ended =
+      program.tables === undefined ? cause === CAUSE_ECALL_M : hart.pc > (program.end ?? Number.POSITIVE_INFINITY);
+    if (exit !== EXIT_WFI || !ended) {
       const mepc = Number(hart.get64(HART_MEPC));
       const where = program.cases.findLast((started) => started.codeFrom <= mepc);
       const word = (where?.word ?? 0).toString(16).padStart(8, '0');

@@ -63,7 +63,7 @@ function addPlain(program: ProgramBuilder, name: string, word: number, expansion
     if (operands.rd?.index !== 0) program.expected.set(results, modelled);
     program.expected.set(results + 8 * x.length, BigInt((setup.frm << 5) | setup.fflags));
   }
-  program.end(started);
+  program.close(started);
   return true;
 }
 
@@ -129,7 +129,7 @@ function addBranch(program: ProgramBuilder, name: string, word: number, expansio
   }
   const { x } = sourcesOf(operands, setup);
   program.store([...x, mark], []);
-  program.end(started);
+  program.close(started);
   return true;
 }
 
@@ -155,7 +155,7 @@ function addIndirectJump(program: ProgramBuilder, name: string, word: number, ex
   emit.padTo(target);
   emit.word(addi(mark, mark, MARK_TARGET));
   program.store([...new Set([rdOf(expansion), rs1, mark])], []);
-  program.end(started);
+  program.close(started);
   return true;
 }
 
@@ -171,7 +171,7 @@ function addCsr(program: ProgramBuilder, name: string, word: number): boolean {
   emit.word(instruction);
   const { x } = sourcesOf(operands, setup);
   program.store(x, []);
-  program.end(started);
+  program.close(started);
   return true;
 }
 
@@ -196,6 +196,6 @@ function addCacheBlock(program: ProgramBuilder, name: string, word: number): boo
     program.expected.set(results, setup.x.get(rs1)!);
     program.expected.set(results + 8, BigInt((setup.frm << 5) | setup.fflags));
   }
-  program.end(started);
+  program.close(started);
   return true;
 }

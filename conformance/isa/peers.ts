@@ -12,7 +12,7 @@ export type Peer =
 const x = (setup: Setup, index: number): bigint => setup.x.get(index) ?? 0n;
 
 const NOT_IN_QEMU = 'not known to QEMU 7.2';
-const PRIVILEGED = 'traps in user mode';
+const PRIVILEGED = 'traps in user mode: compared by system.test.ts';
 
 const MODELS: Readonly<Record<string, Model>> = {
   'czero.eqz': (setup, word) => (x(setup, rs2Of(word)) === 0n ? 0n : x(setup, rs1Of(word))),

@@ -29,8 +29,11 @@ export interface Program {
   readonly code: Section;
   readonly data: Section;
   readonly cases: readonly Case[];
+  /** Page tables and pages, in programs for whole machines; they end in a wfi after `end` */
+  readonly tables?: Section;
+  readonly end?: number | undefined;
   /** Where our hart begins and where its traps go, for programs that expect some */
-  readonly bare?: { readonly entry: number; readonly trapHandler: number } | undefined;
+  readonly bare?: { readonly entry: number; readonly trapHandler: number };
 }
 
 export interface Setup {
@@ -46,7 +49,6 @@ export class ProgramBuilder implements Program {
   readonly cases: Case[] = [];
   readonly random: Random;
   readonly #code = new Code(this.code);
-  bare: { readonly entry: number; readonly trapHandler: number } | undefined;
   /** Doublewords that a model expects in the data section afterwards */
   readonly expected = new Map<number, bigint>();
 
@@ -115,7 +117,7 @@ export class ProgramBuilder implements Program {
     return results;
   }
 
-  end(started: Case): void {
+  close(started: Case): void {
     started.to = this.data.here;
   }
 
