@@ -230,7 +230,7 @@ export class RfbSession {
     const { display } = this.#options;
     // A surface may have come since this session began
     if (this.#updates.width !== display.width || this.#updates.height !== display.height) this.#updates.adoptSize();
-    this.#stream.write(encodeServerInit(display.width, display.height, BGRX, display.name));
+    this.#stream.write(encodeServerInit(display.width, display.height, BGRX, display.name), this.#afterWrite);
     display.addListener(this.#updates);
     this.#onOpen?.();
   }
