@@ -1,8 +1,4 @@
-import {
-  CODE_META_BYTES,
-  CODE_PAGE_BYTES,
-  HART_STRIDE,
-} from '../kernel/assembly/hart_layout.ts';
+import { CODE_META_BYTES, CODE_PAGE_BYTES, HART_STRIDE } from '../kernel/assembly/hart_layout.ts';
 import { PAGE_BYTES } from './guest_memory.ts';
 
 /** The kernel module keeps its static data here; nothing below is ever used, so address 0 stays invalid */
@@ -65,7 +61,9 @@ export function planMemory(harts: number, ramBytes: number): MemoryLayout {
   const wasmPages = align(ram + ramBytes, WASM_PAGE) / WASM_PAGE;
   if (wasmPages > 65536) {
     const most = Math.floor((65536 * WASM_PAGE - ram) / (1 << 20));
-    throw new RangeError(`Cannot make ${ramBytes / (1 << 20)} MiB of RAM with ${harts} harts: at most about ${most} MiB fit`);
+    throw new RangeError(
+      `Cannot make ${ramBytes / (1 << 20)} MiB of RAM with ${harts} harts: at most about ${most} MiB fit`,
+    );
   }
   return {
     harts,

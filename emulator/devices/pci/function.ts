@@ -1,0 +1,251 @@
+import { StateError } from '../../state/state.ts';
+import type { AccessSize } from '../device.ts';
+
+/** Configuration space of a conventional function, in `bytes` */
+export const PCI_CONFIG_BYTES = 256;
+
+// Type 0 header (PCI Local Bus 3.0 §6.1)
+export const PCI_COMMAND = 0x04;
+export const PCI_STATUS = 0x06;
+const PCI_CLASS_REVISION = 0x08;
+const PCI_CACHE_LINE_SIZE = 0x0c;
+export const PCI_BASE_ADDRESS_0 = 0x10;
+const PCI_SUBSYSTEM_VENDOR_ID = 0x2c;
+const PCI_CAPABILITY_LIST = 0x34;
+const PCI_INTERRUPT_LINE = 0x3c;
+const PCI_INTERRUPT_PIN = 0x3d;
+/** First byte after the header, where capabilities begin */
+export const PCI_STD_HEADER_BYTES = 0x40;
+
+export const PCI_COMMAND_IO = 0x001;
+export const PCI_COMMAND_MEMORY = 0x002;
+export const PCI_COMMAND_MASTER = 0x004;
+export const PCI_COMMAND_INTX_DISABLE = 0x400;
+/** I/O, memory, bus master, parity, SERR, INTx disable */
+const PCI_COMMAND_WRITABLE = 0x547;
+const PCI_STATUS_INTERRUPT = 0x08;
+const PCI_STATUS_CAP_LIST = 0x10;
+
+const BAR_IO = 0x1;
+const BAR_MEM_64 = 0x4;
+const BAR_MEM_PREFETCH = 0x8;
+
+/** Registers or memory behind a base address register; offsets are inside it. */
+export interface PciBarTarget {
+  read(offset: number, size: AccessSize): number;
+  write(offset: number, size: AccessSize, value: number): void;
+}
+
+export interface PciBar {
+  /** 0..5; a 64-bit BAR takes the next one too */
+  readonly index: number;
+  readonly kind: 'memory32' | 'memory64' | 'io';
+  readonly prefetchable?: boolean;
+  /** In `bytes`, a power of two: 16 or more for memory, 4 or more for I/O */
+  readonly sizeBytes: number;
+  readonly target: PciBarTarget;
+}
+
+export interface PciFunctionOptions {
+  /** Unique in the machine */
+  readonly name: string;
+  readonly vendor: number;
+  readonly device: number;
+  readonly revision?: number;
+  /** Base class, subclass, programming interface: 24 bits */
+  readonly classCode: number;
+  readonly subsystemVendor?: number;
+  readonly subsystem?: number;
+  /** 1..4 for INTA..INTD, 0 for none */
+  readonly interruptPin?: number;
+  readonly bars?: readonly PciBar[];
+  /** In list order; the `next` byte of each is filled in here */
+  readonly capabilities?: readonly Uint8Array[];
+}
+
+/** Where a BAR is decoded now. */
+export interface PciRegion {
+  readonly space: 'memory' | 'io';
+  readonly base: number;
+  readonly sizeBytes: number;
+  readonly target: PciBarTarget;
+}
+
+/** What a function tells its bus. */
+export interface PciBus {
+  /** Decoding of a BAR may have changed */
+  regionsChanged(): void;
+  interruptChanged(pciFunction: PciFunction): void;
+}
+
+/** One function: configuration space with BAR sizing, capabilities and an INTx output. */
+export class PciFunction {
+  readonly name: string;
+  readonly interruptPin: number;
+  readonly #bars: readonly PciBar[];
+  readonly #config = new Uint8Array(PCI_CONFIG_BYTES);
+  readonly #view = new DataView(this.#config.buffer);
+  readonly #initial: Uint8Array;
+  /** Bits that the guest may change */
+  readonly #writable = new Uint8Array(PCI_CONFIG_BYTES);
+  readonly #capabilityOffsets: number[] = [];
+  #bus: PciBus | undefined;
+  #interrupt = false;
+
+  constructor(options: PciFunctionOptions) {
+    this.name = options.name;
+    this.interruptPin = options.interruptPin ?? 0;
+    this.#bars = options.bars ?? [];
+    const view = this.#view;
+    view.setUint16(0, options.vendor, true);
+    view.setUint16(2, options.device, true);
+    view.setUint32(PCI_CLASS_REVISION, options.classCode * 256 + (options.revision ?? 0), true);
+    view.setUint16(PCI_SUBSYSTEM_VENDOR_ID, options.subsystemVendor ?? 0, true);
+    view.setUint16(PCI_SUBSYSTEM_VENDOR_ID + 2, options.subsystem ?? 0, true);
+    view.setUint8(PCI_INTERRUPT_PIN, this.interruptPin);
+    this.#allowWrites(PCI_COMMAND, 2, PCI_COMMAND_WRITABLE);
+    this.#allowWrites(PCI_CACHE_LINE_SIZE, 1, 0xff);
+    this.#allowWrites(PCI_INTERRUPT_LINE, 1, 0xff);
+    for (const bar of this.#bars) this.#layBar(bar);
+    this.#layCapabilities(options.capabilities ?? []);
+    this.#initial = this.#config.slice();
+  }
+
+  connect(bus: PciBus): void {
+    this.#bus = bus;
+  }
+
+  /** Offset of a capability in configuration space, by its place in the list given. */
+  capabilityOffset(index: number): number {
+    const offset = this.#capabilityOffsets[index];
+    if (offset === undefined) throw new RangeError(`Cannot find capability ${index}`);
+    return offset;
+  }
+
+  get command(): number {
+    return this.#view.getUint16(PCI_COMMAND, true);
+  }
+
+  /** `offset` is below 256 and a multiple of `size`. */
+  readConfig(offset: number, size: AccessSize): number {
+    if (size === 1) return this.#view.getUint8(offset);
+    return size === 2 ? this.#view.getUint16(offset, true) : this.#view.getUint32(offset, true);
+  }
+
+  writeConfig(offset: number, size: AccessSize, value: number): void {
+    for (let index = 0; index < size; index++) {
+      const at = offset + index;
+      const mask = this.#writable[at]!;
+      this.#config[at] = (this.#config[at]! & ~mask) | ((value >>> (8 * index)) & mask);
+    }
+    const end = offset + size;
+    if (end > PCI_COMMAND && offset < PCI_STATUS) this.#commandWritten();
+    if (end > PCI_BASE_ADDRESS_0 && offset < PCI_BASE_ADDRESS_0 + 24) this.#bus?.regionsChanged();
+  }
+
+  /** Level of the INTx output before the disable bit. */
+  setInterrupt(level: boolean): void {
+    this.#interrupt = level;
+    const status = this.#config[PCI_STATUS]!;
+    this.#config[PCI_STATUS] = level ? status | PCI_STATUS_INTERRUPT : status & ~PCI_STATUS_INTERRUPT;
+    this.#bus?.interruptChanged(this);
+  }
+
+  /** True while the function pulls its interrupt pin. */
+  get interruptAsserted(): boolean {
+    return this.#interrupt && (this.command & PCI_COMMAND_INTX_DISABLE) === 0;
+  }
+
+  /** BARs that are decoded now: those of a space that the command register enables. */
+  regions(): PciRegion[] {
+    const regions: PciRegion[] = [];
+    for (const { index, kind, sizeBytes, target } of this.#bars) {
+      const enabled = kind === 'io' ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
+      if ((this.command & enabled) === 0) continue;
+      const at = PCI_BASE_ADDRESS_0 + 4 * index;
+      const low = this.#view.getUint32(at, true);
+      const high = kind === 'memory64' ? this.#view.getUint32(at + 4, true) : 0;
+      // A base above 2^53 lies in no window (it is what sizing writes), and a number would not be exact.
+      if (high > 0x1f_ffff) continue;
+      const base = high * 0x1_0000_0000 + low - (low % sizeBytes);
+      regions.push({ space: kind === 'io' ? 'io' : 'memory', base, sizeBytes, target });
+    }
+    return regions;
+  }
+
+  /** Called after each write to the command register. */
+  protected commandChanged(_command: number): void {}
+
+  /** Configuration to power-on values, INTx low. */
+  reset(): void {
+    this.#config.set(this.#initial);
+    this.#interrupt = false;
+    this.#commandWritten();
+  }
+
+  saveConfig(): Uint8Array {
+    return this.#config.slice();
+  }
+
+  /** @throws StateError where a bit differs that the guest could not have changed */
+  prepareConfig(config: Uint8Array, path: string): () => void {
+    for (let index = 0; index < PCI_CONFIG_BYTES; index++) {
+      const fixed = index === PCI_STATUS ? ~PCI_STATUS_INTERRUPT : 0xff;
+      const mask = fixed & ~this.#writable[index]! & 0xff;
+      if (((config[index]! ^ this.#initial[index]!) & mask) !== 0) {
+        throw new StateError(path, `byte 0x${index.toString(16)} of the configuration is not this function's`);
+      }
+    }
+    const copy = config.slice();
+    return () => {
+      this.#config.set(copy);
+      this.setInterrupt(this.#interrupt);
+      this.#commandWritten();
+    };
+  }
+
+  /** Makes bits of the configuration writable, little-endian. */
+  protected allowConfigWrites(offset: number, size: number, mask: number): void {
+    this.#allowWrites(offset, size, mask);
+  }
+
+  #commandWritten(): void {
+    this.commandChanged(this.command);
+    this.#bus?.regionsChanged();
+    this.#bus?.interruptChanged(this);
+  }
+
+  #allowWrites(offset: number, size: number, mask: number): void {
+    for (let index = 0; index < size; index++) this.#writable[offset + index]! |= (mask >>> (8 * index)) & 0xff;
+  }
+
+  #layBar({ index, kind, prefetchable, sizeBytes }: PciBar): void {
+    const smallest = kind === 'io' ? 4 : 16;
+    if (sizeBytes < smallest || sizeBytes > 0x8000_0000 || (sizeBytes & (sizeBytes - 1)) !== 0) {
+      throw new RangeError(`Cannot make a BAR of ${sizeBytes} bytes`);
+    }
+    const at = PCI_BASE_ADDRESS_0 + 4 * index;
+    let flags = kind === 'io' ? BAR_IO : 0;
+    if (kind === 'memory64') flags |= BAR_MEM_64;
+    if (prefetchable === true) flags |= BAR_MEM_PREFETCH;
+    this.#config[at] = flags;
+    // Sizing reads back the bits that can be set: all ones above the size (§6.2.5.1).
+    this.#allowWrites(at, 4, -sizeBytes >>> 0);
+    if (kind === 'memory64') this.#allowWrites(at + 4, 4, 0xffff_ffff);
+  }
+
+  #layCapabilities(capabilities: readonly Uint8Array[]): void {
+    let link = PCI_CAPABILITY_LIST;
+    let at = PCI_STD_HEADER_BYTES;
+    for (const capability of capabilities) {
+      if (at + capability.length > PCI_CONFIG_BYTES) throw new RangeError('Cannot fit the capabilities');
+      this.#config.set(capability, at);
+      this.#config[at + 1] = 0;
+      this.#config[link] = at;
+      this.#capabilityOffsets.push(at);
+      link = at + 1;
+      at += (capability.length + 3) & ~3;
+    }
+    if (capabilities.length > 0) this.#config[PCI_STATUS]! |= PCI_STATUS_CAP_LIST;
+  }
+}
