@@ -13,6 +13,8 @@ const CASES_AT = 4 * GIGA;
 const MEGAPAGES_AT = 5 * GIGA;
 const MEGA = 2 << 20;
 const ECALL = 0x73n;
+/** In the order of their numbers, from 8 */
+export const SATP_MODES = ['Sv39', 'Sv48', 'Sv57'] as const;
 
 export const leaf = (pa: number, flags: bigint): bigint => ((BigInt(pa) >> 12n) << 10n) | flags;
 
@@ -24,7 +26,7 @@ export interface Slot {
 
 export class PageTables {
   readonly #tables: Section;
-  readonly root: number;
+  readonly #roots: readonly number[];
   readonly #level1: number;
   readonly #level1Mega: number;
   #level0 = 0;
@@ -35,19 +37,24 @@ export class PageTables {
 
   constructor(tables: Section) {
     this.#tables = tables;
-    this.root = tables.reserve(PAGE, PAGE);
+    const [root, root48, root57] = [0, 1, 2].map(() => tables.reserve(PAGE, PAGE)) as [number, number, number];
+    this.#roots = [root, root48, root57];
+    this.#entry(root48, 0, leaf(root, PTE.V));
+    this.#entry(root57, 0, leaf(root48, PTE.V));
     this.#level1 = tables.reserve(PAGE, PAGE);
     this.#level1Mega = tables.reserve(PAGE, PAGE);
     this.target = tables.reserve(2 * PAGE, PAGE);
     for (const page of [0, PAGE]) tables.u64At(this.target + page, ECALL);
-    this.#entry(this.root, CODE_BASE / GIGA, leaf(CODE_BASE, SUPERVISOR_LEAF));
-    this.#entry(this.root, (CODE_BASE + USER_ALIAS) / GIGA, leaf(CODE_BASE, USER_LEAF));
-    this.#entry(this.root, CASES_AT / GIGA, leaf(this.#level1, PTE.V));
-    this.#entry(this.root, MEGAPAGES_AT / GIGA, leaf(this.#level1Mega, PTE.V));
+    this.#entry(root, CODE_BASE / GIGA, leaf(CODE_BASE, SUPERVISOR_LEAF));
+    this.#entry(root, (CODE_BASE + USER_ALIAS) / GIGA, leaf(CODE_BASE, USER_LEAF));
+    this.#entry(root, CASES_AT / GIGA, leaf(this.#level1, PTE.V));
+    this.#entry(root, MEGAPAGES_AT / GIGA, leaf(this.#level1Mega, PTE.V));
   }
 
-  get satp(): bigint {
-    return (8n << 60n) | BigInt(this.root / PAGE);
+  /** satp of Sv39; of Sv48 and Sv57, whose upper levels lead to the same tables for the low addresses */
+  satp(mode: 'Sv39' | 'Sv48' | 'Sv57' = 'Sv39'): bigint {
+    const level = SATP_MODES.indexOf(mode);
+    return (BigInt(8 + level) << 60n) | BigInt(this.#roots[level]! / PAGE);
   }
 
   #entry(table: number, index: number, value: bigint): number {

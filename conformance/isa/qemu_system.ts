@@ -6,7 +6,7 @@ import { writeElf } from './elf.ts';
 import type { SystemProgram } from './system_program.ts';
 
 const QEMU = 'qemu-system-riscv64';
-const TIMEOUT_MS = 20_000;
+const TIMEOUT_MS = 60_000;
 const CPU =
   'rv64,zba=true,zbb=true,zbs=true,zbc=false,v=false,h=false,svpbmt=false,svinval=true,sstc=true,pmu-num=29,priv_spec=v1.12.0';
 

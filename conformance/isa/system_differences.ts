@@ -16,6 +16,8 @@ export interface SystemDifferences {
   readonly texts: readonly string[];
   /** How many cases each explanation was needed for */
   readonly allowed: ReadonlyMap<string, number>;
+  /** What cases ended with: a test that only ever sees one cause compares nothing */
+  readonly causes: ReadonlyMap<number, number>;
 }
 
 const FRAME_HEADER_BYTES = 16;
@@ -28,14 +30,17 @@ export function systemDifferences(
   allowances: readonly Allowance[],
 ): SystemDifferences {
   if (ours.length !== theirs.length)
-    return { texts: [`${theirs.length} bytes, expected ${ours.length}`], allowed: new Map() };
+    return { texts: [`${theirs.length} bytes, expected ${ours.length}`], allowed: new Map(), causes: new Map() };
   const views = [ours, theirs].map(
     ({ buffer, byteOffset, byteLength }) => new DataView(buffer, byteOffset, byteLength),
   );
   const texts: string[] = [];
   const allowed = new Map<string, number>();
+  const causes = new Map<number, number>();
   for (const at of program.cases) {
     const found: string[] = [];
+    const cause = Number(views[0]!.getBigUint64(at.from - program.data.base + FRAME_HEADER_BYTES, true));
+    causes.set(cause, (causes.get(cause) ?? 0) + 1);
     for (const [index, field] of RECORDED.entries()) {
       const offset = at.from - program.data.base + FRAME_HEADER_BYTES + 8 * index;
       const [our, their] = views.map((view) => view.getBigUint64(offset, true)) as [bigint, bigint];
@@ -46,5 +51,5 @@ export function systemDifferences(
     }
     if (found.length > 0) texts.push(`${at.name} ${hex(BigInt(at.word))} ${at.operands} → ${found.join('; ')}`);
   }
-  return { texts, allowed };
+  return { texts, allowed, causes };
 }
