@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { endianness } from 'node:os';
 import { crc32 } from 'node:zlib';
 import { crc32Shift, PAGE_BYTES } from '../../protocols/migration/mod.ts';
 
@@ -34,8 +35,8 @@ export class PageTable {
 
   /** SHA-256 over the table, each CRC as u32 little-endian */
   digest(): Uint8Array {
-    const bytes = Buffer.alloc(this.#crcs.length * 4);
-    for (let page = 0; page < this.#crcs.length; page++) bytes.writeUInt32LE(this.#crcs[page]!, page * 4);
+    const bytes = Buffer.from(this.#crcs.buffer.slice(0));
+    if (endianness() === 'BE') bytes.swap32();
     return new Uint8Array(createHash('sha256').update(bytes).digest());
   }
 

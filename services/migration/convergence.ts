@@ -12,6 +12,8 @@ export interface PassReport {
   readonly remainingPages: number;
   /** Of the whole migration, in `ms` */
   readonly elapsedMs: number;
+  /** One question to the machine and its answer, in `ms`: on a busy host the hops are what a short gap is made of */
+  readonly hopMs: number;
   /** Last known size of the device state, in `bytes` */
   readonly stateBytes: number;
 }
@@ -25,8 +27,10 @@ export type Decision = {
 
 /** A pass with fewer bytes says nothing about the link: its time is latency. */
 const MEASURABLE_BYTES = 1 << 20;
-/** Pausing harts, draining disks, device state, digest and two messages, in `ms`, when nothing was measured */
-const SWITCHOVER_OVERHEAD_MS = 4;
+/** Pausing harts, flushing disks, saving and validating devices, in `ms` */
+const SWITCHOVER_OVERHEAD_MS = 3;
+/** Pause, save, digest, release here; digest, prepare, commit there; two messages and their answers */
+const SWITCHOVER_HOPS = 9;
 /** Of passes, for the goodput that the forecast uses: the slowest of them counts */
 const GOODPUT_WINDOW = 3;
 /** A pass must leave less than this part of what the one before left, or it is a stall */
@@ -53,9 +57,13 @@ export class Convergence {
     if (report.bytes >= MEASURABLE_BYTES && report.durationMs > 0) {
       this.#goodputs = [...this.#goodputs, report.bytes / report.durationMs].slice(-GOODPUT_WINDOW);
     }
-    const expectedDowntimeMs = this.#forecast(report);
+    const { transferMs, overheadMs } = this.#forecast(report);
+    const expectedDowntimeMs = transferMs + overheadMs;
     const decide = (action: Decision['action']): Decision => ({ action, throttle: this.#throttle, expectedDowntimeMs });
-    if (expectedDowntimeMs <= parameters['downtime-limit']) return decide('switchover');
+    const limitMs = parameters['downtime-limit'];
+    // On a host so busy that the hops alone break the limit, more passes and a slower guest do not help: they may
+    // take half of it in this decision, and the forecast still tells the truth.
+    if (transferMs + Math.min(overheadMs, limitMs / 2) <= limitMs) return decide('switchover');
     // Nothing is left to wait for: another pass cannot make it shorter.
     if (report.remainingPages === 0) return decide('switchover');
     const late = parameters.deadline > 0 && report.elapsedMs >= parameters.deadline;
@@ -81,11 +89,13 @@ export class Convergence {
     return Math.min(next, parameters['max-cpu-throttle']);
   }
 
-  #forecast(report: PassReport): number {
+  /** Moving what is left, and everything else that happens while the guest stands, both in `ms` */
+  #forecast(report: PassReport): { transferMs: number; overheadMs: number } {
+    const overheadMs = SWITCHOVER_OVERHEAD_MS + SWITCHOVER_HOPS * report.hopMs;
     const bytes = report.remainingPages * PAGE_BYTES + report.stateBytes;
     const goodput = Math.min(...this.#goodputs);
+    if (Number.isFinite(goodput)) return { transferMs: bytes / goodput, overheadMs };
     // Nothing measured: all that went so far was zero pages, and what is left is little or not known.
-    if (!Number.isFinite(goodput)) return bytes < MEASURABLE_BYTES ? SWITCHOVER_OVERHEAD_MS : Number.MAX_SAFE_INTEGER;
-    return bytes / goodput + SWITCHOVER_OVERHEAD_MS;
+    return { transferMs: bytes < MEASURABLE_BYTES ? 0 : Number.MAX_SAFE_INTEGER, overheadMs };
   }
 }

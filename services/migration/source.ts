@@ -151,13 +151,16 @@ export class MigrationSource {
       await this.#expectAck(pass, this.#idleMs);
       const durationMs = performance.now() - begun;
       const bytes = this.#wire!.sentBytes - sentBefore;
+      const asked = performance.now();
       const remainingPages = await this.#guard(this.#machine.sync());
+      const hopMs = performance.now() - asked;
       const decision: Decision = convergence.decide({
         pass,
         bytes,
         durationMs,
         remainingPages,
         elapsedMs: performance.now() - this.#startedMs,
+        hopMs,
         stateBytes: this.#stateBytes,
       });
       this.#update({

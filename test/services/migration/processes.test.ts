@@ -1,69 +1,11 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
-import { RpcPeer } from '../../../services/shared/mod.ts';
-import { socketPairs } from '../../../services/shared/stream_pair.ts';
 import type { FakeMachineOptions } from '../../fixtures/fake_machine.ts';
+import { exited, ProcessSide } from '../../fixtures/migration_processes.ts';
 
-const ENTRY = fileURLToPath(new URL('../../fixtures/migration_process.ts', import.meta.url));
-
-interface Report {
-  readonly status: string;
-  readonly stores: string;
-  readonly problem?: string;
-  readonly digest: string;
-  readonly calls: string[];
-}
-
-/** A machine and its migration role, each a process of its own, joined by sockets. */
 async function startSide(t: ExecutionContext, options: FakeMachineOptions & { randomPages?: number }) {
-  const [ram, links] = await socketPairs(2);
-  const [machineRam, roleRam] = ram!;
-  const [control, roleControl] = links!;
-  // As the real roles run: no code from strings, so no reflection in any codec.
-  const flags = ['--disallow-code-generation-from-strings', ENTRY];
-  const machine = spawn(process.execPath, [...flags, 'machine', JSON.stringify(options)], {
-    stdio: ['ignore', 'inherit', 'inherit', machineRam, 'ipc'],
-  });
-  const role = spawn(process.execPath, [...flags, 'role'], {
-    stdio: ['ignore', 'inherit', 'inherit', roleRam, roleControl],
-  });
-  for (const socket of [machineRam, roleRam, roleControl]) socket.destroy();
-  const rpc = new RpcPeer(control, { name: 'migration' });
-  const statuses: string[] = [];
-  let wake: (() => void) | undefined;
-  rpc.on('MIGRATION', (data) => {
-    statuses.push((data as { status: string }).status);
-    wake?.();
-  });
-  t.teardown(async () => {
-    rpc.close();
-    if (machine.connected) machine.disconnect();
-    await Promise.all([ended(machine), ended(role)]);
-  });
-  return {
-    rpc,
-    machine,
-    role,
-    async ended(): Promise<string> {
-      while (!['completed', 'failed', 'cancelled'].includes(statuses.at(-1) ?? '')) {
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-        });
-      }
-      return statuses.at(-1)!;
-    },
-    async report(): Promise<Report> {
-      machine.send('report');
-      const [report] = (await once(machine, 'message')) as [Report];
-      return report;
-    },
-  };
-}
-
-async function ended(child: ChildProcess): Promise<void> {
-  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  const side = await ProcessSide.start(options);
+  t.teardown(() => side.close());
+  return side;
 }
 
 const SOURCE = { ramBytes: 64 << 20, storesMiBPerSecond: 200, workingSetPages: 2048, randomPages: 8192 };
@@ -77,7 +19,7 @@ test.serial('M1: four processes: a guest that dirties 200 MiB a second moves, no
   const { uri } = (await destination.rpc.call('migrate-incoming', { uri: 'tcp:127.0.0.1:0' })) as { uri: string };
   await source.rpc.call('migrate', { uri, parameters: { 'downtime-limit': 100, 'verify-ram': true } });
   const status = await source.ended();
-  const query = (await source.rpc.call('query-migrate')) as Record<string, unknown>;
+  const query = await source.query();
   t.is(status, 'completed', JSON.stringify(query));
   t.is(await destination.ended(), 'completed');
   const from = await source.report();
@@ -112,7 +54,7 @@ for (const victim of ['source', 'destination'] as const) {
       await new Promise((resolve) => setTimeout(resolve, 300));
       const role = victim === 'source' ? source.role : destination.role;
       role.kill('SIGKILL');
-      await ended(role);
+      await exited(role);
       if (victim === 'destination') t.is(await source.ended(), 'failed');
       await new Promise((resolve) => setTimeout(resolve, 200));
       const from = await source.report();
