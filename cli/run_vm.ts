@@ -91,7 +91,7 @@ function exitStatus(exit: VmExit, signalled: NodeJS.Signals | undefined, say: (t
     return 1;
   }
   if (signalled !== undefined) return 128 + constants.signals[signalled];
-  if (exit.reason === 'guest-panic') say('The guest has panicked');
+  if (exit.reason === 'guest-panic') say(`The guest says that it failed: ${exit.exitCode}`);
   return exit.exitCode;
 }
 

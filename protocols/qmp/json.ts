@@ -36,8 +36,7 @@ const ESCAPES = new Map([
 
 /**
  * Parses one JSON value as QMP reads it: RFC 8259, and texts in single quotes too (qmp-spec §2.1). Stricter than
- * JSON.parse(): a key that comes twice, lone surrogates, numbers that are not finite, integers above 64 bits,
- * bytes that are not UTF-8, depth and counts above the limits are refused.
+ * JSON.parse(): a key that comes twice, lone surrogates, numbers that are not finite, bytes that are not UTF-8, depth and counts above the limits are refused.
  * @throws QmpError
  */
 export function parseJson(bytes: Uint8Array, limits: JsonLimits = LIMITS): JsonValue {
@@ -168,10 +167,10 @@ class Parser {
     if (!Number.isFinite(value)) throw parseError('number out of range');
     if (match[1] !== undefined || match[2] !== undefined) return value;
     if (Number.isSafeInteger(value)) return value === 0 ? 0 : value;
-    if (match[0].length > 20) throw parseError('integer out of range');
+    if (match[0].length > 20) return value;
     const exact = BigInt(match[0]);
-    if (exact < INT64_MIN || exact > UINT64_MAX) throw parseError('integer out of range');
-    return exact;
+    // QEMU's JSON has 64-bit integers; beyond them a number is a double.
+    return exact < INT64_MIN || exact > UINT64_MAX ? value : exact;
   }
 
   #keyword(): JsonValue {

@@ -23,4 +23,4 @@ export type {
   QmpReturn,
   QmpSchema,
 } from './schema_types.ts';
-export { isQmpCommand, isQmpEvent, type QmpCall, validateCommand } from './validate.ts';
+export { isQmpCommand, isQmpEvent, projectReturn, type QmpCall, validateCommand } from './validate.ts';

@@ -8,6 +8,7 @@ import type {
   QmpCommandName,
   QmpEventName,
   QmpMembers,
+  QmpReturn,
   QmpSchema,
   QmpTypeRef,
 } from './schema_types.ts';
@@ -54,10 +55,23 @@ export function validateCommand(name: string, given: JsonObject | undefined): Qm
   return { name, arguments: checked } as unknown as QmpCall;
 }
 
-function checkValue(ref: QmpTypeRef, value: JsonValue, path: string): unknown {
+/**
+ * Takes from a role's answer what the schema promises, and nothing else: roles may be taken over by their peers.
+ * @throws QmpError where a field is missing or of another type
+ */
+export function projectReturn<N extends QmpCommandName>(name: N, value: unknown): QmpReturn<N> {
+  const { returns } = SCHEMA.commands[name]!;
+  if (returns === undefined) return {} as QmpReturn<N>;
+  return checkValue(returns, value as JsonValue, '', 'known') as QmpReturn<N>;
+}
+
+/** `all`: a member that the schema does not have is an error; `known`: it is left out */
+type Members = 'all' | 'known';
+
+function checkValue(ref: QmpTypeRef, value: JsonValue, path: string, take: Members = 'all'): unknown {
   if (typeof ref !== 'string') {
     if (!Array.isArray(value)) throw wrongType(path, 'array');
-    return value.map((item: JsonValue) => checkValue(ref[0], item, path));
+    return value.map((item: JsonValue) => checkValue(ref[0], item, path, take));
   }
   const range = INTEGERS.get(ref);
   if (range !== undefined) return checkInteger(range, value, path);
@@ -68,7 +82,7 @@ function checkValue(ref: QmpTypeRef, value: JsonValue, path: string): unknown {
       if (typeof value !== 'boolean') throw wrongType(path, 'boolean');
       return value;
     case 'number':
-      if (typeof value !== 'number') throw wrongType(path, 'number');
+      if (typeof value !== 'number' || !Number.isFinite(value)) throw wrongType(path, 'number');
       return value;
     case 'any':
       return value;
@@ -84,17 +98,22 @@ function checkValue(ref: QmpTypeRef, value: JsonValue, path: string): unknown {
   }
   const fields = asObject(value);
   if (fields === undefined) throw wrongType(path, 'object');
-  if ('struct' in type) return checkMembers(type.struct, fields, path);
+  if ('struct' in type) return checkMembers(type.struct, fields, path, take);
   const { base, discriminator, variants } = type.union;
   const tag = fields[discriminator];
   if (tag === undefined) throw missing(join(path, discriminator));
   const chosen = checkValue(base[discriminator]!, tag, join(path, discriminator)) as string;
   const variant = SCHEMA.types[variants[chosen]!];
   if (variant === undefined || !('struct' in variant)) throw new TypeError(`The schema has no variant for ${chosen}`);
-  return checkMembers({ ...base, ...variant.struct }, fields, path);
+  return checkMembers({ ...base, ...variant.struct }, fields, path, take);
 }
 
-function checkMembers(members: QmpMembers, fields: JsonObject, path: string): Record<string, unknown> {
+function checkMembers(
+  members: QmpMembers,
+  fields: JsonObject,
+  path: string,
+  take: Members = 'all',
+): Record<string, unknown> {
   const checked: Record<string, unknown> = Object.create(null);
   const known = new Set<string>();
   for (const [key, ref] of Object.entries(members)) {
@@ -102,9 +121,10 @@ function checkMembers(members: QmpMembers, fields: JsonObject, path: string): Re
     const name = optional ? key.slice(1) : key;
     known.add(name);
     const value = Object.hasOwn(fields, name) ? fields[name] : undefined;
-    if (value !== undefined) checked[name] = checkValue(ref, value, join(path, name));
+    if (value !== undefined) checked[name] = checkValue(ref, value, join(path, name), take);
     else if (!optional) throw missing(join(path, name));
   }
+  if (take === 'known') return checked;
   for (const name of Object.keys(fields)) {
     if (!known.has(name)) throw new QmpError(`Parameter '${join(path, printable(name))}' is unexpected`);
   }

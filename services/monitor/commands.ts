@@ -1,6 +1,7 @@
 import {
   introspect,
   isQmpCommand,
+  projectReturn,
   QMP_SCHEMA,
   type QmpArguments,
   type QmpCall,
@@ -86,7 +87,7 @@ export class QmpCommands {
       case 'query-vnc':
         return describeVnc(await this.#call('query-vnc'));
       case '__caisson_console':
-        return this.#call('console');
+        return projectReturn(call.name, await this.#call('console'));
       case 'screendump':
         return this.#screendump(call.arguments);
       case 'migrate':
@@ -100,9 +101,9 @@ export class QmpCommands {
       case 'migrate-set-parameters':
         return this.#act('migrate-set-parameters', { ...call.arguments });
       case 'query-migrate-parameters':
-        return this.#call('query-migrate-parameters');
+        return projectReturn(call.name, await this.#call('query-migrate-parameters'));
       case 'query-migrate':
-        return this.#call('query-migrate');
+        return projectReturn(call.name, await this.#call('query-migrate'));
     }
   }
 

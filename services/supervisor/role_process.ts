@@ -1,6 +1,6 @@
 // Entry of a role's process: `node role_process.ts ROLE`. What to run comes as JSON on standard input, from the
 // supervisor; the links are inherited descriptors.
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import process from 'node:process';
 import type { RoleLinks } from '../shared/role.ts';
@@ -33,5 +33,12 @@ for (const [name, fd] of Object.entries(start.links)) {
 links.control!.on('close', () => {
   setTimeout(() => process.exit(0), GRACE_MS).unref();
 });
-await main(links as unknown as RoleLinks, start.options);
+try {
+  await main(links as unknown as RoleLinks, start.options);
+} catch (error) {
+  // An error with a code is about what the role was given; any other is our own and tells where it comes from.
+  const coded = error instanceof Error && 'code' in error;
+  writeSync(2, `${coded ? error.message : error instanceof Error ? error.stack : String(error)}\n`);
+  process.exit(1);
+}
 process.exit(0);

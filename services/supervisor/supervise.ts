@@ -256,12 +256,19 @@ class Supervisor implements RunningVm {
 
   async #begin(): Promise<void> {
     const { options: vm } = this;
+    // A machine that cannot be built says so here, also when it is not to start yet.
+    await this.#control.call('query-status');
     if (vm.vnc !== undefined) await this.#openConsole(vm.vnc);
     if (vm.incoming !== undefined) {
-      if (vm.incoming !== 'defer') await this.#control.call('migrate-incoming', { uri: vm.incoming });
+      if (vm.incoming !== 'defer') await this.#waitForMigration(vm.incoming);
     } else if (!vm.paused) {
       await this.#rpc('machine').call('start', {});
     }
+  }
+
+  async #waitForMigration(uri: string): Promise<void> {
+    const answer = (await this.#control.call('migrate-incoming', { uri })) as { uri?: unknown } | null;
+    if (typeof answer?.uri === 'string') this.#report(`Waiting for a migration on ${answer.uri}`);
   }
 
   async #openConsole(vnc: NonNullable<VmOptions['vnc']>): Promise<void> {
