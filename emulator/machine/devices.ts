@@ -1,20 +1,25 @@
 import type { DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
-import type { Device, MmioDevice } from '../devices/device.ts';
+import type { MmioDevice } from '../devices/device.ts';
+import { FwCfg } from '../devices/fw_cfg/mod.ts';
 import { PciHost } from '../devices/pci/mod.ts';
 import type { Plic } from '../devices/plic/mod.ts';
 import {
   emptyVirtioMmio,
   VirtioBlk,
   type VirtioDevice,
+  VirtioGpu,
+  VirtioKeyboard,
   VirtioMmioTransport,
   VirtioPciTransport,
   VirtioRng,
+  VirtioTablet,
 } from '../devices/virtio/mod.ts';
 import type { GuestMemory } from '../memory/guest_memory.ts';
 import type { Stateful } from '../state/state.ts';
 import type { Window } from './bus.ts';
 import type { MachineOptions } from './machine_api.ts';
 import {
+  FW_CFG,
   IRQ,
   PCIE_ECAM,
   PCIE_MMIO,
@@ -80,7 +85,15 @@ export function buildMainDevices(
   }
   onPci(new VirtioRng({ ...common('virtio-rng0'), fillRandom: platform.fillRandom }));
 
+  const display = options.display ? onPci(new VirtioGpu(common('virtio-gpu0'))) : undefined;
+  const keyboard = options.display ? onPci(new VirtioKeyboard(common('virtio-keyboard0'))) : undefined;
+  const tablet = options.display ? onPci(new VirtioTablet(common('virtio-tablet0'))) : undefined;
+
+  const fwCfg = new FwCfg(memory, { ramBytes: options.ramBytes, harts: options.harts });
+  stateful.push(fwCfg);
+
   const windows: Window[] = [
+    { range: FW_CFG, device: fwCfg },
     { range: PCIE_ECAM, device: pci.ecam },
     { range: PCIE_MMIO, device: pci.mmio32 },
     { range: PCIE_MMIO_HIGH, device: pci.mmio64 },
@@ -91,10 +104,9 @@ export function buildMainDevices(
     windows.push({ range: virtioMmioSlot(slot), device: taken ?? emptyVirtioMmio });
   }
   const resets: { reset(): void }[] = [
+    fwCfg,
     pci,
     ...virtio.filter((device) => mmio.some(({ transport }) => transport.device === device)),
   ];
-  return { windows, virtio, resets, stateful, display: undefined, keyboard: undefined, tablet: undefined };
+  return { windows, virtio, resets, stateful, display, keyboard, tablet };
 }
-
-export type { Device };

@@ -1,6 +1,6 @@
 import { type Observable, Subject } from 'rxjs';
 import type { CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
-import type { MmioDevice } from '../devices/device.ts';
+
 import { RtcAlarm } from '../devices/goldfish_rtc/mod.ts';
 import { waitForWord } from '../devices/shared/mod.ts';
 import { UartPort } from '../devices/uart16550/mod.ts';
@@ -446,5 +446,3 @@ function readTicks(state: StateValue | undefined): number {
   }
   return ticks;
 }
-
-export type { MmioDevice };
