@@ -1,0 +1,135 @@
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { connect, createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { encodeClientFlags } from '../../../protocols/nbd/mod.ts';
+import { NbdClient, NbdListener, type NbdSessionSummary } from '../../../services/nbd/mod.ts';
+import { goOption, requestBytes, twoDisks } from './harness.ts';
+
+const directory = mkdtempSync(join(tmpdir(), 'caisson-nbd-'));
+test.after.always(() => rmSync(directory, { recursive: true, force: true }));
+let count = 0;
+const newPath = (): string => join(directory, `${count++}.sock`);
+
+async function opened(path: string): Promise<Socket> {
+  const socket = connect(path);
+  socket.on('error', () => {});
+  await new Promise((resolve) => socket.once('connect', resolve));
+  return socket;
+}
+const closed = (socket: Socket): Promise<void> => {
+  socket.resume();
+  return new Promise((resolve) => socket.once('close', () => resolve()));
+};
+
+test('listens on a UNIX socket that only its user can reach, and removes it', async (t) => {
+  const path = newPath();
+  const listener = await NbdListener.listen({ type: 'unix', path }, twoDisks().exports);
+  t.is(statSync(path).mode & 0o777, 0o600);
+  await using client = await NbdClient.connect(listener.uri);
+  t.is(client.sizeBytes, 1 << 20);
+  await listener.close();
+  await client.closed;
+  t.false(existsSync(path));
+});
+
+test('listens on 127.0.0.1 unless told otherwise', async (t) => {
+  const listener = await NbdListener.listen({ type: 'inet', port: 0 }, twoDisks().exports);
+  t.regex(listener.uri, /^nbd:\/\/127\.0\.0\.1:\d+\/$/);
+  const client = await NbdClient.connect(listener.uriOf('locked'));
+  t.true(client.readOnly);
+  await client.close();
+  await listener.close();
+});
+
+test('a stale socket file is replaced; a live one, and a file that is no socket, are not', async (t) => {
+  const path = newPath();
+  const first = createServer();
+  await new Promise<void>((resolve) => first.listen(path, resolve));
+  await t.throwsAsync(NbdListener.listen({ type: 'unix', path }, twoDisks().exports), { code: 'EADDRINUSE' });
+  first.close();
+  const file = newPath();
+  writeFileSync(file, 'precious');
+  await t.throwsAsync(NbdListener.listen({ type: 'unix', path: file }, twoDisks().exports), { code: 'EADDRINUSE' });
+  t.true(existsSync(file));
+});
+
+test('H14: connections, handshakes and connections of one address are capped', async (t) => {
+  for (const [limits, address] of [
+    [{ connections: 2 }, { type: 'unix', path: newPath() }],
+    [{ handshakes: 2 }, { type: 'unix', path: newPath() }],
+    [{ connectionsPerAddress: 2 }, { type: 'inet', port: 0 }],
+  ] as const) {
+    const listener = await NbdListener.listen(address, twoDisks().exports, { limits });
+    const target = new URL(listener.uri);
+    const sockets = Array.from({ length: 5 }, () =>
+      address.type === 'unix' ? connect(address.path) : connect(Number(target.port), '127.0.0.1'),
+    );
+    for (const socket of sockets) socket.on('error', () => {});
+    await Promise.race([
+      Promise.all(sockets.slice(2).map(closed)),
+      new Promise((resolve) => setTimeout(resolve, 3000)),
+    ]);
+    t.is(listener.connections, 2);
+    t.is(listener.refused, 3);
+    for (const socket of sockets) socket.destroy();
+    await listener.close();
+  }
+});
+
+test('with `shared`, later clients wait for their turn', async (t) => {
+  const path = newPath();
+  const listener = await NbdListener.listen({ type: 'unix', path }, twoDisks().exports, { shared: 1 });
+  const first = await NbdClient.connect(listener.uri);
+  const second = NbdClient.connect(listener.uri);
+  const state = await Promise.race([second, new Promise((resolve) => setTimeout(resolve, 50, 'waiting'))]);
+  t.is(state, 'waiting');
+  await first.close();
+  await (await second).close();
+  await listener.close();
+});
+
+test('CVE-2017-10664: a client that is killed while we write ends its own session only', async (t) => {
+  const path = newPath();
+  const sessions: NbdSessionSummary[] = [];
+  const { exports } = twoDisks();
+  const listener = await NbdListener.listen({ type: 'unix', path }, exports, { onSession: (it) => sessions.push(it) });
+  for (let round = 0; round < 10; round++) {
+    const socket = await opened(path);
+    socket.write(Buffer.concat([encodeClientFlags(3), goOption()]));
+    for (let request = 0; request < 50; request++) socket.write(requestBytes({ length: 1 << 20 }));
+    await new Promise((resolve) => setTimeout(resolve, round));
+    socket.destroy();
+  }
+  const client = await NbdClient.connect(listener.uri);
+  await client.read(0, new Uint8Array(4096));
+  await client.close();
+  await listener.close();
+  t.is(sessions.length, 11);
+});
+
+test('CVE-2017-9524, CVE-2013-7441: 1000 connections that say nothing leave nothing', async (t) => {
+  const path = newPath();
+  let sessions = 0;
+  const listener = await NbdListener.listen({ type: 'unix', path }, twoDisks().exports, {
+    onSession: () => sessions++,
+  });
+  for (let index = 0; index < 1000; index++) (await opened(path)).destroy();
+  const client = await NbdClient.connect(listener.uri);
+  await client.close();
+  await listener.close();
+  t.is(sessions + listener.refused, 1001);
+  t.is(listener.connections, 0);
+});
+
+test('CVE-2024-7409: closing the listener does not wait for silent clients', async (t) => {
+  const path = newPath();
+  const listener = await NbdListener.listen({ type: 'unix', path }, twoDisks().exports, { limits: { drainMs: 200 } });
+  const sockets = await Promise.all(Array.from({ length: 20 }, () => opened(path)));
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  const before = performance.now();
+  await listener.close();
+  t.true(performance.now() - before < 2000);
+  for (const socket of sockets) socket.destroy();
+});
