@@ -3,6 +3,8 @@ import { type BindAddress, type BoundAddress, bind } from './bind.ts';
 import type { Console } from './console.ts';
 
 const MAX_CONNECTIONS = 128;
+/** A viewer whose host is gone is noticed by TCP, starting after this, in `ms` */
+const KEEP_ALIVE_MS = 30_000;
 
 export interface RfbListenerOptions {
   readonly address: BindAddress;
@@ -18,7 +20,7 @@ export interface RfbListener {
 
 /** Plain RFB for native viewers, over TCP or a UNIX socket. */
 export async function listenRfb(console: Console, options: RfbListenerOptions): Promise<RfbListener> {
-  const server = createServer({ noDelay: true });
+  const server = createServer({ noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_MS });
   server.maxConnections = MAX_CONNECTIONS;
   const unix = options.address.kind === 'unix';
   server.on('connection', (socket) => {

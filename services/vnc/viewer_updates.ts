@@ -36,6 +36,8 @@ const RECTANGLE_PIXELS = 1 << 17;
 const MAX_UNANSWERED_FENCES = 2;
 /** A fence that is not answered in this time no longer counts, in `ms`: some viewers drop them while minimised */
 const FENCE_PATIENCE_MS = 2000;
+/** Encoding gives way to everybody else after this, in `ms` */
+const WORK_SLICE_MS = 8;
 const DEFAULT_LEVEL = 2;
 const MAX_LEVEL = 6;
 
@@ -312,10 +314,15 @@ export class ViewerUpdates implements DisplayListener {
     const parts: Uint8Array[] = [];
     for (const rectangle of rectangles) parts.push(rectangle);
     let count = rectangles.length;
+    let sliceStart = performance.now();
     for (const whole of areas) {
       // Whole squares may reach beyond a viewer whose framebuffer cannot follow ours
       const area = clipRegion(whole, this.#width, this.#height);
       if (area === undefined) continue;
+      if (performance.now() - sliceStart > WORK_SLICE_MS) {
+        await new Promise((resolve) => setImmediate(resolve));
+        sliceStart = performance.now();
+      }
       // After a resize the cache belongs to another picture; this update still shows the old one
       const cache = this.#display.pixels === picture.pixels ? this.#display.cache : undefined;
       const bytes = await encodeArea(picture, area, choice, cache);

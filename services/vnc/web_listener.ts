@@ -49,6 +49,8 @@ export async function listenWeb(
     requestTimeout: REQUEST_TIMEOUT_MS,
     keepAliveTimeout: HEADERS_TIMEOUT_MS,
     connectionsCheckingInterval: 1000,
+    keepAlive: true, // TCP's: a viewer whose host is gone is noticed
+    keepAliveInitialDelay: 30_000,
   });
   server.maxConnections = MAX_CONNECTIONS;
   server.maxHeadersCount = 64;
