@@ -56,7 +56,13 @@ test.serial(
   'S7 D5 mutated sessions end with a WireError or not at all, and never disturb another viewer',
   async (t) => {
     t.timeout(60_000);
-    const rig = new ViewerRig({ handshakeTimeoutMs: 500, maxViewers: 400, maxHandshakes: 400, maxPerAddress: 400 });
+    const rig = new ViewerRig({
+      share: 'ignore',
+      handshakeTimeoutMs: 500,
+      maxViewers: 400,
+      maxHandshakes: 400,
+      maxPerAddress: 400,
+    });
     const watcher = await rig.connect({ address: 'watcher' }).open();
     watcher.setPixelFormat();
     watcher.setEncodings(16);
