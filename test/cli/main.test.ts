@@ -1,0 +1,86 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import process from 'node:process';
+import { text } from 'node:stream/consumers';
+import { fileURLToPath } from 'node:url';
+import test, { type ExecutionContext } from 'ava';
+
+const MAIN = fileURLToPath(new URL('../../cli/main.ts', import.meta.url));
+
+interface Ran {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+async function caisson(t: ExecutionContext, ...args: string[]): Promise<Ran> {
+  const folder = await mkdtemp(join(tmpdir(), 'caisson-cli-'));
+  t.teardown(() => rm(folder, { recursive: true, force: true }));
+  const child = spawn(process.execPath, [MAIN, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, XDG_RUNTIME_DIR: folder },
+  });
+  const [out, err, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'exit')]);
+  return { code, out, err };
+}
+
+test('caisson --help teaches the verbs, VERB --help one of them', async (t) => {
+  const all = await caisson(t, '--help');
+  t.is(all.code, 0);
+  for (const verb of ['run', 'debian', 'demo', 'nbd', 'migrate', 'console', 'list', 'stop', 'qmp']) {
+    t.regex(all.out, new RegExp(`^ {2}${verb} +\\S`, 'm'));
+  }
+  const one = await caisson(t, 'run', '--help');
+  t.is(one.code, 0);
+  for (const option of ['-kernel FILE', '-drive file=FILE', '-incoming tcp:', '-S '])
+    t.true(one.out.includes(option), option);
+});
+
+test('caisson --version prints the version', async (t) => {
+  t.regex((await caisson(t, '--version')).out, /^caisson \d+\.\d+\.\d+\n$/);
+});
+
+test('an unknown verb is named with the nearest one, status 2', async (t) => {
+  const { code, err, out } = await caisson(t, 'lsit');
+  t.is(code, 2);
+  t.regex(err, /Cannot lsit: unknown verb; did you mean list/);
+  t.is(out, '');
+});
+
+test('QEMU’s options without run get a hint, status 2', async (t) => {
+  const { code, err } = await caisson(t, '-kernel', 'x');
+  t.is(code, 2);
+  t.regex(err, /the options of a machine come after run/);
+});
+
+for (const [what, args, code, said] of [
+  ['an unknown option', ['run', '-kernal', 'x'], 2, /did you mean -kernel/],
+  ['a machine that cannot be made', ['run', '-bios', 'none'], 2, /expected -kernel/],
+  [
+    'a kernel that is not there',
+    ['run', '-nographic', '-kernel', '/nonexistent'],
+    1,
+    /Cannot open \/nonexistent as -kernel: ENOENT/,
+  ],
+  ['a machine that does not run', ['stop', 'nobody'], 1, /Cannot find a machine named nobody: running are none/],
+  ['too few words', ['migrate', 'vm'], 2, /URI is missing/],
+  ['too many words', ['console', 'a', 'b'], 2, /b is too much/],
+  ['an option of another verb', ['stop', 'vm', '--keep'], 2, /Cannot use --keep with stop/],
+  ['arguments that are no JSON', ['qmp', 'vm', 'stop', '{x'], 2, /Cannot read the arguments/],
+] as const) {
+  test(`caisson refuses ${what}, status ${code}`, async (t) => {
+    const ran = await caisson(t, ...args);
+    t.regex(ran.err, said);
+    t.is(ran.code, code);
+    t.notRegex(ran.err, /\n {4}at /, 'a stack trace is not for users');
+  });
+}
+
+test('caisson list prints a table, also of nothing', async (t) => {
+  const { code, out } = await caisson(t, 'list');
+  t.is(code, 0);
+  t.regex(out, /^NAME +STATUS +PID +HARTS +MEMORY +AGE\n$/);
+});
