@@ -14,7 +14,7 @@ import { runTool } from './tool.ts';
 /** forky and sid serve riscv64 as we need it; trixie's kernel works too. Depend on none of them. */
 export const DEFAULT_SUITES: readonly string[] = ['forky', 'sid', 'trixie'];
 /** Raised when the initramfs must be made anew from the same packages */
-const RECIPE = 3;
+const RECIPE = 5;
 const MIB = 1 << 20;
 /** Packages, the unpacked kernel and modules, and the index, at their largest moment */
 const NEEDED_BYTES = 512 * MIB;
@@ -131,7 +131,7 @@ async function findPackages(
       'ERR_DEBIAN_NO_SOURCES',
       'Cannot fetch Debian packages: the apt sources of this system name no Debian repository',
     );
-  const reasons: string[] = [];
+  const reasons = new Set<string>();
   for (const suite of suites) {
     for (const repository of repositories) {
       progress({ phase: 'index', text: `index of Debian ${suite} for ${ARCHITECTURE} (10 MB)` });
@@ -141,11 +141,12 @@ async function findPackages(
         return { suite, packages: [await apt.show('busybox-static'), ...kernel] };
       } catch (error) {
         if (!(error instanceof DebianError)) throw error;
-        if (!reasons.includes(error.message)) reasons.push(error.message);
+        reasons.add(error.message.replace(/^Cannot fetch the index of Debian \S+: /, ''));
       }
     }
   }
-  throw new DebianError('ERR_DEBIAN_OFFLINE', reasons.join('; '));
+  const text = `Cannot fetch the package index of Debian (${suites.join(', ')}): ${[...reasons].join('; ')}`;
+  throw new DebianError('ERR_DEBIAN_OFFLINE', text);
 }
 
 /** From the metapackage to those that hold files: one package in older suites, kernel and modules apart in newer. */

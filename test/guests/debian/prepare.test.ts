@@ -26,7 +26,7 @@ test('cacheFolder() follows XDG_CACHE_HOME, but not a relative one', (t) => {
   t.regex(cacheFolder({ XDG_CACHE_HOME: 'here' }), /\/\.cache\/caisson$/);
 });
 
-function cached(kernel: string, recipe = 3): string {
+function cached(kernel: string, recipe = 5): string {
   const cacheDir = mkdtempSync(join(folder, 'cache-'));
   const proof = (name: string, content: string) => {
     const sha256 = createHash('sha256').update(content).digest('hex');
