@@ -134,7 +134,7 @@ class MigrationRole {
 
   /** The operator says that the destination does not run the guest: it runs on here. */
   async #reclaim(): Promise<object> {
-    if (!this.#outcomeIsOpen) {
+    if (!this.#outcomeIsOpen && this.#last.error?.code !== 'ERR_MIGRATION_MACHINE') {
       throw new MigrationError(
         'ERR_MIGRATION_STATE',
         'Cannot reclaim the guest: no migration ended with an open outcome',

@@ -3,27 +3,23 @@ import type { Duplex } from 'node:stream';
 import { BehaviorSubject, type Observable } from 'rxjs';
 import { WireError } from '../../protocols/bytes/mod.ts';
 import {
-  type ControlKind,
-  type ControlMessage,
   DEVICE_STATE_CHUNK_BYTES,
   decodeRecordHeader,
   HANDSHAKE_TIMEOUT_MS,
   IDLE_TIMEOUT_MS,
-  MAX_WAITING_MESSAGES,
   PAGE_BYTES,
   type PassTotals,
-  printable,
   SESSION_ID_BYTES,
-  SessionState,
 } from '../../protocols/migration/mod.ts';
 import { Convergence, type Decision } from './convergence.ts';
+import { EndSignal, toError } from './end_signal.ts';
 import { type MachineClient, MachineFault } from './machine_client.ts';
 import { makeManifest } from './manifest.ts';
 import { MigrationError } from './migration_error.ts';
 import type { MigrationParameters } from './parameters.ts';
 import { type MigrationProgress, NO_PROGRESS } from './progress.ts';
 import { RateLimiter } from './rate_limiter.ts';
-import { Wire } from './wire.ts';
+import { SourcePeer } from './source_peer.ts';
 
 export const PROTOCOL_VERSION = 1;
 /** Progress is told at pass ends and at most this often between, in `ms` */
@@ -41,8 +37,6 @@ export interface MigrationSourceOptions {
   readonly idleTimeoutMs?: number;
 }
 
-type Wanted<Kind extends ControlKind> = Extract<ControlMessage, { kind: Kind }>;
-
 /**
  * Sends one guest away. Until Commit is sent the guest is ours and any failure, of the peer, the connection, the
  * machine or by {@link cancel}, lets it run on here; afterwards only the destination's Abort gives it back.
@@ -50,14 +44,11 @@ type Wanted<Kind extends ControlKind> = Extract<ControlMessage, { kind: Kind }>;
 export class MigrationSource {
   readonly #options: MigrationSourceOptions;
   readonly #machine: MachineClient;
-  readonly #abort = new AbortController();
-  readonly #session = new SessionState('source');
+  readonly #end = new EndSignal();
   readonly #limiter: RateLimiter;
   readonly #progress: BehaviorSubject<MigrationProgress>;
   readonly #startedMs = performance.now();
-  readonly #inbox: ControlMessage[] = [];
-  #inboxWake: (() => void) | undefined;
-  #wire: Wire | undefined;
+  #peer: SourcePeer | undefined;
   #inPass = false;
   /** Rejects when the machine refuses: then there is nothing of ours to undo in it */
   #tracking: Promise<void> | undefined;
@@ -97,7 +88,7 @@ export class MigrationSource {
       throw new MigrationError('ERR_MIGRATION_STATE', 'Cannot cancel the migration: the guest was handed over');
     }
     this.#update({ status: 'cancelling' });
-    this.#fail(new MigrationError('ERR_MIGRATION_CANCELLED', 'Migration cancelled'));
+    this.#end.end(new MigrationError('ERR_MIGRATION_CANCELLED', 'Migration cancelled'));
   }
 
   /** Runs the migration to its end, good or bad; never rejects. Gives the last progress. */
@@ -110,33 +101,32 @@ export class MigrationSource {
       await this.#rollback(toError(error));
     }
     this.#finished = true;
-    this.#wire?.close();
+    this.#peer?.close();
     this.#progress.complete();
     return this.#progress.value;
   }
 
   async #setup(): Promise<void> {
-    const description = await this.#guard(this.#machine.describe());
+    const description = await this.#end.guard(this.#machine.describe());
     this.#update({ totalBytes: description.ramPages * PAGE_BYTES });
-    const stream = await this.#options.connect(this.#abort.signal);
-    const wire = new Wire(stream);
-    this.#wire = wire;
-    void this.#read(wire);
+    const stream = await this.#options.connect(this.#end.signal);
+    const peer = new SourcePeer(stream, this.#end);
+    this.#peer = peer;
     const sessionId = new Uint8Array(randomBytes(SESSION_ID_BYTES));
     const version = PROTOCOL_VERSION;
-    this.#send({ kind: 'hello', versionMin: version, versionMax: version, sessionId, features: [] });
-    const ack = await this.#expect('helloAck', HANDSHAKE_TIMEOUT_MS);
+    peer.send({ kind: 'hello', versionMin: version, versionMax: version, sessionId, features: [] });
+    const ack = await peer.expect('helloAck', HANDSHAKE_TIMEOUT_MS);
     if (ack.version !== PROTOCOL_VERSION) {
       throw new WireError('ERR_WIRE_VALUE', `Cannot speak version ${ack.version}: offered ${PROTOCOL_VERSION}`);
     }
     if (Buffer.compare(ack.sessionId, sessionId) !== 0) {
       throw new WireError('ERR_WIRE_VALUE', 'Cannot accept helloAck of the destination: it is of another session');
     }
-    this.#send({ kind: 'manifest', ...makeManifest(description) });
-    await this.#expect('manifestAck', HANDSHAKE_TIMEOUT_MS);
+    peer.send({ kind: 'manifest', ...makeManifest(description) });
+    await peer.expect('manifestAck', HANDSHAKE_TIMEOUT_MS);
     this.#tracking = this.#machine.track();
-    await this.#guard(this.#tracking);
-    this.#send({ kind: 'begin' });
+    await this.#end.guard(this.#tracking);
+    peer.send({ kind: 'begin' });
     this.#update({ status: 'active', setupMs: performance.now() - this.#startedMs });
   }
 
@@ -146,13 +136,13 @@ export class MigrationSource {
     let throttle = 0;
     for (let pass = 1; ; pass++) {
       const begun = performance.now();
-      const sentBefore = this.#wire!.sentBytes;
+      const sentBefore = this.#peer!.sentBytes;
       await this.#pass(pass, true);
-      await this.#expectAck(pass, this.#idleMs);
+      await this.#peer!.expectAck(pass, this.#idleMs);
       const durationMs = performance.now() - begun;
-      const bytes = this.#wire!.sentBytes - sentBefore;
+      const bytes = this.#peer!.sentBytes - sentBefore;
       const asked = performance.now();
-      const remainingPages = await this.#guard(this.#machine.sync());
+      const remainingPages = await this.#end.guard(this.#machine.sync());
       const hopMs = performance.now() - asked;
       const decision: Decision = convergence.decide({
         pass,
@@ -179,35 +169,34 @@ export class MigrationSource {
       }
       if (decision.throttle !== throttle) {
         throttle = decision.throttle;
-        await this.#guard(this.#machine.throttle(throttle));
+        await this.#end.guard(this.#machine.throttle(throttle));
       }
     }
   }
 
   async #pass(pass: number, limited: boolean): Promise<void> {
-    this.#send({ kind: 'passBegin', pass });
+    this.#peer!.send({ kind: 'passBegin', pass });
     this.#update({ round: pass });
     this.#inPass = true;
     let totals: PassTotals;
     try {
-      totals = await this.#guard(this.#machine.pass(pass, (record) => this.#forward(record, limited)));
+      totals = await this.#end.guard(this.#machine.pass(pass, (record) => this.#forward(record, limited)));
     } finally {
-      if (!this.#abort.signal.aborted) this.#inPass = false;
+      if (!this.#end.ended) this.#inPass = false;
     }
     this.#update({
       normalPages: this.current.normalPages + totals.pages - totals.zeroPages,
       zeroPages: this.current.zeroPages + totals.zeroPages,
     });
-    this.#send({ kind: 'passEnd', pass, records: totals.records, pages: totals.pages });
+    this.#peer!.send({ kind: 'passEnd', pass, records: totals.records, pages: totals.pages });
   }
 
   /** Called for each record from the machine's link: must not throw there. */
   #forward(record: Uint8Array, limited: boolean): void {
-    if (this.#abort.signal.aborted) return;
+    if (this.#end.ended) return;
     try {
       const header = decodeRecordHeader(record);
-      this.#session.sent('record');
-      const more = this.#wire!.sendRecord(record);
+      const more = this.#peer!.sendRecord(record);
       const nowMs = performance.now();
       const waitMs = limited ? this.#limiter.take(record.length, nowMs) : 0;
       if (nowMs - this.#lastEmitMs > PROGRESS_MS) {
@@ -216,7 +205,7 @@ export class MigrationSource {
       }
       if ((!more || waitMs > 1) && !this.#held) void this.#hold(waitMs);
     } catch (error) {
-      this.#fail(toError(error));
+      this.#end.end(toError(error));
     }
   }
 
@@ -226,9 +215,9 @@ export class MigrationSource {
     this.#machine.pauseReading();
     try {
       const sleep = new Promise((resolve) => setTimeout(resolve, waitMs));
-      await Promise.all([this.#wire!.drained(this.#idleMs), waitMs > 1 ? sleep : undefined]);
+      await Promise.all([this.#peer!.drained(this.#idleMs), waitMs > 1 ? sleep : undefined]);
     } catch (error) {
-      this.#fail(toError(error));
+      this.#end.end(toError(error));
     } finally {
       this.#held = false;
       this.#machine.resumeReading();
@@ -241,7 +230,7 @@ export class MigrationSource {
     const stoppedMs = performance.now();
     const timeoutMs = parameters['switchover-timeout'];
     const timer = setTimeout(() => {
-      this.#fail(
+      this.#end.end(
         new MigrationError(
           'ERR_MIGRATION_TIMEOUT',
           `Cannot switch over: the destination is not ready in ${timeoutMs} ms`,
@@ -249,22 +238,22 @@ export class MigrationSource {
       );
     }, timeoutMs);
     try {
-      const running = await this.#guard(this.#machine.pause());
-      this.#send({ kind: 'stopSource', running });
-      const remainingPages = await this.#guard(this.#machine.sync());
+      const running = await this.#end.guard(this.#machine.pause());
+      this.#peer!.send({ kind: 'stopSource', running });
+      const remainingPages = await this.#end.guard(this.#machine.sync());
       this.#update({ remainingBytes: remainingPages * PAGE_BYTES });
       if (remainingPages > 0) await this.#pass(lastPass + 1, false);
       await this.#sendDevices(parameters['verify-ram']);
-      if (remainingPages > 0) await this.#expectAck(lastPass + 1, timeoutMs);
-      await this.#expect('ready', timeoutMs);
-      await this.#guard(this.#machine.release());
-      this.#abort.signal.throwIfAborted();
+      if (remainingPages > 0) await this.#peer!.expectAck(lastPass + 1, timeoutMs);
+      await this.#peer!.expect('ready', timeoutMs);
+      await this.#end.guard(this.#machine.release());
+      this.#end.check();
     } finally {
       clearTimeout(timer);
     }
+    this.#peer!.send({ kind: 'commit' }); // throws when it could not be sent: the guest is still ours then
     this.#committed = true;
-    this.#send({ kind: 'commit' });
-    await this.#expect('running', Math.max(timeoutMs, HANDSHAKE_TIMEOUT_MS));
+    await this.#peer!.expect('running', Math.max(timeoutMs, HANDSHAKE_TIMEOUT_MS));
     const downtimeMs = performance.now() - stoppedMs;
     try {
       await this.#machine.handover();
@@ -275,16 +264,16 @@ export class MigrationSource {
   }
 
   async #sendDevices(verifyRam: boolean): Promise<void> {
-    const state = await this.#guard(this.#machine.save());
+    const state = await this.#end.guard(this.#machine.save());
     this.#stateBytes = state.length;
     for (let offset = 0; offset < state.length; offset += DEVICE_STATE_CHUNK_BYTES) {
       const chunk = state.subarray(offset, offset + DEVICE_STATE_CHUNK_BYTES);
-      this.#send({ kind: 'deviceState', offset, totalBytes: state.length, chunk });
-      if (offset > 1 << 20) await this.#guard(this.#wire!.drained(this.#idleMs));
+      this.#peer!.send({ kind: 'deviceState', offset, totalBytes: state.length, chunk });
+      if (offset > 1 << 20) await this.#end.guard(this.#peer!.drained(this.#idleMs));
     }
-    const ram = await this.#guard(this.#machine.digest(verifyRam));
+    const ram = await this.#end.guard(this.#machine.digest(verifyRam));
     const devices = new Uint8Array(createHash('sha256').update(state).digest());
-    this.#send({ kind: 'digest', ram, devices, recomputed: verifyRam });
+    this.#peer!.send({ kind: 'digest', ram, devices, recomputed: verifyRam });
   }
 
   async #rollback(error: Error): Promise<void> {
@@ -298,15 +287,8 @@ export class MigrationSource {
       this.#finish('failed', unknown);
       return;
     }
-    this.#fail(error); // ends what still waits
-    if (this.#wire?.writable === true && this.#session.phase !== 'aborted') {
-      try {
-        this.#send({ kind: 'abort', reason: printable(error.message) });
-      } catch {
-        // The connection ended meanwhile; that tells the destination the same
-      }
-    }
-    this.#wire?.close();
+    this.#end.end(error); // ends what still waits
+    this.#peer?.abort(error.message);
     if (await succeeded(this.#tracking)) {
       if (this.#inPass) this.#machine.stopPass();
       try {
@@ -331,83 +313,8 @@ export class MigrationSource {
     });
   }
 
-  /** Reads all that the destination sends, so that its Abort and its end are seen at any moment. */
-  async #read(wire: Wire): Promise<void> {
-    try {
-      for (;;) {
-        const frame = await wire.next(FOREVER_MS);
-        if (frame.kind === 'record') throw new WireError('ERR_WIRE_STATE', 'Cannot accept a record of the destination');
-        const { message } = frame;
-        this.#session.received(message.kind);
-        if (message.kind === 'abort') {
-          throw new MigrationError('ERR_MIGRATION_ABORTED', `The destination ended the migration: ${message.reason}`);
-        }
-        if (message.kind === 'refuse') {
-          throw new MigrationError('ERR_MIGRATION_REFUSED', `The destination refuses: ${message.reasons.join('; ')}`);
-        }
-        if (this.#inbox.length >= MAX_WAITING_MESSAGES) {
-          throw new WireError('ERR_WIRE_LIMIT', `Cannot queue messages: ${MAX_WAITING_MESSAGES} wait`);
-        }
-        this.#inbox.push(message);
-        this.#inboxWake?.();
-      }
-    } catch (error) {
-      if (!this.#finished) this.#fail(toError(error));
-    }
-  }
-
-  async #expect<Kind extends ControlKind>(kind: Kind, timeoutMs: number): Promise<Wanted<Kind>> {
-    if (this.#inbox.length === 0) {
-      const { promise, resolve, reject } = Promise.withResolvers<void>();
-      this.#inboxWake = resolve;
-      const timer = setTimeout(() => {
-        reject(
-          new MigrationError('ERR_MIGRATION_TIMEOUT', `Cannot go on: no ${kind} of the destination in ${timeoutMs} ms`),
-        );
-      }, timeoutMs);
-      try {
-        await this.#guard(promise);
-      } finally {
-        clearTimeout(timer);
-        this.#inboxWake = undefined;
-      }
-    }
-    const message = this.#inbox.shift()!;
-    if (message.kind !== kind) {
-      throw new WireError('ERR_WIRE_STATE', `Cannot accept ${message.kind} of the destination: expected ${kind}`);
-    }
-    return message as Wanted<Kind>;
-  }
-
-  async #expectAck(pass: number, timeoutMs: number): Promise<void> {
-    const ack = await this.#expect('passAck', timeoutMs);
-    if (ack.pass !== pass) {
-      throw new WireError('ERR_WIRE_VALUE', `Cannot accept passAck of pass ${ack.pass}: expected ${pass}`);
-    }
-  }
-
-  #send(message: ControlMessage): void {
-    this.#session.sent(message.kind);
-    this.#wire!.send(message);
-  }
-
   get #idleMs(): number {
     return this.#options.idleTimeoutMs ?? IDLE_TIMEOUT_MS;
-  }
-
-  #fail(error: Error): void {
-    if (!this.#abort.signal.aborted) this.#abort.abort(error);
-  }
-
-  /** The work's result, or the reason for which the migration ends, whichever comes first. */
-  #guard<T>(work: Promise<T>): Promise<T> {
-    const { signal } = this.#abort;
-    return new Promise<T>((resolve, reject) => {
-      const onAbort = () => reject(signal.reason);
-      if (signal.aborted) onAbort();
-      signal.addEventListener('abort', onAbort, { once: true });
-      work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
-    });
   }
 
   #update(change: Partial<MigrationProgress>): void {
@@ -416,7 +323,7 @@ export class MigrationSource {
     this.#progress.next({
       ...this.current,
       ...change,
-      transferredBytes: this.#wire?.sentBytes ?? 0,
+      transferredBytes: this.#peer?.sentBytes ?? 0,
       totalMs: nowMs - this.#startedMs,
     });
   }
@@ -429,10 +336,6 @@ async function succeeded(work: Promise<void> | undefined): Promise<boolean> {
   } catch {
     return false; // the refusal is what the migration failed with
   }
-}
-
-function toError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error));
 }
 
 /** The machine's codes are its own; what a caller sees is ours. */
