@@ -43,6 +43,11 @@ export interface MigrationHooks {
 export interface MigrationLinkServer {
   /** Resolves when the link is closed and what it held is undone */
   readonly closed: Promise<void>;
+  /**
+   * Why nobody may start, resume or reset this machine now, or undefined. Ask before each: a guest that is on its
+   * way, or runs elsewhere, must not run here because somebody says `cont`.
+   */
+  blocksRun(): string | undefined;
 }
 
 /** Requests of the migration role that wait; it sends one at a time. */
@@ -91,6 +96,7 @@ class LinkServer implements MigrationLinkServer {
   #work: Promise<void> = Promise.resolve();
   #waiting = 0;
   #source: SourceSide | undefined;
+  #runsElsewhere = false;
   #destination: DestinationSide | undefined;
 
   constructor(link: Duplex, machine: MachineApi, hooks: MigrationHooks) {
@@ -105,6 +111,14 @@ class LinkServer implements MigrationLinkServer {
       this.#source?.sender.stop();
       this.#work = this.#work.then(() => this.#linkLost()).finally(resolve);
     });
+  }
+
+  blocksRun(): string | undefined {
+    if (this.#runsElsewhere) return 'the guest was migrated and runs elsewhere';
+    if (this.#source?.released === true) return 'the guest was handed over and may run elsewhere';
+    if (this.#source?.paused === true) return 'the guest is being migrated away';
+    if (this.#destination !== undefined) return 'a guest is being migrated in';
+    return undefined;
   }
 
   /** What throws here closes the link: the other side breaks the protocol. */
@@ -270,6 +284,7 @@ class LinkServer implements MigrationLinkServer {
       throw new LinkFault('ERR_WIRE_STATE', 'Cannot hand over the guest: its disks are not released');
     }
     this.#source = undefined;
+    this.#runsElsewhere = true;
     this.#machine.setThrottle(0);
     this.#hooks.handedOver?.();
     return NOTHING;

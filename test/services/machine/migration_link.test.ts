@@ -84,6 +84,32 @@ test('a role cannot save or hand over a guest that it has not paused', async (t)
   t.is(machine.status, 'running');
 });
 
+test('nobody may run a guest that is on its way or runs elsewhere', async (t) => {
+  const machine = new FakeMachine();
+  const role = hijacked(t, machine);
+  const may: (string | undefined)[] = [];
+  for (const type of [LinkFrame.track, LinkFrame.pause, LinkFrame.untrack]) {
+    t.is(await role.ask(type), 'done');
+    may.push(role.server.blocksRun());
+  }
+  t.deepEqual(may, [undefined, 'the guest is being migrated away', undefined]);
+  for (const type of [LinkFrame.track, LinkFrame.pause, LinkFrame.release]) t.is(await role.ask(type), 'done');
+  t.regex(role.server.blocksRun() ?? '', /may run elsewhere/);
+  t.is(await role.ask(LinkFrame.handover), 'done');
+  t.regex(role.server.blocksRun() ?? '', /runs elsewhere/);
+  role.channel.close();
+  await role.server.closed;
+  t.regex(role.server.blocksRun() ?? '', /runs elsewhere/);
+});
+
+test('nobody may run a machine while a guest comes in', async (t) => {
+  const role = hijacked(t, new FakeMachine({ status: 'inmigrate' }));
+  t.is(await role.ask(LinkFrame.incoming), 'done');
+  t.regex(role.server.blocksRun() ?? '', /migrated in/);
+  t.is(await role.ask(LinkFrame.abort), 'done');
+  t.is(role.server.blocksRun(), undefined);
+});
+
 test('a role cannot store pages into a machine that runs', async (t) => {
   const machine = new FakeMachine();
   const role = hijacked(t, machine);
