@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import test, { type ExecutionContext } from 'ava';
@@ -232,4 +233,47 @@ chromiumTest('T3 a page of another origin gets no WebSocket, cookie or not', asy
   await page.close();
   other.close();
   other.closeAllConnections();
+});
+
+chromiumTest(
+  'the page works by keyboard: a way out of the guest, menus by arrow keys, Ctrl-Alt-Del',
+  async (t, context) => {
+    await using rig = new ConsoleRig();
+    const { url } = await rig.listen();
+    const { page, complaints } = await openConsole(context, url);
+    await page.locator('#screen canvas').click();
+    for (const key of ['Control', 'Alt', 'Shift']) await page.keyboard.down(key);
+    await until(
+      'focus on the toolbar',
+      () => page.evaluate("document.activeElement.id === 'keys'") as Promise<boolean>,
+    );
+    for (const key of ['Shift', 'Alt', 'Control']) await page.keyboard.up(key);
+    await until('no key is left down', () => {
+      const downs = rig.keyboard.keys.filter((key) => key.endsWith('+')).length;
+      return downs > 0 && downs * 2 === rig.keyboard.keys.length;
+    });
+    rig.keyboard.keys.length = 0;
+    await page.keyboard.press('ArrowDown');
+    t.is(await page.evaluate("document.activeElement.textContent.includes('Ctrl-Alt-Del')"), true);
+    await page.keyboard.press('Enter');
+    await until('six events', () => rig.keyboard.keys.length >= 6);
+    t.deepEqual(rig.keyboard.keys.slice(0, 6), ['29+', '56+', '111+', '111-', '56-', '29-']);
+    t.deepEqual(complaints, []);
+    await page.close();
+  },
+);
+
+chromiumTest('D7 the page saves a screenshot, which is a PNG of the guest', async (t, context) => {
+  await using rig = new ConsoleRig(new TestCard(320, 200), { name: 'my vm' });
+  const { url } = await rig.listen();
+  const { page } = await openConsole(context, url);
+  await until('the picture', async () => (await hashOfPage(page)) === hashOfCard(rig.card));
+  const [download] = await Promise.all([
+    page.waitForEvent('download'),
+    page.getByRole('button', { name: 'Save a screenshot' }).click(),
+  ]);
+  t.regex(download.suggestedFilename(), /^my-vm-[\dT-]+\.png$/);
+  const bytes = await readFile((await download.path())!);
+  t.deepEqual([bytes.subarray(1, 4).toString(), bytes.readUInt32BE(16), bytes.readUInt32BE(20)], ['PNG', 320, 200]);
+  await page.close();
 });

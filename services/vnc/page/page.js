@@ -241,11 +241,14 @@ window.addEventListener(
   (event) => {
     if (!(event.ctrlKey && event.altKey && event.shiftKey)) return;
     if (!byId('screen').contains(document.activeElement)) return;
-    rfb?.blur(); // lets go of what the guest holds
+    event.stopPropagation(); // the guest does not get the last of the three
+    event.preventDefault();
     byId('keys').focus();
   },
   true,
 );
+// noVNC lets go of all keys when the window loses the focus; the same must hold when only the screen does
+byId('screen').addEventListener('focusout', () => window.dispatchEvent(new Event('blur')));
 
 // ---- keys and text ----
 
