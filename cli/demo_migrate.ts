@@ -22,7 +22,12 @@ export async function demoMigrate(from: VmOptions, to: VmOptions): Promise<numbe
   const { vnc: _page, ...destinationOptions } = to;
   const machines: RunningVm[] = [];
   try {
-    const report = { onReport: ({ text }: { text: string }) => notice(text) };
+    const said = new Set<string>();
+    const onReport = ({ text }: { text: string }) => {
+      if (!said.has(text)) notice(text); // both machines say that they are embedded
+      said.add(text);
+    };
+    const report = { onReport };
     const source = await supervise({ ...from, serial: 'none' }, report);
     machines.push(source);
     const destination = await supervise({ ...destinationOptions, serial: 'none', incoming: uri }, report);
