@@ -33,7 +33,7 @@ export interface VmExit {
 
 /** Names and data as QMP has them */
 export interface VmEvent {
-  readonly event: 'STOP' | 'RESUME' | 'SHUTDOWN' | 'RESET' | 'MIGRATION' | 'MIGRATION_PASS';
+  readonly event: 'STOP' | 'RESUME' | 'POWERDOWN' | 'SHUTDOWN' | 'RESET' | 'MIGRATION' | 'MIGRATION_PASS';
   readonly data: Readonly<Record<string, string | number | boolean>>;
 }
 
@@ -124,7 +124,9 @@ class Supervisor implements RunningVm {
 
   async call(method: string, params?: unknown): Promise<unknown> {
     if (method === 'reset') this.#resetByHost = true;
-    return this.#control.call(method, params);
+    const result = await this.#control.call(method, params);
+    if (method === 'powerdown') setImmediate(() => this.#emit('POWERDOWN', {})); // after the answer, as QEMU
+    return result;
   }
 
   async start(): Promise<void> {

@@ -247,6 +247,13 @@ test('supervise() ends the machine at a guest reset with noReboot, and waits at 
   t.deepEqual(await second.vm.exit, { reason: 'host', exitCode: 0 });
 });
 
+test('powerdown is told as an event', async (t) => {
+  const { vm, events } = await run(t, 'embedded', { noShutdown: true });
+  await vm.call('powerdown');
+  for (let i = 0; i < 100 && !events.some(({ event }) => event === 'POWERDOWN'); i++) await sleep(5);
+  t.true(events.some(({ event }) => event === 'POWERDOWN'));
+});
+
 test('control refuses unknown methods, wrong parameters, far hosts and relative paths', async (t) => {
   const { vm } = await run(t, 'embedded');
   await t.throwsAsync(vm.call('nope'), { code: 'ERR_CONTROL_METHOD' });
