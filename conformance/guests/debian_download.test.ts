@@ -65,7 +65,7 @@ test('Apt.fetchFile() continues an interrupted download where it stopped, and ap
 
   const second = await Apt.open({ folder });
   await second.fetchFile(server.uri, target, SHA256, () => undefined);
-  t.deepEqual(readFileSync(target), BODY);
+  t.true(readFileSync(target).equals(BODY));
   t.regex(server.ranges[1] ?? '', /^bytes=[1-9]\d{6}-$/, 'the second request asks for the rest only');
 });
 
