@@ -5,7 +5,7 @@ import type { DiskOptions, MachineOptions } from '../../emulator/machine/machine
 import { NbdBlockBackend, NbdClient } from '../nbd/mod.ts';
 import { Channel, type RoleLinks, type RoleMain, type Rpc, RpcPeer } from '../shared/mod.ts';
 import { attachDisplay } from './display_link.ts';
-import { serveMigration } from './migration_link.ts';
+import { type MigrationLinkServer, serveMigration } from './migration_link.ts';
 import { nodePlatform } from './node_platform.ts';
 import { joinSerial } from './serial_link.ts';
 
@@ -63,8 +63,8 @@ export const machineRole: RoleMain<MachineRoleOptions> = async (links, options) 
       });
     }
   } else {
-    connectLinks(links, parts.machine, rpc);
-    serveControl(rpc, parts.machine, options);
+    const migration = connectLinks(links, parts.machine, rpc);
+    serveControl(rpc, parts.machine, options, migration);
     if (options.incoming) parts.machine.awaitMigration();
   }
   await ended;
@@ -119,27 +119,43 @@ async function openDisks(
   );
 }
 
-function connectLinks(links: RoleLinks, machine: Machine, rpc: Rpc): void {
+/** Gives the migration link's server, which knows when the guest must not run here. */
+function connectLinks(links: RoleLinks, machine: Machine, rpc: Rpc): MigrationLinkServer | undefined {
   if (links.serial !== undefined) joinSerial(links.serial, machine.serial);
   if (links.display !== undefined && machine.display !== undefined) {
     attachDisplay(new Channel(links.display, { name: 'display' }), machine.display, machine.keyboard, machine.tablet);
   }
-  if (links.ram !== undefined) {
-    serveMigration(links.ram, machine, {
-      flushDisks: async () => void (await rpc.call('flush-disks')),
-      releaseDisks: async () => void (await rpc.call('release-disks')),
-      takeDisks: async () => void (await rpc.call('take-disks')),
-      log: (text) => process.stderr.write(`${text}\n`),
-    });
-  }
+  if (links.ram === undefined) return undefined;
+  return serveMigration(links.ram, machine, {
+    flushDisks: async () => void (await rpc.call('flush-disks')),
+    releaseDisks: async () => void (await rpc.call('release-disks')),
+    takeDisks: async () => void (await rpc.call('take-disks')),
+    log: (text) => process.stderr.write(`${text}\n`),
+  });
 }
 
-function serveControl(rpc: Rpc, machine: Machine, options: MachineRoleOptions): void {
+/** The request cannot be done in the machine's state; the monitor passes it on. */
+class ControlRefusal extends Error {
+  readonly code = 'ERR_MACHINE_STATE';
+}
+
+function serveControl(
+  rpc: Rpc,
+  machine: Machine,
+  options: MachineRoleOptions,
+  migration: MigrationLinkServer | undefined,
+): void {
+  /** Never two runners of one guest, whatever the monitor is told */
+  const mayRun = (what: string): void => {
+    const reason = migration?.blocksRun();
+    if (reason !== undefined) throw new ControlRefusal(`Cannot ${what} the guest: ${reason}`);
+  };
   machine.events.subscribe((event) => {
     const { kind, ...data } = event;
     rpc.emit(kind, data);
   });
   rpc.handle('start', () => {
+    mayRun('start');
     machine.start();
     return {};
   });
@@ -148,11 +164,13 @@ function serveControl(rpc: Rpc, machine: Machine, options: MachineRoleOptions): 
     return {};
   });
   rpc.handle('cont', () => {
+    mayRun('resume');
     if (machine.status === 'prelaunch') machine.start();
     else machine.resume();
     return {};
   });
   rpc.handle('reset', () => {
+    mayRun('reset');
     machine.reset();
     return {};
   });
