@@ -175,6 +175,7 @@ export abstract class VirtioDevice implements Device {
   setDma(allowed: boolean): void {
     if (this.#dma === allowed) return;
     this.#dma = allowed;
+    for (const queue of this.queues) queue.setDma(allowed);
     if (allowed) this.#serveAll();
   }
 
@@ -259,8 +260,13 @@ export abstract class VirtioDevice implements Device {
 
   /** True while queues may be used: DRIVER_OK, not broken, not held, DMA allowed. */
   protected get live(): boolean {
+    return this.driverReady && !this.#held && this.#dma;
+  }
+
+  /** True while the driver wants events: DRIVER_OK and not broken; also while the machine is paused. */
+  protected get driverReady(): boolean {
     const status = this.#status & (VIRTIO_STATUS_DRIVER_OK | VIRTIO_STATUS_NEEDS_RESET);
-    return status === VIRTIO_STATUS_DRIVER_OK && !this.#held && this.#dma;
+    return status === VIRTIO_STATUS_DRIVER_OK;
   }
 
   protected negotiated(bit: number): boolean {
@@ -272,7 +278,7 @@ export abstract class VirtioDevice implements Device {
     const start = performance.now();
     try {
       for (let count = 0; this.live && ready(); count++) {
-        if (count === CHAINS_PER_TURN || performance.now() - start > TURN_MS) {
+        if (count === CHAINS_PER_TURN || (count > 0 && performance.now() - start > TURN_MS)) {
           this.#postpone(queue);
           return;
         }
