@@ -25,6 +25,7 @@ const WIDE = {
   stimecmp: H.HART_STIMECMP,
   instretEnd: H.HART_INSTRET_END,
   cycleOffset: H.HART_CYCLE_OFFSET,
+  instretOffset: H.HART_INSTRET_OFFSET,
 } as const;
 const WORDS = {
   privilege: H.HART_PRIV,
@@ -41,7 +42,11 @@ const WORDS = {
 } as const;
 /** Bits that the kernel's writeStatus lets through */
 const MSTATUS_BITS = 0x7e19aan;
+/** FIOM, CBIE, CBCFE, CBZE; in menvcfg ADUE, PBMTE and STCE too */
+const SENVCFG_BITS = 0xf1n;
+const MENVCFG_BITS = SENVCFG_BITS | (7n << 61n);
 const PMP_ENTRIES = 16;
+const PMP_ADDRESS_BITS = 54n;
 /** Pins that belong to the hart's own state; the others follow from the devices */
 const MIP_SOFTWARE = (1 << 1) | (1 << 5);
 
@@ -100,7 +105,7 @@ export class HartState implements Stateful {
     const pmpaddr = list('pmpaddr', PMP_ENTRIES);
     const pmpcfg = reader.bytes('pmpcfg', PMP_ENTRIES, PMP_ENTRIES);
     const mip = reader.u32('mip');
-    this.#validate(reader, x, pmpcfg, mip);
+    this.#validate(reader, x, pmpcfg, pmpaddr, mip);
     return () => {
       for (const [offset, field] of wide) this.#view.setBigUint64(this.#base + offset, field, true);
       for (const [offset, field] of words) this.#view.setUint32(this.#base + offset, field, true);
@@ -122,7 +127,13 @@ export class HartState implements Stateful {
   }
 
   /** What no hart of ours can have been in. */
-  #validate(reader: StateReader, x: readonly bigint[], pmpcfg: Uint8Array, mip: number): void {
+  #validate(
+    reader: StateReader,
+    x: readonly bigint[],
+    pmpcfg: Uint8Array,
+    pmpaddr: readonly bigint[],
+    mip: number,
+  ): void {
     const path = this.stateName;
     const check = (ok: boolean, field: string, text: string): void => {
       if (!ok) throw new StateError(`${path}.${field}`, text);
@@ -150,6 +161,17 @@ export class HartState implements Stateful {
       'pmpcfg',
       'reserved bits',
     );
+    check(
+      pmpaddr.every((address) => address >> PMP_ADDRESS_BITS === 0n),
+      'pmpaddr',
+      'addresses of more than 56 bits',
+    );
+    check((reader.u64('menvcfg') & ~MENVCFG_BITS) === 0n, 'menvcfg', 'reserved bits are set');
+    check((reader.u64('senvcfg') & ~SENVCFG_BITS) === 0n, 'senvcfg', 'reserved bits are set');
+    for (const name of ['menvcfg', 'senvcfg'] as const) {
+      check(((reader.u64(name) >> 4n) & 3n) !== 2n, name, 'reserved CBIE');
+    }
+    check((reader.u32('mcountinhibit') & ~5) === 0, 'mcountinhibit', 'bits that do not exist');
     check((mip & ~MIP_SOFTWARE) === 0, 'mip', 'bits that devices drive');
   }
 }

@@ -197,7 +197,8 @@ function emitRun(f: FunctionBody, options: InterpreterOptions, call: (name: stri
   /** Finds the slots of `target`'s page by the fetch TLB or the kernel, and the slot in it. */
   function lookUp(): void {
     const again = f.loop();
-    f.get(target).i64(-4096).op(OP64.and).set(page);
+    f.get(target).i64(-4096).op(OP64.and).tee(page).set(pageTag);
+    f.i32(PAGE_SLOT_BYTES).set(limit);
     f.get(target)
       .op(I32_WRAP)
       .i32(12)
@@ -211,7 +212,19 @@ function emitRun(f: FunctionBody, options: InterpreterOptions, call: (name: stri
     f.get(entry).mem(I32_LOAD, 8);
     f.else();
     f.i32(hart).get(target).mem(STORE64.d, H.HART_PC);
+    // Fetching may trap, and a trap takes fuel
+    f.get(fuel).op(OP32.eqz);
+    f.if();
+    f.i32(H.EXIT_FUEL).set(exit);
+    leave();
+    f.end();
     f.call(call('fetchSlow'));
+    // Only one instruction of the page may be run: as one that straddles, it stands in the scratch slot
+    get32(H.HART_FETCH_ONCE);
+    f.if();
+    f.i64(-1).set(pageTag);
+    f.i32(0).set(limit);
+    f.end();
     f.end();
     f.tee(base).op(OP32.eqz);
     f.if();
@@ -221,18 +234,11 @@ function emitRun(f: FunctionBody, options: InterpreterOptions, call: (name: stri
     get32(H.HART_ITLB).set(itlb);
     f.i32(hart).mem(LOAD64.d, H.HART_PC).set(target);
     // A handler that cannot be fetched either must not spin without spending fuel
-    f.get(fuel).op(OP32.eqz);
-    f.if();
-    f.i32(H.EXIT_FUEL).set(exit);
-    leave();
-    f.end();
     f.get(fuel).i32(1).op(OP32.sub).set(fuel);
     f.br(again);
     f.end();
     f.end();
     f.get(base).get(target).op(I32_WRAP).i32(4095).op(OP32.and).i32(3).op(OP32.shl).op(OP32.add).set(slot);
-    f.get(page).set(pageTag);
-    f.i32(PAGE_SLOT_BYTES).set(limit);
   }
 }
 
@@ -269,10 +275,11 @@ function emitDispatch(
     number: HANDLER_UNDECODED,
     emit: () => {
       own.storePc();
-      f.get(frame.fuel).i32(1).op(OP32.add).set(frame.fuel); // decoding is not an instruction
       f.get(slot).get(base).call(call('decodeSlot')).tee(outcome);
-      f.op(OP32.eqz).brIf(next);
-      f.get(outcome).i32(2).op(OP32.eq).brIf(reload);
+      // A fetch that trapped has used its fuel: a handler that traps the same way must not run for ever
+      f.i32(2).op(OP32.eq).brIf(reload);
+      f.get(frame.fuel).i32(1).op(OP32.add).set(frame.fuel); // decoding is not an instruction
+      f.get(outcome).op(OP32.eqz).brIf(next);
       // The scratch slot stands in for the page's last, with everything but pc-relative moves inside the page
       f.i32(hart + H.HART_SCRATCH).set(slot);
       f.i32(hart + H.HART_SCRATCH - (H.CODE_PAGE_SLOTS - 1) * H.SLOT_BYTES).set(base);

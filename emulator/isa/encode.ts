@@ -50,78 +50,51 @@ export function encode(name: string, operands: Operands = {}): number {
   if ((row.format === 'B' || row.format === 'J') && imm % 2 !== 0) {
     throw new RangeError(`Cannot encode ${name}: offset ${imm} is odd`);
   }
-  const fields =
-    (rd << 7) | (rs1 << 15) | (rs2 << 20) | (rs3 << 27) | ((rm & 7) << 12) | immediateBits(row.format, imm, csr);
-  return ((row.match | (fields & operandMask(row.format) & ~row.mask)) >>> 0) as number;
+  const bits = fields(row.format, { rd, rs1, rs2, rs3, csr, imm, rm });
+  return (row.match | (bits & ~row.mask)) >>> 0;
 }
 
-const RD = 0xf80;
-const RS1 = 0xf_8000;
-const RS2 = 0x1f0_0000;
-const RM = 0x7000;
-const HIGH12 = 0xfff0_0000 | 0;
-
-/** Bits of the word that operands of a format may set */
-function operandMask(format: Format): number {
+/** Operand bits of the word; a field that belongs to the opcode is masked out by the caller. */
+function fields(format: Format, { rd, rs1, rs2, rs3, csr, imm, rm }: Required<Operands>): number {
+  const destination = rd << 7;
+  const source = rs1 << 15;
+  const second = rs2 << 20;
   switch (format) {
     case 'I':
     case 'LOAD':
     case 'FLOAD':
-    case 'SYS':
-      return RD | RS1 | HIGH12;
-    case 'S':
-    case 'FSTORE':
-    case 'B':
-      return RD | RS1 | RS2 | (0xfe00_0000 | 0);
-    case 'U':
-    case 'J':
-      return RD | (0xffff_f000 | 0);
+      return destination | source | (imm << 20);
     case 'SHIFT':
     case 'SHIFTW':
-      return RD | RS1 | 0x3f0_0000;
+      return destination | source | (imm << 20);
+    case 'SYS':
+      return destination | source | second | (csr << 20);
+    case 'S':
+    case 'FSTORE':
+      return ((imm & 31) << 7) | source | second | ((imm >> 5) << 25);
+    case 'B':
+      return source | second | branchBits(imm);
+    case 'U':
+      return destination | (imm & ~0xfff);
+    case 'J':
+      return destination | jumpBits(imm);
     case 'R2':
-      return RD | RS1;
+      return destination | source;
+    case 'R':
+    case 'AMO':
+      return destination | source | second;
     case 'F2':
-      return RD | RS1 | RM;
+      return destination | source | (rm << 12);
     case 'F':
-      return RD | RS1 | RS2 | RM;
+      return destination | source | second | (rm << 12);
     case 'F4':
-      return RD | RS1 | RS2 | RM | (0xf800_0000 | 0);
+      return destination | source | second | (rs3 << 27) | (rm << 12);
     case 'NONE':
       return 0;
-    default:
-      return RD | RS1 | RS2;
   }
 }
 
-function immediateBits(format: Format, imm: number, csr: number): number {
-  switch (format) {
-    case 'I':
-    case 'LOAD':
-    case 'FLOAD':
-      return imm << 20;
-    case 'SYS':
-      return csr << 20;
-    case 'SHIFT':
-    case 'SHIFTW':
-      return imm << 20;
-    case 'S':
-    case 'FSTORE':
-      return ((imm & 31) << 7) | ((imm >> 5) << 25);
-    case 'B':
-      return (
-        (((imm >> 11) & 1) << 7) | (((imm >> 1) & 15) << 8) | (((imm >> 5) & 63) << 25) | (((imm >> 12) & 1) << 31)
-      );
-    case 'U':
-      return imm & (0xffff_f000 | 0);
-    case 'J':
-      return (
-        (((imm >> 12) & 255) << 12) |
-        (((imm >> 11) & 1) << 20) |
-        (((imm >> 1) & 1023) << 21) |
-        (((imm >> 20) & 1) << 31)
-      );
-    default:
-      return 0;
-  }
-}
+const branchBits = (imm: number): number =>
+  (((imm >> 11) & 1) << 7) | (((imm >> 1) & 15) << 8) | (((imm >> 5) & 63) << 25) | (((imm >> 12) & 1) << 31);
+const jumpBits = (imm: number): number =>
+  (((imm >> 12) & 255) << 12) | (((imm >> 11) & 1) << 20) | (((imm >> 1) & 1023) << 21) | (((imm >> 20) & 1) << 31);

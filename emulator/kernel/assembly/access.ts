@@ -5,7 +5,7 @@ import { ACCESS_READ, ACCESS_WRITE, pmpAllows, pmpUniform } from './pmp';
 import * as R from './registers';
 import { dataPrivilege, fillData } from './tlb';
 import { CAUSE_LOAD_MISALIGNED, CAUSE_STORE_MISALIGNED, trap } from './trap';
-import { accessFault, markDirty, walk, walkedPa, walkedReadable, walkedWritable } from './walk';
+import { accessFault, markDirty, pageFault, walk, walkedPa, walkedReadable, walkedWritable } from './walk';
 
 /** Physical address where `translate` gave 1 */
 let mmioPa: u64 = 0;
@@ -15,15 +15,20 @@ let mmioPa: u64 = 0;
  * 0 where a trap was taken. `tval` is what a trap reports.
  */
 function translate(va: u64, size: u64, access: u32, tval: u64): u32 {
+  return translateAs(va, size, access, access, tval);
+}
+
+/** The same, where faults are reported as those of another access. */
+function translateAs(va: u64, size: u64, access: u32, reported: u32, tval: u64): u32 {
   const priv = dataPrivilege();
   const cause = walk(va, access, priv);
   if (cause != 0) {
-    trap(cause, tval);
+    trap(cause == pageFault(access) ? pageFault(reported) : accessFault(reported), tval);
     return 0;
   }
   const pa = walkedPa;
   if (!pmpAllows(pa, size, access, priv)) {
-    trap(accessFault(access), tval);
+    trap(accessFault(reported), tval);
     return 0;
   }
   const host = hostAddress(pa, size);
@@ -171,9 +176,9 @@ export function atomicAddress(va: u64, size: u32, write: u32): u32 {
   return host;
 }
 
-/** For cache-block operations: the block must be reachable by `access`; 0 where a trap was taken. */
+/** For cache-block operations: the block must be reachable by `access`; 0 where a trap, a store's, was taken ("CMO" 2.5). */
 export function blockAddress(va: u64, access: u32): u32 {
-  const host = translate(va & ~63, 64, access, va);
+  const host = translateAs(va & ~63, 64, access, ACCESS_WRITE, va);
   if (host == 1) {
     trap(accessFault(ACCESS_WRITE), va);
     return 0;

@@ -35,6 +35,31 @@ export function retired(): u64 {
   return R.get64(H.HART_INSTRET_END) - <u64>R.get32(H.HART_FUEL);
 }
 
+// mcountinhibit: while a bit is set, the counter stands at the value in its own word; else that word is added
+const INHIBIT_CY: u32 = 1;
+const INHIBIT_IR: u32 = 4;
+
+/** mcycle or minstret as the instruction that reads it sees it: itself not counted. */
+function counter(inhibit: u32, offsetAt: u32): u64 {
+  const offset = R.get64(offsetAt);
+  return R.get32(H.HART_MCOUNTINHIBIT) & inhibit ? offset : retired() - 1 + offset;
+}
+
+/** The next instruction reads what is written here. */
+function setCounter(inhibit: u32, offsetAt: u32, value: u64): void {
+  R.set64(offsetAt, R.get32(H.HART_MCOUNTINHIBIT) & inhibit ? value : value - retired());
+}
+
+function writeCountInhibit(value: u32): void {
+  const old = R.get32(H.HART_MCOUNTINHIBIT);
+  const next = value & (INHIBIT_CY | INHIBIT_IR);
+  const cycles = counter(INHIBIT_CY, H.HART_CYCLE_OFFSET);
+  const instructions = counter(INHIBIT_IR, H.HART_INSTRET_OFFSET);
+  R.set32(H.HART_MCOUNTINHIBIT, next);
+  if ((old ^ next) & INHIBIT_CY) setCounter(INHIBIT_CY, H.HART_CYCLE_OFFSET, cycles);
+  if ((old ^ next) & INHIBIT_IR) setCounter(INHIBIT_IR, H.HART_INSTRET_OFFSET, instructions);
+}
+
 /** sstatus and mstatus share their bits; FS lives apart, SD follows from it. */
 function status(mask: u64): u64 {
   const fs = <u64>R.get32(H.HART_FS);
@@ -84,11 +109,11 @@ export function readCsr(csr: u32): u64 {
     case 0x003:
       return fpOff() ? illegal() : <u64>(R.get32(H.HART_FFLAGS) | (R.get32(H.HART_FRM) << 5));
     case 0xc00:
-      return counterEnabled(0) ? retired() + R.get64(H.HART_CYCLE_OFFSET) : illegal();
+      return counterEnabled(0) ? counter(INHIBIT_CY, H.HART_CYCLE_OFFSET) : illegal();
     case 0xc01:
       return counterEnabled(1) ? ticks() : illegal();
     case 0xc02:
-      return counterEnabled(2) ? retired() : illegal();
+      return counterEnabled(2) ? counter(INHIBIT_IR, H.HART_INSTRET_OFFSET) : illegal();
     case 0x100:
       return status(SSTATUS) | 0x200000000;
     case 0x104:
@@ -142,9 +167,9 @@ export function readCsr(csr: u32): u64 {
     case 0x344:
       return pendingInterrupts();
     case 0xb00:
-      return retired() + R.get64(H.HART_CYCLE_OFFSET);
+      return counter(INHIBIT_CY, H.HART_CYCLE_OFFSET);
     case 0xb02:
-      return retired();
+      return counter(INHIBIT_IR, H.HART_INSTRET_OFFSET);
     case 0xf11:
     case 0xf12:
     case 0xf13:
@@ -231,7 +256,7 @@ export function writeCsr(csr: u32, value: u64): void {
       R.set32(H.HART_SCOUNTEREN, <u32>value);
       return;
     case 0x10a:
-      R.set64(H.HART_SENVCFG, value & SENVCFG);
+      R.set64(H.HART_SENVCFG, legalCbie(value & SENVCFG));
       return;
     case 0x140:
       R.set64(H.HART_SSCRATCH, value);
@@ -279,7 +304,7 @@ export function writeCsr(csr: u32, value: u64): void {
       writeMenvcfg(value);
       return;
     case 0x320:
-      R.set32(H.HART_MCOUNTINHIBIT, <u32>value & ~2);
+      writeCountInhibit(<u32>value);
       return;
     case 0x340:
       R.set64(H.HART_MSCRATCH, value);
@@ -297,10 +322,10 @@ export function writeCsr(csr: u32, value: u64): void {
       writeInterruptPending(value, S_INTERRUPTS);
       return;
     case 0xb00:
-      R.set64(H.HART_CYCLE_OFFSET, value - retired());
+      setCounter(INHIBIT_CY, H.HART_CYCLE_OFFSET, value);
       return;
     case 0xb02:
-      R.set64(H.HART_INSTRET_END, value + <u64>R.get32(H.HART_FUEL));
+      setCounter(INHIBIT_IR, H.HART_INSTRET_OFFSET, value);
       return;
     default:
       break;
@@ -313,11 +338,14 @@ export function writeCsr(csr: u32, value: u64): void {
   // The rest that can be read ignores writes
 }
 
+/** CBIE 2 is reserved: it becomes 0. */
+function legalCbie(value: u64): u64 {
+  return (value & R.ENVCFG_CBIE) == 2 << 4 ? value & ~R.ENVCFG_CBIE : value;
+}
+
 function writeMenvcfg(value: u64): void {
-  let next = value & MENVCFG;
+  const next = legalCbie(value & MENVCFG);
   const old = R.get64(H.HART_MENVCFG);
-  // CBIE 2 is reserved
-  if ((next & R.ENVCFG_CBIE) == 2 << 4) next &= ~R.ENVCFG_CBIE;
   R.set64(H.HART_MENVCFG, next);
   if ((old ^ next) & (R.MENVCFG_ADUE | R.MENVCFG_PBMTE)) flushAll();
   if ((old ^ next) & R.MENVCFG_STCE) {

@@ -119,12 +119,31 @@ function executable(va: u64, size: u64, tval: u64): u32 {
 /** Slots of the page that HART_PC is in, entered into the fetch TLB; 0 where a trap was taken. */
 export function fetchSlow(): u32 {
   const pc = R.get64(H.HART_PC);
+  R.set32(H.HART_FETCH_ONCE, 0);
   const host = executable(pc, 2, pc);
   if (host == 0) return 0;
-  const uniform = pmpUniform(walkedPa);
+  if (!pmpUniform(walkedPa)) return fetchOnce(pc, host);
   const slots = pageSlots(host);
-  if (uniform) fillInstruction(pc, slots);
+  fillInstruction(pc, slots);
   return slots;
+}
+
+/**
+ * Where PMP divides a page, each instruction is fetched by itself, so that no jump or fall inside the page goes
+ * past the check. Gives the base by which HART_PC's slot is the scratch slot.
+ */
+function fetchOnce(pc: u64, host: u32): u32 {
+  const low = <u32>load<u16>(host);
+  let second: u32 = 0;
+  if ((low & 3) == 3) {
+    second = executable(pc + 2, 2, pc + 2);
+    if (second == 0) return 0;
+  }
+  const scratch = HART + H.HART_SCRATCH;
+  decodeWord(scratch, low, second);
+  store<u16>(scratch + (second == 0 ? 1 : 2) * H.SLOT_BYTES, HANDLER_PAGE_END);
+  R.set32(H.HART_FETCH_ONCE, 1);
+  return scratch - ((<u32>pc & 4095) << 3);
 }
 
 /** How a decode ended: the slot is filled; the scratch slot is filled instead; a trap was taken */
@@ -138,14 +157,8 @@ export function decodeSlot(slot: u32, slots: u32): u32 {
   const offset = (slot - slots) >> 3;
   const host = load<u32>(CODE_META_AT + page * H.CODE_META_BYTES) + offset;
   const low = <u32>load<u16>(host);
-  if ((low & 3) != 3) {
-    const word = load<u32>(TABLE_COMPRESSED + (low << 2));
-    if (word == 0) fillIllegal(slot, low, 2);
-    else fillSlot(slot, word, 2, low);
-    return DECODED;
-  }
-  if (offset != 4094) {
-    fillSlot(slot, low | (<u32>load<u16>(host + 2) << 16), 4, 0);
+  if ((low & 3) != 3 || offset != 4094) {
+    decodeWord(slot, low, host + 2);
     return DECODED;
   }
   // The second half lies in the next page, whose mapping may change on its own: decoded each time it is run
@@ -153,9 +166,20 @@ export function decodeSlot(slot: u32, slots: u32): u32 {
   const second = executable(next, 2, next);
   if (second == 0) return TRAPPED;
   const scratch = HART + H.HART_SCRATCH;
-  fillSlot(scratch, low | (<u32>load<u16>(second) << 16), 4, 0);
+  decodeWord(scratch, low, second);
   store<u16>(scratch + 2 * H.SLOT_BYTES, HANDLER_PAGE_END);
   return STRADDLES;
+}
+
+/** Decodes an instruction by its low half and, for one of 32 bits, the host address of its high half. */
+function decodeWord(slot: u32, low: u32, high: u32): void {
+  if ((low & 3) == 3) {
+    fillSlot(slot, low | (<u32>load<u16>(high) << 16), 4, 0);
+    return;
+  }
+  const word = load<u32>(TABLE_COMPRESSED + (low << 2));
+  if (word == 0) fillIllegal(slot, low, 2);
+  else fillSlot(slot, word, 2, low);
 }
 
 function fillIllegal(slot: u32, word: u32, length: u32): void {

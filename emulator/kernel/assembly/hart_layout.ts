@@ -24,7 +24,7 @@ export const HART_TRAPPED = 0x224;
 /** u32: address of the data TLB of the current mode; of the instruction TLB */
 export const HART_DTLB = 0x228;
 export const HART_ITLB = 0x22c;
-/** u64: value of minstret when the fuel of this run is used up */
+/** u64: instructions retired when the fuel of this run is used up */
 export const HART_INSTRET_END = 0x230;
 /** u32: fuel left, stored before calls that read minstret */
 export const HART_FUEL = 0x238;
@@ -73,15 +73,17 @@ export const HART_PMP_LAST = 0x410;
 export const HART_PMP_COUNT = 0x490;
 /** u32: the host's MMIO had no device there */
 export const HART_MMIO_FAULT = 0x494;
-/** u64: minstret and mcycle offsets written by software */
+/** u64: what software's writes make mcycle differ by; its value while mcountinhibit stops it. For minstret alike */
 export const HART_CYCLE_OFFSET = 0x498;
+export const HART_INSTRET_OFFSET = 0x4b8;
 /** u32: next predecoded page to replace */
 export const HART_CODE_NEXT = 0x4a0;
 /** u32: predecoded pages in use */
 export const HART_CODE_USED = 0x4a4;
 export const HART_MSECCFG = 0x4a8;
-/** u64: high half of an 8-byte MMIO read goes here */
-export const HART_STATE_BYTES = 0x4b0;
+/** u32: the last fetch gave one instruction in the scratch slot, not a page of slots */
+export const HART_FETCH_ONCE = 0x4b0;
+export const HART_STATE_BYTES = 0x4c0;
 
 // Words that other threads touch, on a cache line of their own
 /** i32, atomic: interrupt pins: SSIP 1, MSIP 3, STIP 5, MTIP 7, SEIP 9, MEIP 11 */

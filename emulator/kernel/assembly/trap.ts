@@ -18,6 +18,10 @@ export const CAUSE_LOAD_PAGE: u64 = 13;
 export const CAUSE_STORE_PAGE: u64 = 15;
 const INTERRUPT: u64 = 1 << 63;
 
+function uncountInstruction(): void {
+  R.set64(H.HART_INSTRET_END, R.get64(H.HART_INSTRET_END) - 1);
+}
+
 /** Takes a trap at HART_PC: leaves the handler's address there and sets HART_TRAPPED. */
 export function trap(cause: u64, tval: u64): void {
   R.set32(H.HART_TRAPPED, 1);
@@ -26,6 +30,8 @@ export function trap(cause: u64, tval: u64): void {
   const status = R.get64(H.HART_MSTATUS);
   const code = cause & ~INTERRUPT;
   const interrupt = (cause & INTERRUPT) != 0;
+  // Fuel was spent on the instruction, but it did not retire (privileged specification 3.3.1)
+  if (!interrupt) uncountInstruction();
   const delegated = code < 64 && ((R.get64(interrupt ? H.HART_MIDELEG : H.HART_MEDELEG) >> code) & 1) != 0;
   let vector: u64;
   if (priv <= R.PRIV_S && delegated) {
