@@ -1,9 +1,10 @@
 // Our client against other people's servers: qemu-nbd, nbdkit in several moods, nbd-server.
 import { randomBytes } from 'node:crypto';
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import process from 'node:process';
 import test, { type ExecutionContext } from 'ava';
 import { NbdBlockBackend, NbdClient, NbdError } from '../../services/nbd/mod.ts';
-import { hasPrograms, PeerServer, scratch } from './peers.ts';
+import { freePort, hasPrograms, listening, mustRun, PeerServer, scratch } from './peers.ts';
 
 const { path, remove } = scratch();
 test.after.always(remove);
@@ -72,7 +73,7 @@ test('qemu-nbd', async (t) => {
   const { file, contents } = newDisk();
   const socket = path('qemu-nbd.sock');
   const args = ['-k', socket, '-f', 'raw', '-e', '4', '-t', '-x', 'disk', '--discard=unmap', file];
-  const server = await PeerServer.start('qemu-nbd', args, socket);
+  const server = await PeerServer.start(t, 'qemu-nbd', args, socket);
   const uri = `nbd+unix:///disk?socket=${socket}`;
   t.deepEqual(await NbdClient.list(uri), [{ name: 'disk' }]);
   await exercise(t, uri, contents, { structured: true, blockStatus: true });
@@ -92,7 +93,7 @@ for (const [what, extra, expected] of moods) {
     if (!hasPrograms(t, 'nbdkit')) return;
     const { file, contents } = newDisk();
     const socket = path(`nbdkit${count}.sock`);
-    const server = await PeerServer.start('nbdkit', ['-f', ...extra, '-U', socket, 'file', file], socket);
+    const server = await PeerServer.start(t, 'nbdkit', ['-f', ...extra, '-U', socket, 'file', file], socket);
     await exercise(t, `nbd+unix:///?socket=${socket}`, contents, expected);
     await server.stop();
     t.true(readFileSync(file).equals(contents));
@@ -103,7 +104,7 @@ test('nbdkit with errors: each comes back to its own request, and the connection
   if (!hasPrograms(t, 'nbdkit')) return;
   const socket = path('nbdkit-error.sock');
   const args = ['-f', '-U', socket, '--filter=error', 'memory', '64M', 'error-rate=30%', 'error=ENOSPC'];
-  const server = await PeerServer.start('nbdkit', args, socket);
+  const server = await PeerServer.start(t, 'nbdkit', args, socket);
   const client = await NbdClient.connect(`nbd+unix:///?socket=${socket}`);
   const results = await Promise.allSettled(
     Array.from({ length: 200 }, (_, index) => client.write(index * 4096, new Uint8Array(4096).fill(index))),
@@ -133,7 +134,7 @@ test('nbdkit with delays: requests overlap', async (t) => {
   if (!hasPrograms(t, 'nbdkit')) return;
   const socket = path('nbdkit-delay.sock');
   const args = ['-f', '-U', socket, '--filter=delay', 'memory', '64M', 'rdelay=100ms'];
-  const server = await PeerServer.start('nbdkit', args, socket);
+  const server = await PeerServer.start(t, 'nbdkit', args, socket);
   const client = await NbdClient.connect(`nbd+unix:///?socket=${socket}`);
   const before = performance.now();
   await Promise.all(Array.from({ length: 10 }, (_, index) => client.read(index * 4096, new Uint8Array(512))));
@@ -145,16 +146,16 @@ test('nbdkit with delays: requests overlap', async (t) => {
 test('nbdkit oldstyle is refused by name', async (t) => {
   if (!hasPrograms(t, 'nbdkit')) return;
   const socket = path('nbdkit-old.sock');
-  const server = await PeerServer.start('nbdkit', ['-f', '-o', '-U', socket, 'memory', '1M'], socket);
+  const server = await PeerServer.start(t, 'nbdkit', ['-f', '-o', '-U', socket, 'memory', '1M'], socket);
   await t.throwsAsync(NbdClient.connect(`nbd+unix:///?socket=${socket}`), { message: /oldstyle/ });
   await server.stop();
 });
 
-test('a server that is killed fails what is under way', async (t) => {
+test('a client that is destroyed fails what is under way', async (t) => {
   if (!hasPrograms(t, 'nbdkit')) return;
   const socket = path('nbdkit-killed.sock');
   const args = ['-f', '-U', socket, '--filter=delay', 'memory', '64M', 'rdelay=5'];
-  const server = await PeerServer.start('nbdkit', args, socket);
+  const server = await PeerServer.start(t, 'nbdkit', args, socket);
   const client = await NbdClient.connect(`nbd+unix:///?socket=${socket}`);
   const reading = t.throwsAsync(client.read(0, new Uint8Array(512)), { instanceOf: NbdError });
   await new Promise((resolve) => setTimeout(resolve, 50));
@@ -170,14 +171,20 @@ test('nbd-server', async (t) => {
   const socket = path('nbd-server.sock');
   const config = path('nbd-server.conf');
   const disk = `[disk]\nexportname=${file}\nflush=true\nfua=true\ntrim=true\n`;
-  writeFileSync(config, `[generic]\nunixsock=${socket}\nallowlist=true\nlistenaddr=127.0.0.1\nport=0\n${disk}`);
-  const server = await PeerServer.start('nbd-server', ['-n', '-C', config], socket);
+  writeFileSync(
+    config,
+    `[generic]\nunixsock=${socket}\nallowlist=true\nlistenaddr=127.0.0.1\nport=${await freePort()}\n${disk}`,
+  );
+  // It goes into the background: only so does it serve more than one connection.
+  const pidFile = path('nbd-server.pid');
+  await mustRun(t, 'nbd-server', ['-C', config, '-p', pidFile]);
+  await listening(socket);
+  t.teardown(() => process.kill(Number(readFileSync(pidFile, 'latin1'))));
   const uri = `nbd+unix:///disk?socket=${socket}`;
   t.deepEqual(
     (await NbdClient.list(uri)).map((summary) => summary.name),
     ['disk'],
   );
   await exercise(t, uri, contents, { structured: false, blockStatus: false });
-  await server.stop();
   t.true(readFileSync(file).equals(contents));
 });

@@ -1,7 +1,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { connect } from 'node:net';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import process from 'node:process';
@@ -70,16 +70,17 @@ export class PeerServer {
     this.#exit = once(child, 'exit');
   }
 
-  static async start(name: string, args: readonly string[], socket: string): Promise<PeerServer> {
+  static async start(t: ExecutionContext, name: string, args: readonly string[], socket: string): Promise<PeerServer> {
     const child = spawn(findProgram(name) ?? name, args, { stdio: ['ignore', 'ignore', 'pipe'] });
     let said = '';
     child.stderr!.on('data', (chunk: Buffer) => {
       said = (said + chunk.toString()).slice(-2000);
     });
     const server = new PeerServer(child);
+    t.teardown(() => server.stop());
     for (let attempt = 0; attempt < 200; attempt++) {
       if (child.exitCode !== null) throw new Error(`${name} ended: ${said}`);
-      if (existsSync(socket) && (await accepts(socket))) return server;
+      if (isListening(socket)) return server;
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     child.kill();
@@ -87,18 +88,33 @@ export class PeerServer {
   }
 
   async stop(): Promise<void> {
-    this.#child.kill();
+    if (this.#child.exitCode === null && this.#child.signalCode === null) this.#child.kill();
     await this.#exit;
   }
 }
 
-function accepts(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const probe = connect(path);
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.once('error', () => resolve(false));
-  });
+/** Waits until a UNIX socket takes connections. */
+export async function listening(socket: string): Promise<void> {
+  for (let attempt = 0; attempt < 200; attempt++) {
+    if (isListening(socket)) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error(`${socket} does not listen after 10 s`);
+}
+
+/** A TCP port of 127.0.0.1 that nobody has at the moment, for servers that cannot do without one. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** Without connecting: some servers serve one connection and end. Flag 0x10000 is a socket that listens. */
+function isListening(path: string): boolean {
+  const line = readFileSync('/proc/net/unix', 'latin1')
+    .split('\n')
+    .find((it) => it.endsWith(` ${path}`));
+  return line !== undefined && line.split(/\s+/)[3] === '00010000';
 }

@@ -1,8 +1,8 @@
 // Our server under other people's clients: libnbd's tools, QEMU's, fio. UNIX and TCP.
 
 import { randomBytes } from 'node:crypto';
-import { copyFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
-import test from 'ava';
+import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
+import test, { type ExecutionContext } from 'ava';
 import { ExportSet, MemoryImage, NbdListener, RawImage } from '../../services/nbd/mod.ts';
 import { hasPrograms, mustRun, run, scratch } from './peers.ts';
 
@@ -10,17 +10,29 @@ const { path, remove } = scratch();
 test.after.always(remove);
 const MIB = 1 << 20;
 
-/** 24 MiB of which 8 are random, 8 a hole, 7 random, and 1 a hole; not a whole number of sectors */
+/** 24 MiB of which 8 are random, 8 a hole, 7 random, and 1 a hole; not a whole number of pages */
+function newDisk(file: string): void {
+  const fd = openSync(file, 'w');
+  writeSync(fd, first, 0, first.length, 0);
+  writeSync(fd, second, 0, second.length, 16 * MIB);
+  ftruncateSync(fd, 24 * MIB + 512);
+  closeSync(fd);
+}
+const first = randomBytes(8 * MIB);
+const second = randomBytes(7 * MIB);
 const source = path('source.raw');
-writeFileSync(source, Buffer.concat([randomBytes(8 * MIB), Buffer.alloc(8 * MIB), randomBytes(7 * MIB)]));
-truncateSync(source, 24 * MIB + 512);
+newDisk(source);
 
 let count = 0;
 /** A fresh copy behind a fresh listener. */
-async function served(transport: 'unix' | 'tcp', options: { readOnly?: boolean; name?: string } = {}) {
+async function served(
+  t: ExecutionContext,
+  transport: 'unix' | 'tcp',
+  options: { readOnly?: boolean; name?: string } = {},
+) {
   const id = count++;
   const file = path(`disk${id}.raw`);
-  copyFileSync(source, file);
+  newDisk(file);
   const image = await RawImage.open(file, { readOnly: options.readOnly ?? false });
   const exports = new ExportSet();
   exports.add({ name: options.name ?? '', description: 'conformance', image, writable: true });
@@ -29,22 +41,22 @@ async function served(transport: 'unix' | 'tcp', options: { readOnly?: boolean; 
     transport === 'unix' ? { type: 'unix', path: path(`s${id}`) } : { type: 'inet', port: 0 },
     exports,
   );
-  return {
-    file,
-    uri: listener.uriOf(options.name ?? ''),
-    listener,
-    async close() {
-      await listener.close();
-      await image.flush();
-      await image.close();
-    },
+  let closed = false;
+  const close = async (): Promise<void> => {
+    if (closed) return;
+    closed = true;
+    await listener.close();
+    await image.flush();
+    await image.close();
   };
+  t.teardown(close);
+  return { file, uri: listener.uriOf(options.name ?? ''), close };
 }
 
 for (const transport of ['unix', 'tcp'] as const) {
   test(`nbdinfo sees what we offer, over ${transport}`, async (t) => {
     if (!hasPrograms(t, 'nbdinfo')) return;
-    const server = await served(transport, { name: 'disk' });
+    const server = await served(t, transport, { name: 'disk' });
     const info = JSON.parse(await mustRun(t, 'nbdinfo', ['--json', server.uri]));
     t.like(info, { protocol: 'newstyle-fixed', TLS: false, structured: true });
     t.like(info.exports[0], {
@@ -74,7 +86,7 @@ for (const transport of ['unix', 'tcp'] as const) {
 
   test(`nbdcopy reads and writes with four connections, over ${transport}`, async (t) => {
     if (!hasPrograms(t, 'nbdcopy')) return;
-    const server = await served(transport);
+    const server = await served(t, transport);
     const out = path(`out-${transport}.raw`);
     const many = ['--connections=4', '--requests=64'];
     await mustRun(t, 'nbdcopy', [...many, server.uri, out]);
@@ -88,7 +100,7 @@ for (const transport of ['unix', 'tcp'] as const) {
 
   test(`qemu-img compares, maps and converts in both directions, over ${transport}`, async (t) => {
     if (!hasPrograms(t, 'qemu-img')) return;
-    const server = await served(transport);
+    const server = await served(t, transport);
     await mustRun(t, 'qemu-img', ['compare', '-f', 'raw', '-F', 'raw', server.uri, source]);
     const map = JSON.parse(await mustRun(t, 'qemu-img', ['map', '--output=json', '-f', 'raw', server.uri]));
     const zero = (map as { start: number; length: number; zero: boolean }[]).filter((extent) => extent.zero);
@@ -105,7 +117,7 @@ for (const transport of ['unix', 'tcp'] as const) {
 
 test('qemu-io: odd offsets, zeroes, discards, FUA, patterns', async (t) => {
   if (!hasPrograms(t, 'qemu-io')) return;
-  const server = await served('unix');
+  const server = await served(t, 'unix');
   const commands = [
     'write -P 0xaa 0 1M',
     'write -z -u 0 512k',
@@ -134,7 +146,7 @@ test('qemu-io: odd offsets, zeroes, discards, FUA, patterns', async (t) => {
 
 test('a read-only export stays as it is', async (t) => {
   if (!hasPrograms(t, 'qemu-io', 'nbdinfo')) return;
-  const server = await served('unix', { readOnly: true });
+  const server = await served(t, 'unix', { readOnly: true });
   await mustRun(t, 'nbdinfo', ['--is', 'read-only', server.uri]);
   t.not((await run('qemu-io', ['-f', 'raw', '-c', 'write 0 512', server.uri])).status, 0);
   await mustRun(t, 'qemu-io', ['-r', '-f', 'raw', '-c', 'read 0 512', server.uri]);
@@ -144,7 +156,7 @@ test('a read-only export stays as it is', async (t) => {
 
 test('nbdsh: requests that a good client would not send get an error and the connection lives', async (t) => {
   if (!hasPrograms(t, 'nbdsh')) return;
-  const server = await served('unix');
+  const server = await served(t, 'unix');
   const script = `
 import nbd, errno
 h.set_strict_mode(0)
@@ -180,7 +192,7 @@ print("done")
 
 test('nbdsh: structured pieces, block status and option mode', async (t) => {
   if (!hasPrograms(t, 'nbdsh')) return;
-  const server = await served('unix', { name: 'disk' });
+  const server = await served(t, 'unix', { name: 'disk' });
   const script = `
 h.set_opt_mode(True)
 h.add_meta_context("base:allocation")
@@ -220,7 +232,7 @@ test('fio verifies random writes, over UNIX', async (t) => {
     t.pass();
     return;
   }
-  const server = await served('unix');
+  const server = await served(t, 'unix');
   const job = ['--name=v', '--ioengine=nbd', `--uri=${server.uri}`, '--rw=randrw', '--verify=crc32c', '--bs=4k'];
   await mustRun(t, 'fio', [...job, '--iodepth=32', '--size=16m', '--verify_fatal=1', '--thread']);
   await server.close();
