@@ -5,11 +5,13 @@ import { PciHost } from '../devices/pci/mod.ts';
 import type { Plic } from '../devices/plic/mod.ts';
 import {
   emptyVirtioMmio,
+  VirtioBalloon,
   VirtioBlk,
   type VirtioDevice,
   VirtioGpu,
   VirtioKeyboard,
   VirtioMmioTransport,
+  VirtioNet,
   VirtioPciTransport,
   VirtioRng,
   VirtioTablet,
@@ -29,6 +31,9 @@ import {
   virtioMmioSlot,
 } from './memory_map.ts';
 import type { MachinePlatform } from './platform.ts';
+
+/** As QEMU gives to its first card */
+const DEFAULT_MAC = Uint8Array.of(0x52, 0x54, 0x00, 0x12, 0x34, 0x56);
 
 /** The devices that live on the main thread. */
 export interface MainDevices {
@@ -88,6 +93,8 @@ export function buildMainDevices(
   const display = options.display ? onPci(new VirtioGpu(common('virtio-gpu0'))) : undefined;
   const keyboard = options.display ? onPci(new VirtioKeyboard(common('virtio-keyboard0'))) : undefined;
   const tablet = options.display ? onPci(new VirtioTablet(common('virtio-tablet0'))) : undefined;
+  onPci(new VirtioBalloon(common('virtio-balloon0')));
+  if (options.network) onPci(new VirtioNet({ ...common('virtio-net0'), mac: DEFAULT_MAC }));
 
   const fwCfg = new FwCfg(memory, { ramBytes: options.ramBytes, harts: options.harts });
   stateful.push(fwCfg);

@@ -154,8 +154,9 @@ export function decodeGpuCommand(header: GpuHeader, cursor: Cursor): GpuCommand 
     case GPU_COMMAND.updateCursor:
     case GPU_COMMAND.moveCursor: {
       const scanout = cursor.u32le('scanout_id');
-      const x = cursor.u32le('x');
-      const y = cursor.u32le('y');
+      // The specification says unsigned, but drivers send the position of a pointer that is partly off the screen
+      const x = cursor.u32le('x') | 0;
+      const y = cursor.u32le('y') | 0;
       cursor.skip(4, 'padding');
       return {
         kind: 'cursor',
@@ -206,48 +207,4 @@ export function encodeEdidResponse(edid: Uint8Array): Uint8Array<ArrayBuffer> {
     .bytes(edid)
     .zeroes(1024 - edid.length)
     .finish();
-}
-
-/**
- * A base EDID block (VESA E-EDID 1.4) that prefers one mode, at about 60 Hz with reduced blanking, as flat
- * panels have it.
- */
-export function encodeEdid(width: number, height: number): Uint8Array<ArrayBuffer> {
-  const edid = new Uint8Array(128);
-  const view = new DataView(edid.buffer);
-  edid.set([0, 255, 255, 255, 255, 255, 255, 0]);
-  view.setUint16(8, (3 << 10) | (1 << 5) | 19); // "CAS", five bits a letter from A = 1
-  edid.set([0x01, 0x00, 1, 0, 0, 0, 0, 36, 1, 4], 10); // product, serial, week, year 2026, version 1.4
-  edid[20] = 0xa5; // digital, 8 bits a colour, DisplayPort
-  edid[21] = Math.min(255, Math.round((width * 2.54) / 96)); // size in cm at 96 dpi
-  edid[22] = Math.min(255, Math.round((height * 2.54) / 96));
-  edid[23] = 120; // gamma 2.2
-  edid[24] = 0x06; // sRGB, preferred timing is native
-  edid.set([0xee, 0x91, 0xa3, 0x54, 0x4c, 0x99, 0x26, 0x0f, 0x50, 0x54], 25); // sRGB primaries
-  edid.fill(1, 38, 54); // no standard timings
-  // Detailed timing: blanking 160 × 30, sync inside it
-  const [hBlank, vBlank] = [160, 30];
-  view.setUint16(54, Math.min(65535, Math.round(((width + hBlank) * (height + vBlank) * 60) / 10_000)), true);
-  edid[56] = width & 255;
-  edid[57] = hBlank & 255;
-  edid[58] = ((width >> 8) << 4) | (hBlank >> 8);
-  edid[59] = height & 255;
-  edid[60] = vBlank & 255;
-  edid[61] = ((height >> 8) << 4) | (vBlank >> 8);
-  edid[62] = 48;
-  edid[63] = 32;
-  edid[64] = (3 << 4) | 6;
-  edid[71] = 0x1e; // digital separate sync, both positive
-  // Display name
-  edid.set([0, 0, 0, 0xfc, 0], 72);
-  edid.set(
-    [...'Caisson\n     '].map((c) => c.charCodeAt(0)),
-    77,
-  );
-  edid.set([0, 0, 0, 0x10, 0], 90); // unused
-  edid.set([0, 0, 0, 0x10, 0], 108);
-  let sum = 0;
-  for (let i = 0; i < 127; i++) sum += edid[i]!;
-  edid[127] = (256 - (sum & 255)) & 255;
-  return edid;
 }

@@ -3,6 +3,7 @@ export * from './blk.ts';
 export * from './console.ts';
 export * from './constants.ts';
 export * from './descriptor.ts';
+export * from './edid.ts';
 export * from './gpu.ts';
 export * from './input.ts';
 export * from './net.ts';

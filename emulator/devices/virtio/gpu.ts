@@ -1,8 +1,9 @@
 import { type Observable, Subject } from 'rxjs';
-import { Cursor } from '../../../protocols/bytes/mod.ts';
+import { Cursor, WireError } from '../../../protocols/bytes/mod.ts';
 import {
   decodeGpuCommand,
   decodeGpuHeader,
+  EDID_MAX_SIDE,
   encodeDisplayInfo,
   encodeEdid,
   encodeEdidResponse,
@@ -22,18 +23,14 @@ import { StateError, type StateValue } from '../../state/state.ts';
 import type { CursorImage, DisplayEvent, DisplayHead, Surface } from '../backends.ts';
 import type { Chain } from './chain.ts';
 import { VirtioDevice, type VirtioDeviceOptions } from './device.ts';
-import {
-  type Backing,
-  type GpuResource,
-  MAX_SIDE,
-  type ResourceError,
-  ResourceTable,
-  readBacking,
-} from './gpu_resources.ts';
+import { type BackingEntry, type GpuResource, MAX_SIDE, type ResourceError, ResourceTable } from './gpu_resources.ts';
 import type { VirtQueue } from './queue.ts';
 
 const CONTROL_QUEUE = 0;
 const CURSOR_SIDE = 64;
+/** Smallest scanout and smallest size to ask for, in `pixels` */
+const MIN_SCANOUT_SIDE = 16;
+const MIN_PREFERRED_SIDE = 64;
 /** An attach of the largest backing */
 const MAX_COMMAND_BYTES = 512 * 1024;
 const HIDDEN: CursorImage = { width: 0, height: 0, hotX: 0, hotY: 0, pixels: new Uint8Array(0) };
@@ -45,7 +42,7 @@ const HIDDEN: CursorImage = { width: 0, height: 0, hotX: 0, hotY: 0, pixels: new
 export class VirtioGpu extends VirtioDevice implements DisplayHead {
   readonly events: Observable<DisplayEvent>;
   readonly #events = new Subject<DisplayEvent>();
-  readonly #resources = new ResourceTable();
+  readonly #resources: ResourceTable;
   #preferred = { width: 1280, height: 800 };
   #pendingEvents = 0;
   #scanout: { resource: number; rectangle: GpuRectangle } | undefined;
@@ -63,6 +60,7 @@ export class VirtioGpu extends VirtioDevice implements DisplayHead {
       ],
     });
     this.events = this.#events.asObservable();
+    this.#resources = new ResourceTable(options.memory);
   }
 
   get surface(): Surface | undefined {
@@ -73,7 +71,9 @@ export class VirtioGpu extends VirtioDevice implements DisplayHead {
   }
 
   requestSize(width: number, height: number): void {
-    const side = (value: number): number => Math.max(64, Math.min(MAX_SIDE, Math.floor(value)));
+    if (!Number.isFinite(width) || !Number.isFinite(height)) return;
+    const side = (value: number): number => Math.max(MIN_PREFERRED_SIDE, Math.min(EDID_MAX_SIDE, Math.floor(value)));
+    // Modes have widths of whole characters, eight pixels
     const next = { width: side(width) & ~7, height: side(height) };
     if (next.width === this.#preferred.width && next.height === this.#preferred.height) return;
     this.#preferred = next;
@@ -113,7 +113,8 @@ export class VirtioGpu extends VirtioDevice implements DisplayHead {
     let command: GpuCommand;
     try {
       command = decodeGpuCommand(header, cursor);
-    } catch {
+    } catch (error) {
+      if (!(error instanceof WireError)) throw error;
       // Shape errors are the driver's to hear, not a reason to break the device
       return encodeGpuResponse(GPU_RESPONSE.errInvalidParameter, header);
     }
@@ -145,7 +146,7 @@ export class VirtioGpu extends VirtioDevice implements DisplayHead {
       case 'resourceDetachBacking': {
         const resource = this.#resources.get(command.resource);
         if (resource === undefined) return GPU_RESPONSE.errInvalidResourceId;
-        resource.backing = [];
+        this.#resources.detach(resource);
         return GPU_RESPONSE.okNodata;
       }
       case 'transferToHost2d':
@@ -161,24 +162,17 @@ export class VirtioGpu extends VirtioDevice implements DisplayHead {
     }
   }
 
-  #attach(id: number, entries: readonly { address: bigint; length: number }[]): number {
+  #attach(id: number, entries: readonly BackingEntry[]): number {
     const resource = this.#resources.get(id);
     if (resource === undefined) return GPU_RESPONSE.errInvalidResourceId;
-    if (resource.backing.length > 0) return GPU_RESPONSE.errUnspec;
-    const backing: Backing[] = [];
-    for (const { address, length } of entries) {
-      if (address > BigInt(Number.MAX_SAFE_INTEGER) || !this.memory.contains(Number(address), length)) {
-        return GPU_RESPONSE.errInvalidParameter;
-      }
-      if (length > 0) backing.push({ address: Number(address), length });
-    }
-    resource.backing = backing;
-    return GPU_RESPONSE.okNodata;
+    return answer(this.#resources.attach(resource, entries));
   }
 
   #transfer(command: Extract<GpuCommand, { kind: 'transferToHost2d' }>): number {
     const resource = this.#resources.get(command.resource);
     if (resource === undefined) return GPU_RESPONSE.errInvalidResourceId;
+    const { backing } = resource;
+    if (backing === undefined) return GPU_RESPONSE.errUnspec;
     const { rectangle } = command;
     if (!inside(rectangle, resource) || command.offset > BigInt(resource.pixels.length)) {
       return GPU_RESPONSE.errInvalidParameter;
@@ -188,12 +182,7 @@ export class VirtioGpu extends VirtioDevice implements DisplayHead {
     for (let row = 0; row < rectangle.height; row++) {
       const to = (rectangle.y + row) * stride + rectangle.x * 4;
       // What the backing does not have stays as it was
-      readBacking(
-        this.memory,
-        resource.backing,
-        Number(command.offset) + row * stride,
-        resource.pixels.subarray(to, to + rowBytes),
-      );
+      backing.read(this.memory, Number(command.offset) + row * stride, resource.pixels.subarray(to, to + rowBytes));
     }
     resource.convert(rectangle);
     return GPU_RESPONSE.okNodata;
@@ -207,7 +196,8 @@ export class VirtioGpu extends VirtioDevice implements DisplayHead {
     }
     const resource = this.#resources.get(id);
     if (resource === undefined) return GPU_RESPONSE.errInvalidResourceId;
-    if (!inside(rectangle, resource) || rectangle.width < 16 || rectangle.height < 16) {
+    const { width, height } = rectangle;
+    if (!inside(rectangle, resource) || width < MIN_SCANOUT_SIDE || height < MIN_SCANOUT_SIDE) {
       return GPU_RESPONSE.errInvalidParameter;
     }
     this.#showScanout(id, resource, rectangle);
@@ -277,17 +267,18 @@ export class VirtioGpu extends VirtioDevice implements DisplayHead {
               height: CURSOR_SIDE,
               hotX: Math.min(command.hotX, CURSOR_SIDE - 1),
               hotY: Math.min(command.hotY, CURSOR_SIDE - 1),
-              pixels: resource.shown.slice(),
+              pixels: resource.image(),
             };
       this.#events.next({ kind: 'cursor', cursor: this.#cursor });
     }
-    this.#events.next({ kind: 'cursor-position', x: Math.min(command.x, MAX_SIDE), y: Math.min(command.y, MAX_SIDE) });
+    this.#events.next({ kind: 'cursor-position', x: onScreen(command.x), y: onScreen(command.y) });
     return GPU_RESPONSE.okNodata;
   }
 
   protected override resetModel(): void {
     this.#resources.clear();
     this.#disableScanout();
+    if (this.#cursor !== undefined) this.#events.next({ kind: 'cursor', cursor: HIDDEN });
     this.#cursor = undefined;
     this.#pendingEvents = 0;
   }
@@ -305,19 +296,19 @@ export class VirtioGpu extends VirtioDevice implements DisplayHead {
   protected prepareModel(reader: StateReader): () => void {
     const preferredReader = reader.map('preferred');
     const preferred = {
-      width: preferredReader.integer('width', 64, MAX_SIDE),
-      height: preferredReader.integer('height', 64, MAX_SIDE),
+      width: preferredReader.integer('width', MIN_PREFERRED_SIDE, EDID_MAX_SIDE),
+      height: preferredReader.integer('height', MIN_PREFERRED_SIDE, EDID_MAX_SIDE),
     };
     const pendingEvents = reader.integer('pendingEvents', 0, VIRTIO_GPU_EVENT_DISPLAY);
-    const resources = new ResourceTable();
-    resources.load(reader, this.memory);
+    const resources = new ResourceTable(this.memory);
+    resources.load(reader);
     const scanout = reader.list('scanouts', 1, (item, where) => {
       const fields = new StateReader(where, item);
       const rectangle = {
         x: fields.integer('x', 0, MAX_SIDE),
         y: fields.integer('y', 0, MAX_SIDE),
-        width: fields.integer('width', 16, MAX_SIDE),
-        height: fields.integer('height', 16, MAX_SIDE),
+        width: fields.integer('width', MIN_SCANOUT_SIDE, MAX_SIDE),
+        height: fields.integer('height', MIN_SCANOUT_SIDE, MAX_SIDE),
       };
       const id = fields.u32('resource');
       const resource = resources.get(id);
@@ -359,11 +350,22 @@ function inside(rectangle: GpuRectangle, { width, height }: { width: number; hei
   );
 }
 
+/** A pointer that is partly off the screen at the left or top stands at its edge. */
+function onScreen(position: number): number {
+  return Math.max(0, Math.min(MAX_SIDE, position));
+}
+
 function answer(error: ResourceError | undefined): number {
-  if (error === undefined) return GPU_RESPONSE.okNodata;
-  return error === 'memory'
-    ? GPU_RESPONSE.errOutOfMemory
-    : error === 'id'
-      ? GPU_RESPONSE.errInvalidResourceId
-      : GPU_RESPONSE.errInvalidParameter;
+  switch (error) {
+    case undefined:
+      return GPU_RESPONSE.okNodata;
+    case 'memory':
+      return GPU_RESPONSE.errOutOfMemory;
+    case 'id':
+      return GPU_RESPONSE.errInvalidResourceId;
+    case 'parameter':
+      return GPU_RESPONSE.errInvalidParameter;
+    case 'backed':
+      return GPU_RESPONSE.errUnspec;
+  }
 }

@@ -37,14 +37,14 @@ import {
   VIRTIO_INPUT_EVENT_BYTES,
   type VirtioInputEvent,
 } from '../../../protocols/virtio/mod.ts';
-import type { StateReader } from '../../state/read_state.ts';
+import { StateReader } from '../../state/read_state.ts';
 import type { StateValue } from '../../state/state.ts';
 import type { KeyboardSink, TabletSink } from '../backends.ts';
 import { VirtioDevice, type VirtioDeviceOptions } from './device.ts';
 import type { VirtQueue } from './queue.ts';
 
 const EVENT_QUEUE = 0;
-/** Events that wait for the guest's buffers; more are dropped, oldest reports first */
+/** Events that wait for the guest's buffers; above it only the newest state of each key and axis is kept */
 const MAX_WAITING = 1024;
 const BUS_VIRTUAL = 0x06;
 const VENDOR = 0x0627;
@@ -60,7 +60,7 @@ interface InputShape {
   readonly bits: ReadonlyMap<number, readonly number[]>;
 }
 
-/** Input device (virtio 1.2 §5.8): events out of a bounded queue, each report whole or not at all. */
+/** Input device (virtio 1.2 §5.8): events out of a bounded queue, in whole reports. */
 abstract class VirtioInput extends VirtioDevice {
   readonly #shape: InputShape;
   #select = 0;
@@ -80,13 +80,11 @@ abstract class VirtioInput extends VirtioDevice {
     this.#shape = shape;
   }
 
-  /** Queues one report: the events and the sync that ends it. */
+  /** Queues one report: the events and the sync that ends it. Without a driver there is nobody to tell. */
   protected send(...events: VirtioInputEvent[]): void {
+    if (!this.driverReady) return;
     // A guest that takes nothing gets the newest state later, not a flood
-    if (this.#waiting.length + events.length + 1 > MAX_WAITING) {
-      const end = this.#waiting.findIndex((event) => event.type === EV_SYN);
-      this.#waiting.splice(0, end + 1);
-    }
+    if (this.#waiting.length + events.length + 1 > MAX_WAITING) this.#waiting = newestState(this.#waiting);
     this.#waiting.push(...events, SYNC);
     this.notify(EVENT_QUEUE);
   }
@@ -138,11 +136,11 @@ abstract class VirtioInput extends VirtioDevice {
       this.drain(
         queue,
         (chain) => {
-          const event = this.#waiting.shift()!;
           if (chain.writableBytes < VIRTIO_INPUT_EVENT_BYTES) {
             this.fail(`Cannot deliver an event: a buffer of ${chain.writableBytes} bytes`);
             return;
           }
+          const event = this.#waiting.shift()!;
           chain.write(0, encodeVirtioInputEvent(event));
           this.finish(queue, chain, VIRTIO_INPUT_EVENT_BYTES);
         },
@@ -171,40 +169,54 @@ abstract class VirtioInput extends VirtioDevice {
     return {
       select: this.#select,
       subsel: this.#subsel,
-      waiting: this.#waiting.map(({ type, code, value }) => [type, code, value]),
-      ...this.saveLamps(),
+      waiting: this.#waiting.map((event) => ({ ...event })),
+      ...this.saveControls(),
     };
   }
-  protected saveLamps(): { readonly [key: string]: StateValue } {
+  protected saveControls(): { readonly [key: string]: StateValue } {
     return {};
   }
 
   protected prepareModel(reader: StateReader): () => void {
     const select = reader.integer('select', 0, 255);
     const subsel = reader.integer('subsel', 0, 255);
-    const waiting = reader.list('waiting', MAX_WAITING, (item) => {
-      const [type, code, value] = Array.isArray(item) ? item : [];
-      return { type: Number(type) & 0xffff, code: Number(code) & 0xffff, value: Number(value) | 0 };
+    const waiting = reader.list('waiting', MAX_WAITING, (item, path) => {
+      const fields = new StateReader(path, item);
+      return {
+        type: fields.integer('type', 0, 0xffff),
+        code: fields.integer('code', 0, 0xffff),
+        value: fields.integer('value', -0x8000_0000, 0x7fff_ffff),
+      };
     });
-    const lamps = this.prepareLamps(reader);
+    const controls = this.prepareControls(reader);
     return () => {
       this.#select = select;
       this.#subsel = subsel;
       this.#waiting = waiting;
-      lamps();
+      controls();
     };
   }
-  protected prepareLamps(_reader: StateReader): () => void {
+  protected prepareControls(_reader: StateReader): () => void {
     return () => {};
   }
+}
+
+/** One report with the last state of each key and axis: no key stays down that is up, and motion is forgotten. */
+function newestState(events: readonly VirtioInputEvent[]): VirtioInputEvent[] {
+  const newest = new Map<string, VirtioInputEvent>();
+  for (const event of events) {
+    if (event.type === EV_KEY || event.type === EV_ABS) newest.set(`${event.type}.${event.code}`, event);
+  }
+  return [...newest.values(), SYNC];
 }
 
 function ascii(text: string): Uint8Array {
   return Uint8Array.from(text, (character) => character.charCodeAt(0) & 0x7f);
 }
 
-/** Codes of a PC keyboard and its media keys; mouse buttons begin at 0x100 */
-const KEY_CODES = Array.from({ length: 0xff }, (_, index) => index + 1).filter((code) => code < 0x100);
+/** Codes 1..255 are a PC keyboard and its media keys; mouse buttons begin at 0x100 */
+const KEY_MAX = 0xff;
+const KEY_CODES = Array.from({ length: KEY_MAX }, (_, index) => index + 1);
 
 export class VirtioKeyboard extends VirtioInput implements KeyboardSink {
   readonly leds: Observable<number>;
@@ -224,7 +236,7 @@ export class VirtioKeyboard extends VirtioInput implements KeyboardSink {
   }
 
   key(evdevCode: number, down: boolean): void {
-    if (!Number.isInteger(evdevCode) || evdevCode < 1 || evdevCode > 0xff) return;
+    if (!Number.isInteger(evdevCode) || evdevCode < 1 || evdevCode > KEY_MAX) return;
     this.send({ type: EV_KEY, code: evdevCode, value: down ? 1 : 0 });
   }
 
@@ -240,10 +252,10 @@ export class VirtioKeyboard extends VirtioInput implements KeyboardSink {
     super.resetModel();
     if (this.#leds.value !== 0) this.#leds.next(0);
   }
-  protected override saveLamps(): { readonly [key: string]: StateValue } {
+  protected override saveControls(): { readonly [key: string]: StateValue } {
     return { leds: this.#leds.value };
   }
-  protected override prepareLamps(reader: StateReader): () => void {
+  protected override prepareControls(reader: StateReader): () => void {
     const leds = reader.integer('leds', 0, 7);
     return () => this.#leds.next(leds);
   }
@@ -288,8 +300,9 @@ export class VirtioTablet extends VirtioInput implements TabletSink {
   wheel(vertical: number, horizontal: number): void {
     const events: VirtioInputEvent[] = [];
     // evdev counts away from the user as positive, we count down as positive
-    if (vertical !== 0) events.push({ type: EV_REL, code: REL_WHEEL, value: -Math.trunc(vertical) });
-    if (horizontal !== 0) events.push({ type: EV_REL, code: REL_HWHEEL, value: Math.trunc(horizontal) });
+    const [down, right] = [Math.trunc(vertical) | 0, Math.trunc(horizontal) | 0];
+    if (down !== 0) events.push({ type: EV_REL, code: REL_WHEEL, value: -down | 0 });
+    if (right !== 0) events.push({ type: EV_REL, code: REL_HWHEEL, value: right });
     if (events.length > 0) this.send(...events);
   }
 
@@ -297,10 +310,10 @@ export class VirtioTablet extends VirtioInput implements TabletSink {
     super.resetModel();
     this.#buttons = 0;
   }
-  protected override saveLamps(): { readonly [key: string]: StateValue } {
+  protected override saveControls(): { readonly [key: string]: StateValue } {
     return { buttons: this.#buttons };
   }
-  protected override prepareLamps(reader: StateReader): () => void {
+  protected override prepareControls(reader: StateReader): () => void {
     const buttons = reader.integer('buttons', 0, 0x1f);
     return () => {
       this.#buttons = buttons;
@@ -309,5 +322,5 @@ export class VirtioTablet extends VirtioInput implements TabletSink {
 }
 
 function clamp(value: number): number {
-  return Math.max(0, Math.min(ABS_MAX, Math.trunc(value)));
+  return Math.max(0, Math.min(ABS_MAX, Math.trunc(value) | 0));
 }

@@ -1,9 +1,11 @@
+export { VirtioBalloon } from './balloon.ts';
 export { VirtioBlk, type VirtioBlkOptions } from './blk.ts';
 export { Chain, type ChainSegment } from './chain.ts';
 export { VirtioConsole } from './console.ts';
 export { VirtioDevice, type VirtioDeviceOptions, type VirtioInterrupt } from './device.ts';
 export { VirtioGpu } from './gpu.ts';
 export { VirtioKeyboard, VirtioTablet } from './input.ts';
+export { VirtioNet, type VirtioNetCounters, type VirtioNetOptions } from './net.ts';
 export { DEFAULT_MAX_CHAIN_BYTES, MAX_CHAIN_SEGMENTS, VirtQueue, type VirtQueueOptions } from './queue.ts';
 export { VirtQueueError } from './queue_error.ts';
 export { VirtioRng, type VirtioRngOptions } from './rng.ts';

@@ -70,9 +70,10 @@ export class VirtQueue {
   /** `used.idx` at the last interrupt decision */
   #signalledUsed = 0;
   #availEvent = -1;
+  #dma = true;
   /** The chain that holds each head; replaced as a whole on reset, so that old chains are recognised */
   #inFlight = new Map<number, Chain>();
-  readonly #isCurrent = (chain: Chain): boolean => this.#inFlight.get(chain.head) === chain;
+  readonly #isCurrent = (chain: Chain): boolean => this.#dma && this.#inFlight.get(chain.head) === chain;
 
   constructor(index: number, memory: GuestMemory, options: VirtQueueOptions) {
     if (!isVirtqueueSize(options.maxSize)) throw new RangeError(`Cannot make a queue of ${options.maxSize}`);
@@ -90,6 +91,11 @@ export class VirtQueue {
   /** Chains taken and not yet completed */
   get inFlight(): number {
     return this.#inFlight.size;
+  }
+
+  /** PCI bus mastering: while it is off, no completion and no write of a chain reaches memory. */
+  setDma(allowed: boolean): void {
+    this.#dma = allowed;
   }
 
   /** What the driver negotiated; called when it sets FEATURES_OK. */
