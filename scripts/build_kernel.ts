@@ -14,6 +14,8 @@ export async function buildKernel(): Promise<string> {
   const { error, stderr } = await asc.main(
     [
       'emulator/kernel/assembly/index.ts',
+      '--baseDir',
+      ROOT,
       '--outFile',
       'kernel.wasm',
       '-O3',
@@ -38,7 +40,6 @@ export async function buildKernel(): Promise<string> {
       '--noAssert',
     ],
     {
-      baseDir: ROOT,
       writeFile: (_name: string, contents: string | Uint8Array) => {
         if (typeof contents !== 'string') bytes = contents;
       },

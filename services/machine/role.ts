@@ -1,4 +1,7 @@
 import { readFileSync } from 'node:fs';
+import process from 'node:process';
+import type { Duplex } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { BlockError } from '../../emulator/devices/backends.ts';
 import { Machine } from '../../emulator/machine/machine.ts';
 import type { DiskOptions, MachineOptions } from '../../emulator/machine/machine_api.ts';
@@ -33,6 +36,8 @@ export interface MachineRoleOptions {
   readonly paused: boolean;
 }
 
+/** How long a terminal may take for what the guest wrote last, in `ms` */
+const LAST_WORDS_MS = 1000;
 /** Disk requests in flight at once; more wait in their queues */
 const DISK_REQUESTS = 64;
 
@@ -69,8 +74,15 @@ export const machineRole: RoleMain<MachineRoleOptions> = async (links, options) 
   }
   await ended;
   await parts?.machine.close();
+  await endSerial(links.serial);
   for (const client of parts?.clients ?? []) client.close();
 };
+
+/** The guest's last words are still in the link: the process ends when they have left, or nobody takes them. */
+async function endSerial(serial: Duplex | undefined): Promise<void> {
+  if (serial === undefined || serial.destroyed) return;
+  await Promise.race([new Promise<void>((resolve) => serial.end(() => resolve())), sleep(LAST_WORDS_MS)]);
+}
 
 async function build(
   links: RoleLinks,
@@ -90,12 +102,19 @@ async function build(
 function machineOptions(options: MachineRoleOptions, disks: DiskOptions[]): MachineOptions {
   const file = (what: InheritedFile | undefined): Uint8Array | undefined =>
     what === undefined ? undefined : readFileSync(what.fd);
-  const optional = { kernel: file(options.kernel), initrd: file(options.initrd), dtb: file(options.dtb), append: options.append };
+  const optional = {
+    kernel: file(options.kernel),
+    initrd: file(options.initrd),
+    dtb: file(options.dtb),
+    append: options.append,
+  };
   return {
     ramBytes: options.ramBytes,
     harts: options.harts,
     bios: typeof options.bios === 'string' ? options.bios : readFileSync(options.bios.fd),
-    ...(Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)) as Partial<MachineOptions>),
+    ...(Object.fromEntries(
+      Object.entries(optional).filter(([, value]) => value !== undefined),
+    ) as Partial<MachineOptions>),
     disks,
     display: options.display,
     network: options.network,
@@ -112,7 +131,8 @@ async function openDisks(
   return Promise.all(
     options.disks.map(async ({ id, bus, link }) => {
       const stream = links[link];
-      if (stream === undefined) throw new BlockError('EINVAL', `Cannot open disk ${id}: no link ${link} was handed over`);
+      if (stream === undefined)
+        throw new BlockError('EINVAL', `Cannot open disk ${id}: no link ${link} was handed over`);
       const client = await NbdClient.connect(stream, { exportName: id, requests: DISK_REQUESTS });
       return { disk: { id, bus, backend: new NbdBlockBackend(client) }, client };
     }),
