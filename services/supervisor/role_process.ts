@@ -1,8 +1,9 @@
 // Entry of a role's process: `node role_process.ts ROLE`. What to run comes as JSON on standard input, from the
 // supervisor; the links are inherited descriptors.
-import { readFileSync, writeSync } from 'node:fs';
+import { writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import process from 'node:process';
+import { text } from 'node:stream/consumers';
 import type { RoleLinks } from '../shared/role.ts';
 import { loadRole, type RoleModule } from './role_table.ts';
 
@@ -21,7 +22,7 @@ const GRACE_MS = 3000;
 process.on('SIGINT', () => {});
 process.on('SIGHUP', () => {});
 
-const start = JSON.parse(readFileSync(0, 'utf8')) as RoleStart;
+const start = JSON.parse(await text(process.stdin)) as RoleStart;
 process.title = `caisson-${start.role}`;
 const main = await loadRole(start.module);
 const links: Record<string, Socket> = {};

@@ -248,6 +248,11 @@ class Supervisor implements RunningVm {
       nodeFlags: this.#settings.nodeFlags?.[role] ?? [],
       onText: (text) => this.#settings.onReport?.({ kind: 'text', role, text }),
     });
+    if (this.#ending !== undefined) {
+      // A monitor that was started again while all roles were being ended
+      await handle.close();
+      throw new Error(`Cannot start the ${role}: the machine ends`);
+    }
     this.#roles.set(role, handle);
     if (role === 'migration') {
       handle.rpc.on('MIGRATION', (data) => this.#onMigration('MIGRATION', 'status', data));
@@ -353,7 +358,9 @@ class Supervisor implements RunningVm {
       this.#outcome = { reason: 'failure', exitCode: 1, text };
       void this.close();
     } else if (restart) {
-      this.#startMonitor().catch((error: Error) => this.#report(error.message));
+      this.#startMonitor().catch((error: Error) => {
+        if (this.#ending === undefined) this.#report(error.message);
+      });
     }
   }
 
