@@ -171,7 +171,7 @@ export class HartState implements Stateful {
     for (const name of ['menvcfg', 'senvcfg'] as const) {
       check(((reader.u64(name) >> 4n) & 3n) !== 2n, name, 'reserved CBIE');
     }
-    check((reader.u32('mcountinhibit') & ~5) === 0, 'mcountinhibit', 'bits that do not exist');
+    check((reader.u32('mcountinhibit') & 2) === 0, 'mcountinhibit', 'bits that do not exist');
     check((mip & ~MIP_SOFTWARE) === 0, 'mip', 'bits that devices drive');
   }
 }

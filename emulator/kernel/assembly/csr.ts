@@ -52,7 +52,7 @@ function setCounter(inhibit: u32, offsetAt: u32, value: u64): void {
 
 function writeCountInhibit(value: u32): void {
   const old = R.get32(H.HART_MCOUNTINHIBIT);
-  const next = value & (INHIBIT_CY | INHIBIT_IR);
+  const next = value & ~2; // time cannot be stopped; the other counters stand at zero anyway
   const cycles = counter(INHIBIT_CY, H.HART_CYCLE_OFFSET);
   const instructions = counter(INHIBIT_IR, H.HART_INSTRET_OFFSET);
   R.set32(H.HART_MCOUNTINHIBIT, next);

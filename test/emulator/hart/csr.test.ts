@@ -94,7 +94,7 @@ for (const [csr, after, name] of [
   [0x106, 0xffff_ffffn, 'scounteren'],
   [0x30a, 0xe000_0000_0000_00f1n, 'menvcfg'],
   [0x10a, 0xf1n, 'senvcfg'],
-  [0x320, 5n, 'mcountinhibit'],
+  [0x320, 0xffff_fffdn, 'mcountinhibit'],
   [0x341, ONES - 1n, 'mepc'],
   [0x141, ONES - 1n, 'sepc'],
   [0x340, ONES, 'mscratch'],
