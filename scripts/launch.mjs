@@ -17,12 +17,12 @@ export function ensureDependencies() {
   if (existsSync(stamp) && statSync(stamp).mtimeMs >= statSync(lock).mtimeMs) return;
   process.stderr.write('caisson: first run: installing the npm packages that package-lock.json names …\n');
   const npm = process.platform === 'win32' ? 'npm.cmd' : 'npm';
-  const result = spawnSync(npm, ['ci', '--no-audit', '--no-fund', '--loglevel=error'], {
+  const result = spawnSync(npm, ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'], {
     cwd: ROOT,
     stdio: ['ignore', 'ignore', 'inherit'],
   });
   if (result.status !== 0) {
-    process.stderr.write('caisson: cannot install the npm packages; is the npm registry reachable? Try: npm ci\n');
+    process.stderr.write('caisson: cannot install the npm packages; is the npm registry reachable? Try: npm install\n');
     process.exit(1);
   }
 }
