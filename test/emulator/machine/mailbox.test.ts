@@ -1,0 +1,81 @@
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
+import test from 'ava';
+import type { MmioDevice } from '../../../emulator/devices/device.ts';
+import { waitForWord } from '../../../emulator/devices/shared/mod.ts';
+import { Bus } from '../../../emulator/machine/bus.ts';
+import { SharedHartSignals } from '../../../emulator/machine/hart_signals.ts';
+import { serveMailboxes } from '../../../emulator/machine/mailbox.ts';
+import { MAIN_DOORBELL } from '../../../emulator/machine/words.ts';
+import { planMemory } from '../../../emulator/memory/layout.ts';
+import type { MailboxAccess } from '../../fixtures/mailbox_worker.ts';
+
+const HARTS = 2;
+const RAM_BYTES = 1 << 20;
+const BASE = 0x4_0000_0000; // needs the high half of the address
+const layout = planMemory(HARTS, RAM_BYTES);
+
+/** Keeps what is written, by offset */
+class Registers implements MmioDevice {
+  readonly name = 'registers';
+  readonly values = new Map<number, number>();
+
+  read(offset: number): number {
+    return this.values.get(offset) ?? 0;
+  }
+
+  write(offset: number, _size: number, value: number): void {
+    this.values.set(offset, value);
+  }
+}
+
+test('Mailboxes carry accesses of harts on other threads to devices on this one, in order, with faults', async (t) => {
+  t.timeout(20_000);
+  const buffer = new SharedArrayBuffer(layout.rom);
+  const signals = new SharedHartSignals(buffer, layout);
+  const device = new Registers();
+  const bus = new Bus([{ range: { base: BASE, size: 0x1000 }, device }]);
+  const accesses = (hart: number): MailboxAccess[] => [
+    ...Array.from({ length: 100 }, (_, i) => ({
+      address: BASE + hart * 0x400 + 4 * i,
+      size: 4,
+      value: 0x8000_0000 + i,
+    })),
+    ...Array.from({ length: 100 }, (_, i) => ({ address: BASE + hart * 0x400 + 4 * i, size: 4 })),
+    { address: BASE - 4, size: 4 },
+    { address: BASE + 0xffe, size: 4, value: 1 },
+    { address: BASE - 0x4_0000_0000, size: 4 },
+    { address: BASE + hart * 0x400, size: 1 },
+  ];
+  const workers = Array.from(
+    { length: HARTS },
+    (_, hart) =>
+      new Worker(new URL('../../fixtures/mailbox_worker.ts', import.meta.url), {
+        workerData: { buffer, harts: HARTS, ramBytes: RAM_BYTES, hart, accesses: accesses(hart) },
+      }),
+  );
+  let waiting = true;
+  const answers = Promise.all(workers.map(async (worker) => (await once(worker, 'message'))[0] as unknown[]));
+  const serving = (async () => {
+    let served = 0;
+    while (waiting) {
+      const seen = Atomics.load(signals.words, MAIN_DOORBELL >> 2);
+      served += serveMailboxes(signals, bus);
+      await waitForWord(signals.words, MAIN_DOORBELL >> 2, seen, 50);
+    }
+    return served;
+  })();
+  const results = await answers;
+  waiting = false;
+  const served = await serving;
+  for (const result of results) {
+    t.deepEqual(result.slice(0, 100), new Array(100).fill(true));
+    t.deepEqual(
+      result.slice(100, 200),
+      Array.from({ length: 100 }, (_, i) => 0x8000_0000 + i),
+    );
+    t.deepEqual(result.slice(200), [-1, false, -1, 0x8000_0000]);
+  }
+  t.is(served, HARTS * 204);
+  t.is(serveMailboxes(signals, bus), 0, 'nothing is left');
+});
