@@ -2,7 +2,16 @@ import test from 'ava';
 import fc from 'fast-check';
 import { VirtioConsole, VirtioRng } from '../../../../emulator/devices/virtio/mod.ts';
 import { encodeVirtqDescriptor } from '../../../../protocols/virtio/mod.ts';
-import { type Descriptor, Driver, type DriverQueue, EVENT_IDX, INDIRECT, MmioRegisters, makeMemory } from './driver.ts';
+import {
+  type Descriptor,
+  Driver,
+  type DriverQueue,
+  EVENT_IDX,
+  INDIRECT,
+  MmioRegisters,
+  makeMemory,
+  settle,
+} from './driver.ts';
 
 // The entropy device is the smallest that takes chains; the console's second queue takes readable ones.
 
@@ -290,7 +299,7 @@ test('VirtQueue cannot be enabled with a ring outside RAM, misaligned, or of an 
   }
 });
 
-test('VirtQueue with EVENT_IDX interrupts only where used_event says', (t) => {
+test('VirtQueue with EVENT_IDX interrupts only where used_event says', async (t) => {
   const { queue, registers } = start();
   const submit = (): boolean => {
     queue.submit([{ writable: 4 }]);
@@ -302,6 +311,8 @@ test('VirtQueue with EVENT_IDX interrupts only where used_event says', (t) => {
   t.false(submit());
   t.true(submit());
   t.false(submit());
+  // A turn that ended early on a busy machine goes on by itself.
+  await settle();
   t.is(queue.availEvent, 5, 'the driver is asked to notify for the next chain');
 });
 
