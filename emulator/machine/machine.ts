@@ -409,11 +409,11 @@ export class Machine implements MachineApi {
   }
 
   prepareState(state: MachineState): () => void {
-    const expected = JSON.stringify(this.#config());
-    if (JSON.stringify(state.config) !== expected) {
+    const expected = describeConfig(this.#config());
+    if (describeConfig(state.config) !== expected) {
       throw new StateError(
         'machine',
-        `it is of another machine: found ${JSON.stringify(state.config)}, this is ${expected}`,
+        `it is of another machine: found ${describeConfig(state.config)}, this is ${expected}`,
       );
     }
     const byName = new Map<string, { version: number; state: StateValue }>();
@@ -437,6 +437,11 @@ export class Machine implements MachineApi {
       for (const commit of commits) commit();
     };
   }
+}
+
+/** One text for equal configurations; a foreign one may hold anything that a state can. */
+function describeConfig(config: StateValue): string {
+  return JSON.stringify(config, (_key, value: unknown) => (typeof value === 'bigint' ? `${value}n` : value)) ?? '';
 }
 
 function readTicks(state: StateValue | undefined): number {
