@@ -4,3 +4,20 @@ export { QmpClient, type QmpClientEvent, QmpConnectionError } from './qmp_client
 export type { RoleLinks, RoleMain, Rpc } from './role.ts';
 export { RpcError, RpcPeer, type RpcPeerOptions } from './rpc.ts';
 export { duplexPair, socketPair } from './stream_pair.ts';
+export {
+  type SecureStream,
+  TlsClient,
+  type TlsClientOptions,
+  type TlsIdentity,
+  TlsServer,
+  type TlsServerOptions,
+} from './tls.ts';
+export {
+  type PskCredentials,
+  readPskFile,
+  readTlsCredentials,
+  readX509Folder,
+  type TlsCredentials,
+  TlsError,
+  type X509Credentials,
+} from './tls_credentials.ts';
