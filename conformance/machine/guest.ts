@@ -29,17 +29,33 @@ export async function debianOrSkip(t: ExecutionContext): Promise<DebianGuest | u
   }
 }
 
-/** A directory that only this user can enter; gone at the end of the test. */
-export function scratchFolder(t: ExecutionContext): string {
+/** What ends together: one test, or a {@link Scope}. */
+export interface Owner {
+  teardown(end: () => unknown): void;
+}
+
+/** For guests that several tests of a file share; ended by `test.after.always`. */
+export class Scope implements Owner {
+  readonly #ends: (() => unknown)[] = [];
+  teardown(end: () => unknown): void {
+    this.#ends.push(end);
+  }
+  async close(): Promise<void> {
+    for (const end of this.#ends.splice(0).reverse()) await end();
+  }
+}
+
+/** A directory that only this user can enter; it goes with its owner. */
+export function scratchFolder(t: Owner): string {
   const folder = mkdtempSync(join(tmpdir(), 'caisson-machine-'));
   t.teardown(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }
 
-/** An empty ext4 file system of 16 MiB. */
-export async function ext4Disk(folder: string, name = 'disk.img'): Promise<string> {
+/** An empty ext4 file system. */
+export async function ext4Disk(folder: string, name = 'disk.img', sizeMib = 16): Promise<string> {
   const path = join(folder, name);
-  await makeExt4Disk(path, 16, 'conformance');
+  await makeExt4Disk(path, sizeMib, 'conformance');
   return path;
 }
 
@@ -171,8 +187,8 @@ export class Guest {
     ]);
   }
 
-  /** It has begun; whether it boots is for {@link ready} or {@link Command.exit}. Ended with the test. */
-  static start(t: ExecutionContext, options: GuestOptions): Guest {
+  /** It has begun; whether it boots is for {@link ready} or {@link Command.exit}. Ended with its owner. */
+  static start(t: Owner, options: GuestOptions): Guest {
     const guest = new Guest(options);
     t.teardown(() => guest.end());
     return guest;
@@ -187,7 +203,7 @@ export class Guest {
     await this.expect(/caisson:~# /);
   }
 
-  /** With the text of `-incoming`'s machine before it has a guest; `uri` where it waits */
+  /** Where a machine with `-incoming` waits */
   async listening(): Promise<string> {
     return this.said(/Waiting for a migration on (\S+)/);
   }
@@ -229,10 +245,12 @@ export class Guest {
     return output;
   }
 
+  get qmpPath(): string {
+    return join(this.folder, 'caisson', this.name, 'qmp.sock');
+  }
   /** Closed by the caller. */
   async qmp(): Promise<QmpClient> {
-    const base = join(this.folder, 'caisson', this.name, 'qmp.sock');
-    return QmpClient.connect(base, { timeoutMs: 15_000 });
+    return QmpClient.connect(this.qmpPath, { timeoutMs: 15_000 });
   }
 
   async status(): Promise<string> {
