@@ -14,7 +14,7 @@ export interface MachineRow {
   /** Undefined where the peer has no such figure, or is not installed */
   readonly theirs: number | undefined;
   readonly unit: string;
-  /** ours / theirs: for times, how many times longer ours takes */
+  /** theirs ÷ ours, since both are times: above 1 ours is faster */
   readonly ratio: number | undefined;
 }
 
@@ -174,6 +174,6 @@ function row(name: string, ours: number, theirs: number | undefined, unit: strin
     theirs: theirs === undefined ? undefined : round(theirs, 1),
     unit,
     // Below a millisecond a quotient says nothing
-    ratio: theirs === undefined || theirs < 1 ? undefined : round(ours / theirs, 2),
+    ratio: theirs === undefined || theirs < 1 || ours < 1 ? undefined : round(theirs / ours, 2),
   };
 }
