@@ -265,8 +265,7 @@ export abstract class VirtioDevice implements Device {
 
   /** True while the driver wants events: DRIVER_OK and not broken; also while the machine is paused. */
   protected get driverReady(): boolean {
-    const status = this.#status & (VIRTIO_STATUS_DRIVER_OK | VIRTIO_STATUS_NEEDS_RESET);
-    return status === VIRTIO_STATUS_DRIVER_OK;
+    return (this.#status & (VIRTIO_STATUS_DRIVER_OK | VIRTIO_STATUS_NEEDS_RESET)) === VIRTIO_STATUS_DRIVER_OK;
   }
 
   protected negotiated(bit: number): boolean {
