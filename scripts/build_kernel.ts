@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import asc from 'assemblyscript/asc';
+import { KERNEL_STATIC } from '../emulator/memory/layout.ts';
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const OUTPUT = join(ROOT, 'emulator', 'kernel', 'kernel_wasm.ts');
@@ -27,9 +28,8 @@ export async function buildKernel(): Promise<string> {
       '16',
       '--maximumMemory',
       '65536',
-      // emulator/memory/layout.ts KERNEL_STATIC
       '--memoryBase',
-      '65536',
+      String(KERNEL_STATIC),
       '--enable',
       'threads',
       '--enable',

@@ -36,8 +36,6 @@ export const handlerOf = (rowIndex: number, compressed: boolean): number =>
 export const DECODE_ENTRY_BYTES = 12;
 /** Buckets by opcode bits 6..2 and funct3: u16 first entry, u16 count */
 export const DECODE_BUCKETS = 256;
-/** One u32 for each 16-bit word: the expansion, 0 illegal */
-export const COMPRESSED_TABLE_BYTES = 65536 * 4;
 
 export interface DecodeTables {
   readonly buckets: Uint8Array;

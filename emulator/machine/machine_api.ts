@@ -50,10 +50,8 @@ export interface MachineState {
   readonly devices: readonly { readonly name: string; readonly version: number; readonly state: StateValue }[];
 }
 
-/** Bits of the dirty map; a store sets all, each consumer clears its own. */
+/** The migration's bit of the dirty map; a store sets all bits, each consumer clears its own (0x80 is the code cache's). */
 export const DIRTY_MIGRATION = 0x01;
-export const DIRTY_DISPLAY = 0x02;
-export const DIRTY_CODE = 0x80;
 
 /** The machine as services see it. */
 export interface MachineApi {

@@ -1,4 +1,4 @@
-import { TYPE_I32, TYPE_I64, TYPE_VOID } from './opcodes.ts';
+import { TYPE_VOID } from './opcodes.ts';
 
 /** Bytes that grow; LEB128 where the binary format wants it. */
 export class ByteSink {
@@ -178,7 +178,6 @@ export interface FunctionType {
   readonly results: readonly number[];
 }
 export const signature = (params: readonly number[], ...results: number[]): FunctionType => ({ params, results });
-export { TYPE_I32, TYPE_I64 };
 
 /** Assembles a module that imports the machine's memory and some functions, and exports functions. */
 export class ModuleBuilder {
