@@ -1,4 +1,6 @@
 import type { Clock } from '../devices/device.ts';
+import { StateReader } from '../state/read_state.ts';
+import { StateError, type Stateful, type StateValue } from '../state/state.ts';
 import { TIME_EPOCH, TIME_FROZEN, TIME_OFFSET, TIME_RUNNING } from './words.ts';
 
 const TICKS_PER_MS = 10_000;
@@ -7,7 +9,9 @@ const TICKS_PER_MS = 10_000;
  * Guest time for any thread: host milliseconds since a common epoch, scaled, plus an offset that stopping and
  * migration adjust. `performance.timeOrigin` differs between threads; the sum with `now()` does not.
  */
-export class SharedClock implements Clock {
+export class SharedClock implements Clock, Stateful {
+  readonly stateName = 'clock';
+  readonly stateVersion = 1;
   readonly #f64: Float64Array;
   readonly #i32: Int32Array;
   readonly #shiftMs: number;
@@ -50,7 +54,17 @@ export class SharedClock implements Clock {
     Atomics.store(this.#i32, TIME_RUNNING / 4, 0);
   }
 
-  /** While stopped: the time of a saved state. */
+  saveState(): StateValue {
+    return { ticks: this.ticks() };
+  }
+
+  prepareState(value: unknown, version: number): () => void {
+    if (version !== this.stateVersion) throw new StateError(this.stateName, `version ${version}`);
+    const ticks = new StateReader(this.stateName, value).integer('ticks', 0, Number.MAX_SAFE_INTEGER);
+    return () => this.setTicks(ticks);
+  }
+
+  /** While stopped: where time goes on. */
   setTicks(ticks: number): void {
     this.#f64[TIME_FROZEN / 8] = ticks;
   }

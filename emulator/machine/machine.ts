@@ -10,7 +10,6 @@ import { HartState } from '../hart/state.ts';
 import { HART_HSM, HART_MIP, HART_RUN_STATE, HART_STATE_BYTES } from '../kernel/assembly/hart_layout.ts';
 import { type GuestMemory, PAGE_BYTES, PAGE_SHIFT } from '../memory/guest_memory.ts';
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
-import { StateError, type Stateful, type StateValue } from '../state/state.ts';
 import { type WasmMemory, wasm } from '../wasm/platform.ts';
 import { type BootPlan, planBoot } from './boot.ts';
 import { Bus } from './bus.ts';
@@ -18,6 +17,7 @@ import { SharedClock } from './clock.ts';
 import { buildMainDevices, type MainDevices } from './devices.ts';
 import { SharedHartSignals } from './hart_signals.ts';
 import type { MachineApi, MachineEvent, MachineOptions, MachineState, MachineStatus } from './machine_api.ts';
+import { MachineStateSet } from './machine_state.ts';
 import { serveMailboxes } from './mailbox.ts';
 import { BOOT_ROM, RAM_START } from './memory_map.ts';
 import type { HartThreadHandle, MachinePlatform } from './platform.ts';
@@ -62,7 +62,8 @@ export class Machine implements MachineApi {
   readonly #uartPort: UartPort;
   readonly #rtcAlarm: RtcAlarm;
   readonly #plan: BootPlan;
-  readonly #harts: HartState[];
+  readonly #harts: readonly HartState[];
+  readonly #state: MachineStateSet;
   readonly #events = new Subject<MachineEvent>();
   #threads: HartThreadHandle[] = [];
   #status: MachineStatus = 'prelaunch';
@@ -114,6 +115,12 @@ export class Machine implements MachineApi {
     this.#uartPort = new UartPort(this.#shared.uart);
     this.serial = this.#uartPort;
     this.#harts = Array.from({ length: options.harts }, (_, id) => new HartState(buffer, this.#layout.hart(id), id));
+    const { plic, aclint, uart, rtc } = this.#shared;
+    this.#state = new MachineStateSet(
+      [this.#clock, ...this.#harts, plic, aclint, uart, rtc, ...this.#devices.stateful],
+      options.ramBytes,
+      options.harts,
+    );
     this.#shared.uart.reset();
     this.#shared.rtc.reset();
     this.#load();
@@ -363,91 +370,20 @@ export class Machine implements MachineApi {
 
   // --- state --------------------------------------------------------------------------------------------------
 
-  #stateful(): Stateful[] {
-    return [
-      ...this.#harts,
-      this.#shared.plic,
-      this.#shared.aclint,
-      this.#shared.uart,
-      this.#shared.rtc,
-      ...this.#devices.stateful,
-    ];
-  }
-
-  #config(): StateValue {
-    return {
-      machine: 'caisson-virt-1',
-      ramBytes: this.ramBytes,
-      harts: this.options.harts,
-      devices: this.#stateful().map((device) => device.stateName),
-    };
-  }
-
   describeState(): ReturnType<MachineApi['describeState']> {
-    return {
-      config: this.#config(),
-      devices: [
-        { name: 'clock', version: 1 },
-        ...this.#stateful().map((device) => ({ name: device.stateName, version: device.stateVersion })),
-      ],
-    };
+    return this.#state.describe();
   }
 
   saveState(): MachineState {
     if (this.#status === 'running') throw new Error('Cannot save the state: the machine is running; pause it first');
-    return {
-      config: this.#config(),
-      devices: [
-        { name: 'clock', version: 1, state: { ticks: this.#clock.ticks() } },
-        ...this.#stateful().map((device) => ({
-          name: device.stateName,
-          version: device.stateVersion,
-          state: device.saveState(),
-        })),
-      ],
-    };
+    return this.#state.save();
   }
 
   prepareState(state: MachineState): () => void {
-    const expected = describeConfig(this.#config());
-    if (describeConfig(state.config) !== expected) {
-      throw new StateError(
-        'machine',
-        `it is of another machine: found ${describeConfig(state.config)}, this is ${expected}`,
-      );
-    }
-    const byName = new Map<string, { version: number; state: StateValue }>();
-    for (const { name, version, state: value } of state.devices) {
-      if (byName.has(name)) throw new StateError(name, 'twice');
-      byName.set(name, { version, state: value });
-    }
-    const ticks = readTicks(byName.get('clock')?.state);
-    byName.delete('clock');
-    const commits = this.#stateful().map((device) => {
-      const saved = byName.get(device.stateName);
-      if (saved === undefined) throw new StateError(device.stateName, 'missing');
-      byName.delete(device.stateName);
-      return device.prepareState(saved.state, saved.version);
-    });
-    const [unknown] = byName.keys();
-    if (unknown !== undefined) throw new StateError(unknown, 'this machine has no such device');
+    const commit = this.#state.prepare(state);
     return () => {
-      this.#clock.setTicks(ticks);
       for (const device of this.#devices.virtio) device.hold();
-      for (const commit of commits) commit();
+      commit();
     };
   }
-}
-
-/** One text for equal configurations; a foreign one may hold anything that a state can. */
-function describeConfig(config: StateValue): string {
-  return JSON.stringify(config, (_key, value: unknown) => (typeof value === 'bigint' ? `${value}n` : value)) ?? '';
-}
-
-function readTicks(state: StateValue | undefined): number {
-  const ticks = (state as { ticks?: unknown } | undefined)?.ticks;
-  if (typeof ticks !== 'number' || !Number.isSafeInteger(ticks) || ticks < 0) {
-    throw new StateError('clock.ticks', 'expected a count of ticks');
-  }
-  return ticks;
 }
