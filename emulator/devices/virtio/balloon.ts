@@ -36,8 +36,6 @@ export class VirtioBalloon extends VirtioDevice {
   readonly #ramPages: number;
   #targetPages = 0;
   #actualPages = 0;
-  /** The driver's one statistics buffer was read; it stays in the ring until the next ones are wanted */
-  #statsRead = false;
 
   constructor(options: VirtioDeviceOptions) {
     super(options, {
@@ -73,12 +71,10 @@ export class VirtioBalloon extends VirtioDevice {
   /** Asks for new statistics (§5.5.6.3): the device uses the buffer, and the driver fills it again. */
   requestStats(): void {
     const queue = this.queues[STATS_QUEUE]!;
-    if (!this.live || !this.#statsRead) return;
+    if (!this.live) return;
     this.guard(() => {
       const chain = queue.pop();
-      if (chain === undefined) return;
-      this.#statsRead = false;
-      this.finish(queue, chain, 0);
+      if (chain !== undefined) this.finish(queue, chain, 0);
     });
   }
 
@@ -113,17 +109,14 @@ export class VirtioBalloon extends VirtioDevice {
     }
   }
 
-  /** Only looks at the buffer: it goes back to the driver when somebody wants the next statistics. */
+  /** Only looks at the buffer: it stays in the ring, also over a move, until somebody wants the next statistics. */
   #readStats(queue: VirtQueue): void {
     const chain: Chain | undefined = queue.peek();
-    if (chain === undefined) return;
-    this.#statsRead = true;
-    this.#stats.next(decodeVirtioBalloonStats(chain.read(0, chain.readableBytes)));
+    if (chain !== undefined) this.#stats.next(decodeVirtioBalloonStats(chain.read(0, chain.readableBytes)));
   }
 
   protected override resetModel(): void {
     this.#actualPages = 0;
-    this.#statsRead = false;
   }
 
   protected saveModel(): StateValue {
@@ -133,7 +126,6 @@ export class VirtioBalloon extends VirtioDevice {
   protected prepareModel(reader: StateReader): () => void {
     const target = reader.integer('target', 0, this.#ramPages);
     const actual = reader.integer('actual', 0, this.#ramPages);
-    // `statsRead` follows from the ring: the buffer is still in it, and is read again when the machine goes on.
     return () => {
       this.#targetPages = target;
       this.#actualPages = actual;

@@ -19,6 +19,7 @@ import {
   transfer,
   words,
 } from './gpu_driver.ts';
+import { RacingMemory } from './racing_memory.ts';
 
 const DISPLAY_INFO_BYTES = 24 + 16 * 24;
 const EDID_RESPONSE_BYTES = 24 + 8 + 1024;
@@ -256,4 +257,18 @@ test('VirtioGpu breaks, and lives again after a reset, when a command is larger 
   t.true(rig.driver.broken);
   rig.driver.start();
   t.is(create(rig, 1, 16, 16), GPU_RESPONSE.okNodata);
+});
+
+test('VirtioGpu fetches a command once: a guest that rewrites it meanwhile changes nothing', (t) => {
+  const memory = RacingMemory.make(2048);
+  const rig = startGpu(memory);
+  const queue = rig.driver.queues[0]!;
+  queue.add([gpuCommand(GPU_COMMAND.resourceCreate2d, words(4, 2, 64, 64)), { writable: 24 }]);
+  queue.publish();
+  memory.racing = true;
+  rig.registers.notify(0);
+  memory.racing = false;
+  const { written } = queue.takeUsed()[0]!;
+  t.is(new DataView(written.buffer).getUint32(0, true), GPU_RESPONSE.okNodata);
+  t.is(create(rig, 4, 16, 16), GPU_RESPONSE.errInvalidResourceId, 'the resource is there, as the guest first asked');
 });

@@ -39,10 +39,10 @@ export class MemoryBackend implements BlockBackend {
     );
   }
   write(offset: number, data: Uint8Array, options?: { fua?: boolean }): Promise<void> {
-    if (this.readOnly) throw new BlockError('EPERM', 'Cannot write: read-only');
-    return this.#serve(`write ${offset}+${data.length}${options?.fua === true ? ' fua' : ''}`, () =>
-      this.data.set(data, offset),
-    );
+    return this.#serve(`write ${offset}+${data.length}${options?.fua === true ? ' fua' : ''}`, () => {
+      if (this.readOnly) throw new BlockError('EPERM', 'Cannot write: read-only');
+      this.data.set(data, offset);
+    });
   }
   flush(): Promise<void> {
     return this.#serve('flush', () => {});
