@@ -271,10 +271,11 @@ export async function eventually(
   what: string,
   check: () => boolean | Promise<boolean>,
   timeoutMs = ANSWER_TIMEOUT_MS,
+  intervalMs = 100,
 ): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   while (!(await check())) {
     if (performance.now() > deadline) throw new Error(`${what}: not after ${timeoutMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await new Promise((resolve) => setTimeout(resolve, intervalMs));
   }
 }
