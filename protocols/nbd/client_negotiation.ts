@@ -13,6 +13,9 @@ import { decodeInformation, decodeListedExport, decodeMetaContext } from './opti
 //       │           └───────────┴─────────► list ─► listed       a server without FIXED_NEWSTYLE → EXPORT_NAME at once
 //       └─► export-name
 //
+// With TLS wished for, starttls ─► tls ─► comes right behind the greeting, so that nothing is learned before it. Where
+// TLS is required, a refusal of it ends the session (CVE-2019-14842: it must never go on in clear text).
+//
 // The server is untrusted: every count and length of its answers is bounded before it is kept.
 
 export interface ClientWishes {
@@ -24,6 +27,8 @@ export interface ClientWishes {
   readonly contexts?: readonly string[];
   /** List the exports instead of opening one */
   readonly list?: boolean;
+  /** `allow` goes on in clear text where the server has no TLS (default off) */
+  readonly tls?: 'off' | 'allow' | 'require';
 }
 
 /** What the handshake ended with. */
@@ -41,6 +46,8 @@ export interface AgreedExport {
 export interface ClientNegotiation {
   readonly phase:
     | 'greeting'
+    | 'starttls'
+    | 'tls'
     | 'structured'
     | 'meta'
     | 'go'
@@ -64,9 +71,13 @@ export interface ClientNegotiation {
 export type ClientNegotiationEvent =
   | { readonly kind: 'greeting'; readonly bytes: Uint8Array }
   | { readonly kind: 'reply'; readonly reply: OptionReply }
+  /** Answer to the effect `starttls` */
+  | { readonly kind: 'secured' }
   | { readonly kind: 'export-name-reply'; readonly reply: ExportNameReply };
 
 export type ClientNegotiationEffect =
+  /** Start the client's end of TLS. Plain text that is there already is an attack: the session must end instead */
+  | { readonly kind: 'starttls' }
   | { readonly kind: 'transmit'; readonly export: AgreedExport }
   | { readonly kind: 'listed'; readonly exports: readonly ExportSummary[] };
 
@@ -104,6 +115,7 @@ export function stepClientNegotiation(state: ClientNegotiation, event: ClientNeg
   if (state.phase === 'export-name' && event.kind === 'export-name-reply') {
     return finish({ ...state, size: event.reply });
   }
+  if (state.phase === 'tls' && event.kind === 'secured') return afterGreeting(state);
   if (event.kind !== 'reply') {
     throw new RangeError(`Cannot take ${event.kind} in state ${state.phase} of the NBD handshake`);
   }
@@ -113,6 +125,11 @@ export function stepClientNegotiation(state: ClientNegotiation, event: ClientNeg
     throw wrong(`Cannot take a reply to ${optionName(reply.option)}: ${optionName(expected ?? 0)} was sent`);
   }
   switch (state.phase) {
+    case 'starttls':
+      if (reply.type === REP.ACK) {
+        return { state: { ...state, phase: 'tls' }, out: [], effect: { kind: 'starttls' } };
+      }
+      return failedOption(state, reply, state.wishes.tls === 'allow' ? afterGreeting : undefined);
     case 'structured':
       return reply.type === REP.ACK ? askMeta({ ...state, structured: true }) : failedOption(state, reply, openExport);
     case 'meta':
@@ -134,19 +151,23 @@ function onGreeting(before: ClientNegotiation, bytes: Uint8Array): ClientNegotia
   const answer = encodeClientFlags(
     (fixed ? CLIENT_FLAG.FIXED_NEWSTYLE : 0) | (state.noZeroes ? CLIENT_FLAG.NO_ZEROES : 0),
   );
+  const { tls = 'off' } = state.wishes;
   if (!fixed) {
+    if (tls === 'require') throw wrong('Cannot start TLS: server does not speak fixed newstyle', 'ERR_WIRE_STATE');
     if (state.wishes.list) throw wrong('Cannot list exports: server does not speak fixed newstyle', 'ERR_WIRE_STATE');
     return withFirst(answer, openByName(state));
   }
+  if (tls === 'off') return withFirst(answer, afterGreeting(state));
+  return { state: { ...state, phase: 'starttls' }, out: [answer, encodeOption(OPT.STARTTLS)], effect: undefined };
+}
+
+/** The first option of the haggling proper. */
+function afterGreeting(state: ClientNegotiation): ClientNegotiationStep {
   if (state.wishes.list) {
-    return { state: { ...state, phase: 'list' }, out: [answer, encodeOption(OPT.LIST)], effect: undefined };
+    return { state: { ...state, phase: 'list' }, out: [encodeOption(OPT.LIST)], effect: undefined };
   }
-  if (state.wishes.structured === false) return withFirst(answer, openExport(state));
-  return {
-    state: { ...state, phase: 'structured' },
-    out: [answer, encodeOption(OPT.STRUCTURED_REPLY)],
-    effect: undefined,
-  };
+  if (state.wishes.structured === false) return openExport(state);
+  return { state: { ...state, phase: 'structured' }, out: [encodeOption(OPT.STRUCTURED_REPLY)], effect: undefined };
 }
 
 function askMeta(state: ClientNegotiation): ClientNegotiationStep {
@@ -275,6 +296,7 @@ function failedOption(
 }
 
 function optionOfPhase(phase: ClientNegotiation['phase']): number | undefined {
+  if (phase === 'starttls') return OPT.STARTTLS;
   if (phase === 'structured') return OPT.STRUCTURED_REPLY;
   if (phase === 'meta') return OPT.SET_META_CONTEXT;
   if (phase === 'go') return OPT.GO;

@@ -19,6 +19,8 @@ export interface ExportDescription {
   readonly blockSizes: BlockSizes;
   /** Names of the meta contexts that may be selected, `namespace:leaf` */
   readonly contexts: readonly string[];
+  /** Only for clients that came over TLS */
+  readonly tlsRequired?: boolean;
 }
 
 export interface ExportSummary {

@@ -20,7 +20,10 @@ import { encodeInformation, encodeListedExport, encodeMetaContext } from './opti
 //   client-flags ──flags──► options ──INFO GO EXPORT_NAME *_META_CONTEXT──► describing ──► options
 //                             │  ▲                                              │
 //                             ├──┴─LIST──► listing ──► options                  ├──GO, EXPORT_NAME──► transmission
+//                             ├────STARTTLS──► tls ──secured──► options         │
 //                             └──ABORT, too many, wrong──► closed ◄─────────────┘
+//
+// What was agreed before TLS is forgotten behind it: somebody in between may have said it.
 //
 // The client is untrusted in every state. `describing` and `listing` wait for our own side: nothing of the
 // client is looked at meanwhile, so that opening an export may take its time.
@@ -34,8 +37,14 @@ type Pending =
       readonly request: MetaContextRequest;
     };
 
+/** The modes of the specification's "TLS support": NOTLS, FORCEDTLS, SELECTIVETLS */
+export type ServerTlsMode = 'off' | 'require' | 'allow';
+
 export interface ServerNegotiation {
-  readonly phase: 'client-flags' | 'options' | 'describing' | 'listing' | 'transmission' | 'closed';
+  readonly phase: 'client-flags' | 'options' | 'describing' | 'listing' | 'tls' | 'transmission' | 'closed';
+  readonly tls: ServerTlsMode;
+  /** The stream is TLS by now */
+  readonly secure: boolean;
   /** The client knows fixed newstyle; without it only EXPORT_NAME is allowed */
   readonly fixed: boolean;
   readonly noZeroes: boolean;
@@ -53,12 +62,19 @@ export type ServerNegotiationEvent =
   | { readonly kind: 'described'; readonly export: ExportDescription | undefined }
   /** Answer to the effect `list`; undefined: policy forbids it */
   | { readonly kind: 'listed'; readonly exports: readonly ExportSummary[] | undefined }
+  /** Answer to the effect `starttls`: from here on everything goes over TLS */
+  | { readonly kind: 'secured' }
   /** We are going away: options are answered with ERR_SHUTDOWN */
   | { readonly kind: 'shutdown' };
 
 export type ServerNegotiationEffect =
   | { readonly kind: 'describe'; readonly name: string }
   | { readonly kind: 'list' }
+  /**
+   * Send what is in `out` as the last plain text and start the server's end of TLS. Plain text of the client that is
+   * there already is an attack on it (CVE-2021-3716): the session must end instead
+   */
+  | { readonly kind: 'starttls' }
   /** The handshake is done; `export.flags` are as the client was told */
   | { readonly kind: 'transmit'; readonly export: ExportDescription; readonly contexts: readonly MetaContext[] }
   /** Send what is in `out`, then end the stream. `error` where the client is to blame */
@@ -71,10 +87,12 @@ export interface ServerNegotiationStep {
 }
 
 /** The greeting goes out before anything is read. */
-export function startServerNegotiation(): ServerNegotiationStep {
+export function startServerNegotiation(tls: ServerTlsMode = 'off'): ServerNegotiationStep {
   return {
     state: {
       phase: 'client-flags',
+      tls,
+      secure: false,
       fixed: false,
       noZeroes: false,
       structured: false,
@@ -94,6 +112,9 @@ export function stepServerNegotiation(state: ServerNegotiation, event: ServerNeg
   if (state.phase === 'options' && event.kind === 'option') return onOption(state, event.option);
   if (state.phase === 'describing' && event.kind === 'described') return onDescribed(state, event.export);
   if (state.phase === 'listing' && event.kind === 'listed') return onListed(state, event.exports);
+  if (state.phase === 'tls' && event.kind === 'secured') {
+    return stay({ ...state, phase: 'options', secure: true, structured: false, selected: undefined });
+  }
   throw new RangeError(`Cannot take ${event.kind} in state ${state.phase} of the NBD handshake`);
 }
 
@@ -129,6 +150,9 @@ function onOption(before: ServerNegotiation, { option, data }: Option): ServerNe
       effect: { kind: 'close', error: undefined },
     };
   }
+  if (needsTls(state) && option !== OPT.STARTTLS) {
+    return refuse(state, option, REP.ERR_TLS_REQD, 'TLS has to come first');
+  }
   if (data.length > MAX_OPTION_BYTES) {
     return refuse(state, option, REP.ERR_TOO_BIG, `${data.length} bytes, limit is ${MAX_OPTION_BYTES}`);
   }
@@ -138,8 +162,14 @@ function onOption(before: ServerNegotiation, { option, data }: Option): ServerNe
       return { state: { ...state, phase: 'listing' }, out: [], effect: { kind: 'list' } };
     case OPT.STARTTLS:
       if (data.length > 0) return refuse(state, option, REP.ERR_INVALID, 'data must be empty');
+      if (state.secure) return refuse(state, option, REP.ERR_INVALID, 'TLS is on already');
       // "NOTLS mode": never ERR_TLS_REQD, and the session goes on in clear text
-      return refuse(state, option, REP.ERR_POLICY, 'TLS is not enabled here');
+      if (state.tls === 'off') return refuse(state, option, REP.ERR_POLICY, 'TLS is not enabled here');
+      return {
+        state: { ...state, phase: 'tls' },
+        out: [encodeOptionReply(option, REP.ACK)],
+        effect: { kind: 'starttls' },
+      };
     case OPT.STRUCTURED_REPLY:
       if (data.length > 0) return refuse(state, option, REP.ERR_INVALID, 'data must be empty');
       if (state.structured) return refuse(state, option, REP.ERR_INVALID, 'structured replies are on already');
@@ -167,6 +197,7 @@ function onOption(before: ServerNegotiation, { option, data }: Option): ServerNe
 
 function onExportName(state: ServerNegotiation, data: Uint8Array): ServerNegotiationStep {
   // No error can be answered to this option: its only refusal is to close.
+  if (needsTls(state)) return close(state, 'ERR_WIRE_STATE', 'Cannot serve NBD_OPT_EXPORT_NAME: TLS has to come first');
   let name: string;
   try {
     name = decodeExportName(data);
@@ -177,9 +208,19 @@ function onExportName(state: ServerNegotiation, data: Uint8Array): ServerNegotia
   return describe(state, name, { option: OPT.EXPORT_NAME, name });
 }
 
-function onDescribed(state: ServerNegotiation, found: ExportDescription | undefined): ServerNegotiationStep {
+function needsTls(state: ServerNegotiation): boolean {
+  return state.tls === 'require' && !state.secure;
+}
+
+function onDescribed(state: ServerNegotiation, asked: ExportDescription | undefined): ServerNegotiationStep {
   const pending = state.pending!;
   const next: ServerNegotiation = { ...state, phase: 'options', pending: undefined };
+  const hidden = asked?.tlsRequired === true && !state.secure;
+  // "SELECTIVETLS mode": told to who could do better; without any TLS such an export is not there at all.
+  if (hidden && state.tls === 'allow' && pending.option !== OPT.EXPORT_NAME) {
+    return refuse(next, pending.option, REP.ERR_TLS_REQD, 'the export is for clients with TLS');
+  }
+  const found = hidden ? undefined : asked;
   if (pending.option === OPT.EXPORT_NAME) {
     if (found === undefined) return close(next, 'ERR_WIRE_VALUE', 'Cannot serve NBD_OPT_EXPORT_NAME: no such export');
     const described = withSessionFlags(next, found);

@@ -1,56 +1,29 @@
-import { connect as netConnect, type Socket } from 'node:net';
 import process from 'node:process';
-import { Duplex } from 'node:stream';
-import { FrameDecoder, WireError } from '../../protocols/bytes/mod.ts';
+import type { Duplex } from 'node:stream';
+import { WireError } from '../../protocols/bytes/mod.ts';
 import {
   type AgreedExport,
   BASE_ALLOCATION,
-  type ClientNegotiation,
-  type ClientNegotiationEvent,
   CMD,
   CMD_FLAG,
   type Completion,
   commandName,
-  decodeExportNameReply,
-  decodeOptionReply,
-  EXPORT_NAME_PADDING_BYTES,
   type ExportSummary,
   type Extent,
-  encodeOption,
   encodeRequest,
-  GREETING_BYTES,
   isReadOnly,
-  MAX_OPTION_REPLY_BYTES,
   MAX_PAYLOAD_BYTES,
   type NbdErrorName,
   type NbdUri,
-  OPT,
-  OPTION_REPLY_HEADER_BYTES,
-  optionReplyFrameSize,
-  parseNbdUri,
   ReplyAssembler,
-  startClientNegotiation,
-  stepClientNegotiation,
   TRANSMISSION_FLAG,
 } from '../../protocols/nbd/mod.ts';
+import type { TlsIdentity } from '../shared/mod.ts';
+import { type ClientHandshake, type NbdClientOptions, openSession } from './client_connection.ts';
 
-const PIECE_BYTES = 64 * 1024;
-const DEFAULT_OPEN_TIMEOUT_MS = 10_000;
 const DEFAULT_REQUESTS = 64;
 /** Data of requests under way, in `bytes` */
 const MAX_REQUEST_BYTES = 64 << 20;
-
-export interface NbdClientOptions {
-  /** Overrides the URI's (default '') */
-  readonly exportName?: string;
-  /** Connection and handshake, in `ms` (default 10 000) */
-  readonly openTimeoutMs?: number;
-  /** Requests under way at once (default 64) */
-  readonly requests?: number;
-  /** Ask for structured replies and block status (default true) */
-  readonly structured?: boolean;
-  readonly signal?: AbortSignal;
-}
 
 /** A request that the server refused or that could not be finished. */
 export class NbdError extends Error {
@@ -87,6 +60,8 @@ export class NbdClient {
   /** In `bytes` */
   readonly sizeBytes: number;
   readonly readOnly: boolean;
+  /** Who the server has proven to be; undefined without TLS */
+  readonly peer: TlsIdentity | undefined;
   readonly #stream: Duplex;
   readonly #assembler: ReplyAssembler;
   readonly #pending = new Map<number, Pending>();
@@ -98,8 +73,9 @@ export class NbdClient {
   #failure: Error | undefined;
   #closed = Promise.withResolvers<void>();
 
-  private constructor(stream: Duplex, agreed: AgreedExport, options: NbdClientOptions) {
-    this.#stream = stream;
+  private constructor(handshake: ClientHandshake, agreed: AgreedExport, options: NbdClientOptions) {
+    this.#stream = handshake.stream;
+    this.peer = handshake.peer;
     this.export = agreed;
     this.sizeBytes = Number(agreed.sizeBytes);
     this.readOnly = isReadOnly(agreed.flags);
@@ -116,15 +92,14 @@ export class NbdClient {
    * @throws WireError when the server is wrong or refuses; the errors of connect(2); the signal's reason
    */
   static async connect(target: Duplex | NbdUri | string, options: NbdClientOptions = {}): Promise<NbdClient> {
-    const { stream, exportName } = await open(target, options);
-    const handshake = await negotiate(stream, { ...options, exportName, list: false });
+    const handshake = await openSession(target, options, false);
     const { effect } = handshake;
     if (effect.kind !== 'transmit') throw new Error('Cannot open an export: the handshake listed them');
     if (effect.export.sizeBytes > BigInt(Number.MAX_SAFE_INTEGER)) {
-      stream.destroy();
+      handshake.stream.destroy();
       throw new WireError('ERR_WIRE_LIMIT', `Cannot use the export: ${effect.export.sizeBytes} bytes, limit is 2^53`);
     }
-    const client = new NbdClient(stream, effect.export, options);
+    const client = new NbdClient(handshake, effect.export, options);
     client.#start(handshake.rest);
     return client;
   }
@@ -134,8 +109,7 @@ export class NbdClient {
     target: Duplex | NbdUri | string,
     options: NbdClientOptions = {},
   ): Promise<readonly ExportSummary[]> {
-    const { stream } = await open(target, options);
-    const { effect } = await negotiate(stream, { ...options, exportName: '', list: true });
+    const { effect, stream } = await openSession(target, options, true);
     stream.end(() => stream.destroy());
     if (effect.kind !== 'listed') throw new Error('Cannot list exports: the handshake opened one');
     return effect.exports;
@@ -419,140 +393,4 @@ export class NbdClient {
 function asNbdError(error: Error): NbdError {
   if (error instanceof NbdError) return error;
   return new NbdError('EIO', `Cannot finish an NBD request: ${error.message}`, { cause: error });
-}
-
-async function open(
-  target: Duplex | NbdUri | string,
-  options: NbdClientOptions,
-): Promise<{ stream: Duplex; exportName: string }> {
-  options.signal?.throwIfAborted();
-  // Not by a field: sockets have an `address` too
-  if (target instanceof Duplex) {
-    return { stream: target, exportName: options.exportName ?? '' };
-  }
-  const uri = typeof target === 'string' ? parseNbdUri(target) : target;
-  if (uri.tls) throw new WireError('ERR_WIRE_VALUE', 'Cannot connect with TLS: not supported yet');
-  if (uri.address.type === 'vsock') throw new WireError('ERR_WIRE_VALUE', 'Cannot connect over vsock: Node has none');
-  const where =
-    uri.address.type === 'unix' ? { path: uri.address.path } : { host: uri.address.host, port: uri.address.port };
-  const socket = await new Promise<Socket>((resolve, reject) => {
-    const connecting = netConnect({ ...where, noDelay: true });
-    const timer = setTimeout(() => {
-      connecting.destroy(new WireError('ERR_WIRE_TIMEOUT', 'Cannot connect to the NBD server: no answer in time'));
-    }, options.openTimeoutMs ?? DEFAULT_OPEN_TIMEOUT_MS);
-    const onAbort = (): void => {
-      connecting.destroy(options.signal!.reason as Error);
-    };
-    options.signal?.addEventListener('abort', onAbort, { once: true });
-    const settle = (): void => {
-      clearTimeout(timer);
-      options.signal?.removeEventListener('abort', onAbort);
-    };
-    connecting.once('error', (error) => {
-      settle();
-      reject(error);
-    });
-    connecting.once('connect', () => {
-      settle();
-      connecting.removeAllListeners('error');
-      resolve(connecting);
-    });
-  });
-  return { stream: socket, exportName: options.exportName ?? uri.exportName };
-}
-
-interface HandshakeResult {
-  readonly effect: NonNullable<ReturnType<typeof stepClientNegotiation>['effect']>;
-  readonly rest: Uint8Array;
-}
-
-/** Drives the client's state machine until an export is open or listed. Destroys the stream when it fails. */
-function negotiate(
-  stream: Duplex,
-  options: NbdClientOptions & { readonly exportName: string; readonly list: boolean },
-): Promise<HandshakeResult> {
-  const { promise, resolve, reject } = Promise.withResolvers<HandshakeResult>();
-  let state: ClientNegotiation = startClientNegotiation({
-    exportName: options.exportName,
-    structured: options.structured ?? true,
-    contexts: [BASE_ALLOCATION],
-    list: options.list,
-  });
-  const exportNameReplyBytes = (): number => 10 + (state.noZeroes ? 0 : EXPORT_NAME_PADDING_BYTES);
-  const maxFrameBytes = OPTION_REPLY_HEADER_BYTES + MAX_OPTION_REPLY_BYTES;
-  const decoder = new FrameDecoder({
-    name: 'NBD handshake',
-    maxFrameBytes,
-    maxBufferedBytes: maxFrameBytes + PIECE_BYTES,
-    frameSize: (head) => {
-      if (state.phase === 'greeting') return { bytes: GREETING_BYTES };
-      if (state.phase === 'export-name') return { bytes: exportNameReplyBytes() };
-      return optionReplyFrameSize(head);
-    },
-  });
-  const asEvent = (frame: Uint8Array): ClientNegotiationEvent => {
-    if (state.phase === 'greeting') return { kind: 'greeting', bytes: frame };
-    if (state.phase === 'export-name') {
-      return { kind: 'export-name-reply', reply: decodeExportNameReply(frame, state.noZeroes) };
-    }
-    return { kind: 'reply', reply: decodeOptionReply(frame) };
-  };
-  const finish = (): void => {
-    clearTimeout(timer);
-    options.signal?.removeEventListener('abort', onAbort);
-    stream.off('data', onData);
-    stream.off('end', onEnd);
-    stream.off('close', onEnd);
-    // From here to the session's own handler an error is seen in stream.errored.
-    stream.on('error', () => {});
-    stream.off('error', fail);
-  };
-  const fail = (error: Error): void => {
-    finish();
-    // A polite goodbye where the server still listens; it may be gone.
-    if (state.phase !== 'greeting' && !stream.destroyed) stream.end(encodeOption(OPT.ABORT));
-    stream.destroy();
-    reject(error);
-  };
-  const onEnd = (): void => {
-    fail(new WireError('ERR_WIRE_TRUNCATED', `Cannot finish the NBD handshake: server closed in state ${state.phase}`));
-  };
-  const onAbort = (): void => fail(options.signal!.reason as Error);
-  const onData = (chunk: Uint8Array): void => {
-    try {
-      let at = 0;
-      for (;;) {
-        const frame = decoder.next();
-        if (frame === undefined) {
-          if (at >= chunk.length) return;
-          decoder.push(chunk.subarray(at, at + PIECE_BYTES));
-          at += PIECE_BYTES;
-          continue;
-        }
-        const step = stepClientNegotiation(state, asEvent(frame));
-        state = step.state;
-        for (const bytes of step.out) stream.write(bytes);
-        if (step.effect !== undefined) {
-          stream.pause();
-          finish();
-          const rest = Buffer.concat([decoder.drain(), chunk.subarray(Math.min(at, chunk.length))]);
-          resolve({ effect: step.effect, rest });
-          return;
-        }
-      }
-    } catch (error) {
-      fail(error instanceof Error ? error : new Error(String(error)));
-    }
-  };
-  const timer = setTimeout(
-    () => fail(new WireError('ERR_WIRE_TIMEOUT', `Cannot finish the NBD handshake: stuck in state ${state.phase}`)),
-    options.openTimeoutMs ?? DEFAULT_OPEN_TIMEOUT_MS,
-  );
-  options.signal?.addEventListener('abort', onAbort, { once: true });
-  stream.on('data', onData);
-  stream.on('end', onEnd);
-  stream.on('close', onEnd);
-  stream.on('error', fail);
-  if (stream.destroyed) onEnd();
-  return promise;
 }

@@ -6,6 +6,7 @@ import {
   MAX_STRING_BYTES,
   TRANSMISSION_FLAG,
 } from '../../protocols/nbd/mod.ts';
+import type { TlsIdentity } from '../shared/mod.ts';
 import type { DiskImage } from './images/mod.ts';
 
 /** One image under one name. The same image may stand under several names, with other rights. */
@@ -17,16 +18,30 @@ export interface NbdExport {
   readonly writable: boolean;
   /** Several connections may share it (default true); false where only one is let in */
   readonly multiConn?: boolean;
+  /** Only for clients that came over TLS (default false); others do not see it in the list */
+  readonly tlsOnly?: boolean;
+  /** Says who may use it; to others it does not exist. `peer` is undefined without TLS (default: everybody) */
+  readonly authorize?: (peer: TlsIdentity | undefined) => boolean;
   /** Aborted when the export is taken away: sessions on it end */
   readonly signal?: AbortSignal;
 }
 
+/** Who is asking. */
+export interface ExportClient {
+  /** The session is inside TLS */
+  readonly secure: boolean;
+  /** Who the client has proven to be */
+  readonly peer: TlsIdentity | undefined;
+}
+
+const PLAIN_CLIENT: ExportClient = { secure: false, peer: undefined };
+
 /** Where a session looks up what a client asks for. */
 export interface ExportDirectory {
   /** Undefined: clients may not list */
-  list(): readonly ExportSummary[] | undefined;
+  list(client?: ExportClient): readonly ExportSummary[] | undefined;
   /** Called when a client really wants it: an expensive open belongs here, not into connection set-up */
-  open(name: string): NbdExport | undefined | Promise<NbdExport | undefined>;
+  open(name: string, client?: ExportClient): NbdExport | undefined | Promise<NbdExport | undefined>;
 }
 
 /** The named exports of one server. The first one added is also the default export ''. */
@@ -62,16 +77,24 @@ export class ExportSet implements ExportDirectory {
     return this.#exports.size;
   }
 
-  list(): ExportSummary[] {
-    return [...this.#exports.values()].map(({ export: { name, description } }) =>
-      description === undefined ? { name } : { name, description },
-    );
+  list(client: ExportClient = PLAIN_CLIENT): ExportSummary[] {
+    return [...this.#exports.values()]
+      .map((entry) => entry.export)
+      .filter((served) => (served.tlsOnly !== true || client.secure) && isAllowed(served, client))
+      .map(({ name, description }) => (description === undefined ? { name } : { name, description }));
   }
 
-  open(name: string): NbdExport | undefined {
+  open(name: string, client: ExportClient = PLAIN_CLIENT): NbdExport | undefined {
     const entry = this.#exports.get(name) ?? (name === '' ? this.#exports.values().next().value : undefined);
-    return entry?.export;
+    if (entry === undefined) return undefined;
+    // Without TLS the negotiation tells the client to come back with it; who it is, is looked at then.
+    if (entry.export.tlsOnly === true && !client.secure) return entry.export;
+    return isAllowed(entry.export, client) ? entry.export : undefined;
   }
+}
+
+function isAllowed(served: NbdExport, client: ExportClient): boolean {
+  return served.authorize === undefined || served.authorize(client.peer) === true;
 }
 
 /** What the protocol says of an export, from what its image can do. */
@@ -92,5 +115,6 @@ export function describeExport(served: NbdExport): ExportDescription {
     flags,
     blockSizes: { minimum: image.blockBytes, preferred: Math.max(4096, image.blockBytes), maximum: MAX_PAYLOAD_BYTES },
     contexts: [BASE_ALLOCATION],
+    ...(served.tlsOnly === true ? { tlsRequired: true } : {}),
   };
 }

@@ -3,7 +3,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import process from 'node:process';
 import { formatNbdUri, NBD_PORT } from '../../protocols/nbd/mod.ts';
 import type { ExportDirectory } from './export_set.ts';
-import { type NbdSessionSummary, serveNbd } from './server.ts';
+import { type NbdServerTls, type NbdSessionSummary, serveNbd } from './server.ts';
 import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
 
 /** Where to listen, in QMP's words. */
@@ -13,6 +13,8 @@ export type NbdListenAddress =
   | { readonly type: 'inet'; readonly host?: string; readonly port?: number };
 
 export interface NbdListenerOptions {
+  /** Absent: no TLS */
+  readonly tls?: NbdServerTls;
   readonly limits?: Partial<NbdServerLimits>;
   /** Clients that are served at once; more of them wait for their greeting (default: no such limit) */
   readonly shared?: number;
@@ -32,6 +34,7 @@ export class NbdListener {
   readonly #limits: NbdServerLimits;
   readonly #onSession: ((summary: NbdSessionSummary) => void) | undefined;
   readonly #shared: number;
+  readonly #tls: NbdServerTls | undefined;
   readonly #sessions = new Set<Session>();
   /** Accepted, not greeted yet */
   readonly #waiting = new Set<Socket>();
@@ -46,6 +49,7 @@ export class NbdListener {
     this.#limits = { ...DEFAULT_NBD_LIMITS, ...options.limits };
     this.#shared = options.shared ?? Number.POSITIVE_INFINITY;
     this.#onSession = options.onSession;
+    this.#tls = options.tls;
     this.#server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => this.#accept(socket));
     // An accept that fails (descriptors used up) must not end the process.
     this.#server.on('error', () => {});
@@ -69,8 +73,9 @@ export class NbdListener {
 
   uriOf(exportName: string): string {
     const address = this.#address;
-    if (address.type === 'unix') return formatNbdUri({ address, exportName });
-    return formatNbdUri({ address: { type: 'inet', host: address.host!, port: address.port! }, exportName });
+    const tls = this.#tls?.mode === 'require';
+    if (address.type === 'unix') return formatNbdUri({ address, exportName, tls });
+    return formatNbdUri({ address: { type: 'inet', host: address.host!, port: address.port! }, exportName, tls });
   }
 
   /** Served and waiting */
@@ -162,6 +167,7 @@ export class NbdListener {
     session.over = serveNbd(socket, this.#exports, {
       limits: this.#limits,
       signal: this.#abort.signal,
+      ...(this.#tls === undefined ? {} : { tls: this.#tls }),
       onTransmission: () => {
         session.handshaking = false;
       },

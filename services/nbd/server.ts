@@ -1,13 +1,23 @@
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WireError } from '../../protocols/bytes/mod.ts';
+import type { TlsIdentity, TlsServer } from '../shared/mod.ts';
 import { BufferPool } from './buffer_pool.ts';
 import type { ExportDirectory } from './export_set.ts';
-import { ServerHandshake } from './server_handshake.ts';
+import { type HandshakeEvents, ServerHandshake } from './server_handshake.ts';
 import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
 import { Transmission, type TransmissionCounters } from './transmission.ts';
 
+/** TLS of a server. */
+export interface NbdServerTls {
+  readonly server: TlsServer;
+  /** `require`: nothing without TLS (FORCEDTLS); `allow`: exports say whether they need it (SELECTIVETLS) */
+  readonly mode: 'require' | 'allow';
+}
+
 export interface ServeNbdOptions {
+  /** Absent: no TLS at all (NOTLS) */
+  readonly tls?: NbdServerTls;
   readonly limits?: Partial<NbdServerLimits>;
   /** Aborted: shut the session down, finishing what is in flight within `limits.drainMs` */
   readonly signal?: AbortSignal;
@@ -20,6 +30,8 @@ export interface NbdSessionSummary {
   /** Undefined: the handshake did not get that far */
   readonly exportName: string | undefined;
   readonly counters: TransmissionCounters;
+  /** Who the client has proven to be; undefined without TLS */
+  readonly peer: TlsIdentity | undefined;
   /** Why it ended, if the client or the stream is to blame */
   readonly error: Error | undefined;
 }
@@ -33,14 +45,18 @@ const socketPool = new BufferPool();
  * under way, so that images may be closed then.
  */
 export function serveNbd(
-  stream: Duplex,
+  raw: Duplex,
   exports: ExportDirectory,
   options: ServeNbdOptions = {},
 ): Promise<NbdSessionSummary> {
   const limits = { ...DEFAULT_NBD_LIMITS, ...options.limits };
   // In-process pairs hand buffers over by reference, and say "written" before the other side has read them.
-  const pool = stream instanceof Socket ? socketPool : new BufferPool(0);
+  const pool = raw instanceof Socket ? socketPool : new BufferPool(0);
   const { promise, resolve } = Promise.withResolvers<NbdSessionSummary>();
+  /** `raw`, and from STARTTLS on the TLS stream over it */
+  let stream = raw;
+  let upgrading = false;
+  let peer: TlsIdentity | undefined;
   let transmission: Transmission | undefined;
   let exportName: string | undefined;
   let failure: Error | undefined;
@@ -54,6 +70,7 @@ export function serveNbd(
     resolve({
       exportName,
       counters: transmission?.counters ?? { requests: 0, refused: 0, readBytes: 0, writtenBytes: 0 },
+      peer,
       error: failure,
     });
   };
@@ -65,6 +82,11 @@ export function serveNbd(
   const endStream = (error: WireError | undefined): void => {
     failure ??= error;
     if (streamClosed) return;
+    if (upgrading) {
+      // Plain text has no place any more.
+      cutOff();
+      return;
+    }
     stream.end(() => stream.destroy());
     closeTimer ??= setTimeout(cutOff, limits.drainMs);
     // What the client still sends is thrown away, else its close would never be seen.
@@ -76,7 +98,8 @@ export function serveNbd(
     closeTimer ??= setTimeout(cutOff, limits.drainMs);
   };
 
-  const handshake = new ServerHandshake(stream, exports, {
+  const events: HandshakeEvents = {
+    startTls: (lastPlain) => void upgrade(lastPlain),
     done: (negotiated) => {
       clearTimeout(deadline);
       exportName = negotiated.served.name;
@@ -100,7 +123,8 @@ export function serveNbd(
       if (exportSignal?.aborted || options.signal?.aborted) shutdown();
     },
     closed: endStream,
-  });
+  };
+  const handshake = new ServerHandshake(raw, exports, events, options.tls?.mode ?? 'off');
   const deadline =
     limits.handshakeMs > 0
       ? setTimeout(() => {
@@ -109,19 +133,19 @@ export function serveNbd(
         }, limits.handshakeMs)
       : undefined;
 
-  stream.on('data', (chunk: Uint8Array) => {
+  const onData = (chunk: Uint8Array): void => {
     if (transmission !== undefined) transmission.receive(chunk);
     else handshake.receive(chunk);
-  });
-  stream.on('end', () => {
+  };
+  const onEnd = (): void => {
     if (transmission !== undefined) transmission.inputEnded();
     else endStream(undefined);
-  });
+  };
   // A reset or broken pipe is the client's way of leaving (CVE-2017-10664: it must not be ours).
-  stream.on('error', (error) => {
+  const onError = (error: Error): void => {
     failure ??= error;
-  });
-  stream.once('close', () => {
+  };
+  const onClose = (): void => {
     streamClosed = true;
     clearTimeout(deadline);
     clearTimeout(closeTimer);
@@ -130,7 +154,38 @@ export function serveNbd(
     handshake.abandon();
     transmission?.abandon();
     conclude();
-  });
+  };
+  const attach = (): void => {
+    stream.on('data', onData);
+    stream.on('end', onEnd);
+    stream.on('error', onError);
+    stream.once('close', onClose);
+  };
+  const upgrade = async (lastPlain: Uint8Array): Promise<void> => {
+    upgrading = true;
+    raw.off('data', onData);
+    raw.off('end', onEnd);
+    raw.off('close', onClose); // the attempt below sees it, and knows why
+    raw.pause();
+    try {
+      // TLS writes past raw's queue: what is in there has to be out before.
+      await new Promise<void>((resolve) => raw.write(lastPlain, () => resolve()));
+      const secure = await options.tls!.server.upgrade(raw);
+      upgrading = false;
+      raw.off('error', onError); // the TLS stream over it tells
+      stream = secure.stream;
+      peer = secure.peer;
+      attach();
+      handshake.secured(stream, peer);
+      if (stream.destroyed) onClose();
+    } catch (error) {
+      upgrading = false;
+      failure ??= error instanceof Error ? error : new Error(String(error));
+      stream.destroy();
+      onClose();
+    }
+  };
+  attach();
   options.signal?.addEventListener('abort', shutdown, { once: true });
   if (options.signal?.aborted) shutdown();
   return promise;

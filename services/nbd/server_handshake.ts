@@ -12,10 +12,11 @@ import {
   type ServerNegotiation,
   type ServerNegotiationEvent,
   type ServerNegotiationStep,
+  type ServerTlsMode,
   startServerNegotiation,
   stepServerNegotiation,
 } from '../../protocols/nbd/mod.ts';
-import { describeExport, type ExportDirectory, type NbdExport } from './export_set.ts';
+import { describeExport, type ExportClient, type ExportDirectory, type NbdExport } from './export_set.ts';
 
 /** Chunks are fed to the decoder in pieces, so that its buffer bound is about options and not about reads */
 const PIECE_BYTES = 64 * 1024;
@@ -34,6 +35,8 @@ export interface Negotiated {
 }
 
 export interface HandshakeEvents {
+  /** Send `lastPlain`, do the server's end of TLS, and call secured(). Nothing of the stream may be read meanwhile */
+  startTls(lastPlain: Uint8Array): void;
   done(negotiated: Negotiated): void;
   /** The stream is to end once what was written is out; `error` where the client is to blame */
   closed(error: WireError | undefined): void;
@@ -41,7 +44,8 @@ export interface HandshakeEvents {
 
 /** Drives the negotiation's state machine over one stream. The owner feeds it and is told the outcome once. */
 export class ServerHandshake {
-  readonly #stream: Duplex;
+  #stream: Duplex;
+  #client: ExportClient = { secure: false, peer: undefined };
   readonly #directory: ExportDirectory;
   readonly #events: HandshakeEvents;
   readonly #decoder: FrameDecoder;
@@ -52,7 +56,7 @@ export class ServerHandshake {
   #waiting = false;
   #over = false;
 
-  constructor(stream: Duplex, directory: ExportDirectory, events: HandshakeEvents) {
+  constructor(stream: Duplex, directory: ExportDirectory, events: HandshakeEvents, tls: ServerTlsMode = 'off') {
     this.#stream = stream;
     this.#directory = directory;
     this.#events = events;
@@ -64,7 +68,7 @@ export class ServerHandshake {
       frameSize: (head) =>
         this.#state.phase === 'client-flags' ? { bytes: CLIENT_FLAGS_BYTES } : optionFrameSize(head),
     });
-    const first = startServerNegotiation();
+    const first = startServerNegotiation(tls);
     this.#state = first.state;
     this.#send(first);
   }
@@ -73,6 +77,15 @@ export class ServerHandshake {
     if (this.#over) return;
     this.#chunks.push(chunk);
     this.#run();
+  }
+
+  /** TLS is on: `stream` takes the old one's place, and `peer` is who the client has proven to be. */
+  secured(stream: Duplex, peer: ExportClient['peer']): void {
+    if (this.#over) return;
+    this.#stream = stream;
+    this.#client = { secure: true, peer };
+    this.#waiting = false;
+    this.#step({ kind: 'secured' });
   }
 
   /** Answers what is asked right now with ERR_SHUTDOWN and closes. */
@@ -115,8 +128,12 @@ export class ServerHandshake {
   #step(event: ServerNegotiationEvent): void {
     const step = stepServerNegotiation(this.#state, event);
     this.#state = step.state;
-    this.#send(step);
     const { effect } = step;
+    if (effect?.kind === 'starttls') {
+      this.#startTls(step.out[0]!);
+      return;
+    }
+    this.#send(step);
     switch (effect?.kind) {
       case undefined:
         return;
@@ -124,7 +141,7 @@ export class ServerHandshake {
         void this.#lookUp(effect.name);
         return;
       case 'list':
-        this.#step({ kind: 'listed', exports: this.#directory.list() });
+        this.#step({ kind: 'listed', exports: this.#directory.list(this.#client) });
         return;
       case 'close':
         this.#end(effect.error);
@@ -142,12 +159,26 @@ export class ServerHandshake {
     }
   }
 
+  #startTls(acknowledgement: Uint8Array): void {
+    let waiting = this.#decoder.buffered + this.#stream.readableLength;
+    for (const chunk of this.#chunks) waiting += chunk.length;
+    if (waiting > 0) {
+      // A client cannot speak before our answer; whoever did wants its words to be taken for the client's inside TLS.
+      this.#end(
+        new WireError('ERR_WIRE_STATE', `Cannot start TLS: ${waiting} bytes of plain text behind NBD_OPT_STARTTLS`),
+      );
+      return;
+    }
+    this.#waiting = true;
+    this.#events.startTls(acknowledgement);
+  }
+
   async #lookUp(name: string): Promise<void> {
     this.#waiting = true;
     this.#stream.pause();
     let found: NbdExport | undefined;
     try {
-      found = await this.#directory.open(name);
+      found = await this.#directory.open(name, this.#client);
     } catch {
       // Why an export does not open is for the directory's owner to log; to the client it does not exist.
       found = undefined;

@@ -134,8 +134,9 @@ export class TlsServer {
         fail(error instanceof Error ? error : new Error(String(error)));
       }
     });
-    server.emit('connection', raw);
     if (signal?.aborted) onAbort();
+    else if (raw.destroyed) onClose();
+    else server.emit('connection', raw);
     return promise;
   }
 

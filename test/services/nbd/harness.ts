@@ -1,3 +1,4 @@
+import { Socket } from 'node:net';
 import { type Duplex, duplexPair } from 'node:stream';
 import {
   CLIENT_FLAG,
@@ -25,6 +26,8 @@ import {
   serveNbd,
 } from '../../../services/nbd/mod.ts';
 
+import type { TlsClient } from '../../../services/shared/mod.ts';
+
 export const BOTH_FLAGS = CLIENT_FLAG.FIXED_NEWSTYLE | CLIENT_FLAG.NO_ZEROES;
 
 /** Two exports: a writable memory disk of 1 MiB as the default one, and a read-only one. */
@@ -38,15 +41,18 @@ export function twoDisks(): { exports: ExportSet; image: MemoryImage } {
 
 /** A hand-made client: sends any bytes, and reads what comes back piece by piece. */
 export class ByteClient {
-  readonly stream: Duplex;
+  stream: Duplex;
   readonly summary: Promise<NbdSessionSummary>;
   #received: Uint8Array[] = [];
   #bytes = 0;
   #ended = false;
   #wake: (() => void) | undefined;
 
-  constructor(exports: ExportDirectory = twoDisks().exports, options: ServeNbdOptions = {}) {
-    const [near, far] = duplexPair();
+  constructor(
+    exports: ExportDirectory = twoDisks().exports,
+    options: ServeNbdOptions = {},
+    [near, far]: [Duplex, Duplex] = duplexPair(),
+  ) {
     this.stream = near;
     this.summary = serveNbd(far, exports, options);
     this.#listen();
@@ -66,7 +72,7 @@ export class ByteClient {
     this.stream.on('close', end);
     this.stream.on('error', end);
     // A server that destroys its end of an in-process pair is not seen at the other one.
-    void this.summary.then(end);
+    if (!(this.stream instanceof Socket)) void this.summary.then(end);
   }
 
   send(...parts: Uint8Array[]): this {
@@ -97,6 +103,19 @@ export class ByteClient {
     if (header.length < 20) return undefined;
     const data = await this.take(new DataView(header.buffer, header.byteOffset).getUint32(16));
     return decodeOptionReply(Uint8Array.from([...header, ...data]));
+  }
+
+  /** STARTTLS and the client's end of TLS; everything after it goes inside. */
+  async startTls(tls: TlsClient, serverName = 'localhost'): Promise<this> {
+    this.send(encodeOption(OPT.STARTTLS));
+    const types = await this.answers();
+    if (types.at(-1) !== 1) throw new Error(`STARTTLS was answered with ${types}`);
+    const plain = this.stream;
+    for (const event of ['data', 'end', 'close']) plain.removeAllListeners(event);
+    plain.pause();
+    this.stream = (await tls.upgrade(plain, { serverName })).stream;
+    this.#listen();
+    return this;
   }
 
   /** Types of all replies to one option, up to the one that ends it; empty when the server closed. */
