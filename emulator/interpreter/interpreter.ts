@@ -276,7 +276,7 @@ function emitDispatch(
     emit: () => {
       own.storePc();
       f.get(slot).get(base).call(call('decodeSlot')).tee(outcome);
-      // A fetch that trapped has used its fuel: a handler that traps the same way must not run for ever
+      // A fetch that trapped has used its fuel, as every trap does: minstret is counted by that
       f.i32(2).op(OP32.eq).brIf(reload);
       f.get(frame.fuel).i32(1).op(OP32.add).set(frame.fuel); // decoding is not an instruction
       f.get(outcome).op(OP32.eqz).brIf(next);
