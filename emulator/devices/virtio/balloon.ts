@@ -74,7 +74,10 @@ export class VirtioBalloon extends VirtioDevice {
     if (!this.live) return;
     this.guard(() => {
       const chain = queue.pop();
-      if (chain !== undefined) this.finish(queue, chain, 0);
+      if (chain === undefined) return;
+      this.finish(queue, chain, 0);
+      // Looking at the empty ring asks for the notification that says when the answer is there (§2.7.10).
+      this.#readStats(queue);
     });
   }
 

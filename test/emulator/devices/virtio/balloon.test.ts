@@ -102,6 +102,15 @@ test('VirtioBalloon reads statistics when they come, and returns the buffer only
   t.deepEqual(seen.at(-1), [{ tag: 5, value: 1n }]);
 });
 
+test('VirtioBalloon.requestStats() asks to be told of the answer: the event index is behind the returned buffer', (t) => {
+  const { queue, device } = start();
+  for (let round = 0; round < 3; round++) {
+    queue(STATS).submit([encodeVirtioBalloonStats([{ tag: 0, value: 1n }])]);
+    device.requestStats();
+    t.is(queue(STATS).availEvent, round + 1);
+  }
+});
+
 test('VirtioBalloon refuses statistics of broken length or more than 64 of them', (t) => {
   for (const bytes of [1, 11, 650]) {
     const { queue, driver, seen } = start();
