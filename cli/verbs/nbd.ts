@@ -4,10 +4,13 @@ import {
   DEFAULT_NBD_LIMITS,
   ExportSet,
   NbdClient,
+  type NbdClientTls,
   type NbdListenAddress,
   NbdListener,
+  type NbdListenerOptions,
   RawImage,
 } from '../../services/nbd/mod.ts';
+import { readTlsCredentials, TlsClient, type TlsIdentity, TlsServer } from '../../services/shared/mod.ts';
 
 /** The command line is wrong: exit status 2. */
 class UsageError extends Error {
@@ -33,6 +36,10 @@ const rules: readonly OptionRule[] = [
   { long: 'shared', short: 'e', value: 'N', help: 'clients that are served at once (default 1, 0: up to 100)' },
   { long: 'persistent', short: 't', help: 'do not exit when the last client has left' },
   { long: 'list', short: 'L', help: 'list the exports of the server at -k or -b/-p' },
+  { long: 'tls-creds', value: 'PATH', help: "require TLS: a folder of certificates with QEMU's names, or a keys.psk" },
+  { long: 'tls-authz', value: 'NAME', help: 'let in only this subject (CN=…,O=…), DNS:name, or PSK user' },
+  { long: 'tls-hostname', value: 'NAME', help: "with -L: name in the server's certificate, if it is not ADDRESS" },
+  { long: 'tls-user', value: 'NAME', help: 'with -L: PSK user, if the file has several' },
   { long: 'verbose', short: 'v', help: 'print a line for each client that has left' },
   { long: 'help', short: 'h', help: 'print this help' },
 ];
@@ -43,7 +50,7 @@ Serves a disk image over NBD, with the options of qemu-nbd.
 ${rules
   .map((rule) => {
     const long = `--${rule.long}${rule.value === undefined ? '' : `=${rule.value}`}`;
-    return `  -${rule.short}, ${long.padEnd(20)} ${rule.help}`;
+    return `  ${rule.short === undefined ? '   ' : `-${rule.short},`} ${long.padEnd(20)} ${rule.help}`;
   })
   .join('\n')}
 
@@ -64,7 +71,7 @@ export const nbdVerb = {
         return 0;
       }
       const address = addressOf(values);
-      return values.has('list') ? await list(address, operands) : await serve(address, values, operands);
+      return values.has('list') ? await list(address, values, operands) : await serve(address, values, operands);
     } catch (error) {
       process.stderr.write(`caisson nbd: ${error instanceof Error ? error.message : String(error)}\n`);
       return error instanceof UsageError ? 2 : 1;
@@ -88,6 +95,10 @@ async function serve(
   const persistent = values.has('persistent');
   const name = values.get('export-name') ?? '';
   const description = values.get('description');
+  for (const other of ['tls-hostname', 'tls-user']) {
+    if (values.has(other)) throw new UsageError(`Cannot use --${other}: it is for --list`);
+  }
+  const tls = serverTls(values);
 
   const image = await RawImage.open(path, { readOnly });
   const stopped = Promise.withResolvers<void>();
@@ -105,12 +116,14 @@ async function serve(
     });
     const listener = await NbdListener.listen(address, exports, {
       shared,
-      onSession: ({ exportName, counters, error }) => {
+      ...(tls === undefined ? {} : { tls }),
+      onSession: ({ exportName, counters, peer, error }) => {
         if (values.has('verbose')) {
           const { requests, readBytes, writtenBytes } = counters;
           const why = error === undefined ? '' : `; ${error.message}`;
+          const who = peer === undefined ? 'client' : `client ${nameOf(peer)}`;
           process.stderr.write(
-            `caisson nbd: client left after ${requests} requests, ${readBytes} bytes read, ${writtenBytes} written${why}\n`,
+            `caisson nbd: ${who} left after ${requests} requests, ${readBytes} bytes read, ${writtenBytes} written${why}\n`,
           );
         }
         // As qemu-nbd: who only looked at the greeting does not count.
@@ -129,7 +142,45 @@ async function serve(
   return 0;
 }
 
-async function list(address: NbdListenAddress, operands: readonly string[]): Promise<number> {
+/** Certificates or keys are read, and found to be good, before anything listens. */
+function serverTls(values: ReadonlyMap<string, string>): NbdListenerOptions['tls'] {
+  const path = values.get('tls-creds');
+  const name = values.get('tls-authz');
+  if (path === undefined) {
+    if (name !== undefined) throw new UsageError('Cannot use --tls-authz without --tls-creds');
+    return undefined;
+  }
+  const authorize = (peer: TlsIdentity): boolean =>
+    (peer.kind === 'psk' && peer.user === name) ||
+    (peer.kind === 'x509' && (peer.subject === name || peer.altNames.includes(name!)));
+  const server = new TlsServer(readTlsCredentials(path, 'server'), name === undefined ? {} : { authorize });
+  return { server, mode: 'require' };
+}
+
+function clientTls(values: ReadonlyMap<string, string>, host: string): NbdClientTls | undefined {
+  const path = values.get('tls-creds');
+  if (values.has('tls-authz')) throw new UsageError('Cannot use --tls-authz with --list');
+  if (path === undefined) {
+    for (const other of ['tls-hostname', 'tls-user']) {
+      if (values.has(other)) throw new UsageError(`Cannot use --${other} without --tls-creds`);
+    }
+    return undefined;
+  }
+  const user = values.get('tls-user');
+  const client = new TlsClient(readTlsCredentials(path, 'client'), user === undefined ? {} : { user });
+  return { client, mode: 'require', serverName: values.get('tls-hostname') ?? host };
+}
+
+function nameOf(peer: TlsIdentity): string {
+  if (peer.kind === 'psk') return printable(peer.user);
+  return peer.kind === 'x509' ? printable(peer.subject) : 'without a name';
+}
+
+async function list(
+  address: NbdListenAddress,
+  values: ReadonlyMap<string, string>,
+  operands: readonly string[],
+): Promise<number> {
   if (operands.length > 0) throw new UsageError(`Cannot list: ${operands[0]} is too much`);
   const target =
     address.type === 'unix'
@@ -138,7 +189,8 @@ async function list(address: NbdListenAddress, operands: readonly string[]): Pro
           address: { type: 'inet', host: address.host ?? '127.0.0.1', port: address.port ?? NBD_PORT },
           exportName: '',
         });
-  const exports = await NbdClient.list(target);
+  const tls = clientTls(values, address.type === 'inet' ? (address.host ?? '127.0.0.1') : 'localhost');
+  const exports = await NbdClient.list(target, tls === undefined ? {} : { tls });
   process.stdout.write(`exports available: ${exports.length}\n`);
   for (const summary of exports) {
     process.stdout.write(` export: ${printable(summary.name)}\n`);
@@ -211,7 +263,10 @@ function parse(args: readonly string[]): { values: ReadonlyMap<string, string>; 
 }
 
 function unknown(option: string): never {
-  const candidates = rules.flatMap((rule) => [`--${rule.long}`, `-${rule.short}`]);
+  const candidates = rules.flatMap((rule) => [
+    `--${rule.long}`,
+    ...(rule.short === undefined ? [] : [`-${rule.short}`]),
+  ]);
   const nearest = candidates
     .filter((candidate) => candidate.startsWith('--') === option.startsWith('--'))
     .map((candidate) => ({ candidate, distance: editDistance(option.toLowerCase(), candidate.toLowerCase()) }))

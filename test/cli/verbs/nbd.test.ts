@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
 import { NbdClient } from '../../../services/nbd/mod.ts';
+import { readPskFile, TlsClient } from '../../../services/shared/mod.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-cli-nbd-'));
 test.after.always(() => rmSync(directory, { recursive: true, force: true }));
@@ -53,7 +54,31 @@ test('stays with --persistent, serves read-only with -r, lists with -L, and ends
   t.deepEqual(await exit, [0, null]);
 });
 
+test('requires TLS with --tls-creds, lets in whom --tls-authz names, and lists over TLS', async (t) => {
+  const socket = join(directory, 'tls.sock');
+  const keys = join(directory, 'keys.psk');
+  const key = 'a1'.repeat(32);
+  writeFileSync(keys, `alice:${key}\nbob:${key}\n`);
+  const words = ['-tk', socket, '-f', 'raw', `--tls-creds=${keys}`, '--tls-authz=alice'];
+  const { child, uri, exit } = await started(...words, image('tls.raw'));
+  t.is(uri, `nbds+unix:///?socket=${socket}`);
+  const tls = (user: string) => ({ tls: { client: new TlsClient(readPskFile(keys), { user }) } });
+  const client = await NbdClient.connect(uri, tls('alice'));
+  t.deepEqual(client.peer, { kind: 'psk', user: 'alice' });
+  await client.close();
+  await t.throwsAsync(NbdClient.connect(uri, tls('bob')));
+  await t.throwsAsync(NbdClient.connect(uri.replace('nbds', 'nbd')), { message: /ERR_TLS_REQD/ });
+  const listing = ['-L', '-k', socket, '--tls-creds', keys, '--tls-user=alice'];
+  const listed = spawnSync(process.execPath, argv(listing), { encoding: 'utf8' });
+  t.is(listed.stdout, 'exports available: 1\n export: ""\n', listed.stderr);
+  const refused = spawnSync(process.execPath, argv(['-L', '-k', socket]), { encoding: 'utf8' });
+  t.is(refused.status, 1);
+  child.kill('SIGTERM');
+  t.deepEqual(await exit, [0, null]);
+});
+
 for (const [what, args, message] of [
+  ['a name to let in without TLS', ['--tls-authz=alice', '-fraw', 'x'], 'Cannot use --tls-authz without --tls-creds'],
   ['an unknown long option', ['--sokcet=x'], 'unknown option; the nearest known one is --socket'],
   ['an unknown short option', ['-q'], 'Cannot use -q: unknown option'],
   ['an option without its value', ['-k'], 'Cannot use -k: its PATH is missing'],
