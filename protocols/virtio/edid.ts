@@ -3,13 +3,15 @@
 export const EDID_BYTES = 128;
 /** A detailed timing has 12 bits for each active size (§3.10.2), in `pixels` */
 export const EDID_MAX_SIDE = 4095;
-/** And 16 bits for the pixel clock, in units of 10 kHz */
+/** And 16 bits for the pixel clock, in units of 10 kHz; readers take less than 10 MHz for damage */
 const MAX_CLOCK = 0xffff;
+const MIN_CLOCK = 1000;
 const DETAILED_TIMING = 54;
 const DISPLAY_NAME = 72;
 const DUMMY_DESCRIPTORS = [90, 108] as const;
 // Blanking of every mode, in `pixels` and `lines`: sync pulses fit into it
 const HORIZONTAL_BLANKING = 160;
+/** At least; small modes get more, so that their clock is high enough */
 const VERTICAL_BLANKING = 30;
 const HORIZONTAL_FRONT_PORCH = 48;
 const HORIZONTAL_SYNC = 32;
@@ -63,14 +65,17 @@ function encodeDetailedTiming(
   widthMm: number,
   heightMm: number,
 ): void {
-  const clock = Math.round(((width + HORIZONTAL_BLANKING) * (height + VERTICAL_BLANKING) * REFRESH_HZ) / 10_000);
-  timing.set([Math.min(clock, MAX_CLOCK) & 0xff, Math.min(clock, MAX_CLOCK) >> 8]);
+  const columns = width + HORIZONTAL_BLANKING;
+  const lines = Math.max(height + VERTICAL_BLANKING, Math.ceil((MIN_CLOCK * 10_000) / (columns * REFRESH_HZ)));
+  const blankLines = lines - height;
+  const clock = Math.min(MAX_CLOCK, Math.round((columns * lines * REFRESH_HZ) / 10_000));
+  timing.set([clock & 0xff, clock >> 8]);
   timing[2] = width & 0xff;
   timing[3] = HORIZONTAL_BLANKING;
   timing[4] = (width >> 8) << 4;
   timing[5] = height & 0xff;
-  timing[6] = VERTICAL_BLANKING;
-  timing[7] = (height >> 8) << 4;
+  timing[6] = blankLines & 0xff;
+  timing[7] = ((height >> 8) << 4) | (blankLines >> 8);
   timing[8] = HORIZONTAL_FRONT_PORCH;
   timing[9] = HORIZONTAL_SYNC;
   timing[10] = (VERTICAL_FRONT_PORCH << 4) | VERTICAL_SYNC;

@@ -1,4 +1,5 @@
 export {
+  PCI_COMMAND_MASTER,
   PCI_CONFIG_BYTES,
   type PciBar,
   type PciBarTarget,

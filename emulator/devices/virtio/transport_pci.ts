@@ -11,7 +11,7 @@ import {
 import { StateReader } from '../../state/read_state.ts';
 import { StateError, type Stateful, type StateValue } from '../../state/state.ts';
 import type { AccessSize } from '../device.ts';
-import { PciFunction } from '../pci/mod.ts';
+import { PCI_COMMAND_MASTER, PciFunction } from '../pci/mod.ts';
 import type { VirtioDevice, VirtioInterrupt } from './device.ts';
 import {
   BAR_BYTES,
@@ -117,7 +117,7 @@ export class VirtioPciTransport extends PciFunction implements Stateful, VirtioI
 
   /** Memory is the device's only while bus mastering is on. */
   protected override commandChanged(command: number): void {
-    this.device.setDma((command & 0x4) !== 0);
+    this.device.setDma((command & PCI_COMMAND_MASTER) !== 0);
   }
 
   override reset(): void {

@@ -61,6 +61,7 @@ test('encodeEdid(): 60 Hz where the pixel clock has room, less where it has not'
     t.true(Math.abs(rate(width, height) - 60) < 0.1, `${rate(width, height)}`);
   }
   t.true(rate(EDID_MAX_SIDE, EDID_MAX_SIDE) > 30);
+  for (const [width, height] of SIZES) t.true(timing(encodeEdid(width, height)).clockHz >= 10_000_000);
 });
 
 test('encodeEdid() refuses sizes that a detailed timing cannot say', (t) => {

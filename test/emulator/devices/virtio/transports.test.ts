@@ -349,7 +349,7 @@ for (const kind of KINDS) {
     const transport = (registers as MmioRegisters | PciRegisters).transport;
     const good = device.saveState() as { [key: string]: unknown };
     const goodTransport = transport.saveState() as { [key: string]: unknown };
-    const queue = (good['queues'] as { [key: string]: unknown }[])[0]!;
+    const queue = (good.queues as { [key: string]: unknown }[])[0]!;
     const withQueue = (change: object): object => ({ ...good, queues: [{ ...queue, ...change }, queue] });
     const bad: readonly object[] = [
       { ...good, status: 256 },
