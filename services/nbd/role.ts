@@ -1,7 +1,14 @@
 import type { RoleLinks, RoleMain } from '../shared/role.ts';
 import { RpcPeer } from '../shared/rpc.ts';
 import { ExportSet } from './export_set.ts';
-import { type DiskImage, MemoryImage, RawImage } from './images/mod.ts';
+import {
+  type DiskImage,
+  IMAGE_FORMATS,
+  type ImageFormat,
+  type ImageSource,
+  MemoryImage,
+  openImage,
+} from './images/mod.ts';
 import { type NbdListenAddress, NbdListener } from './listener.ts';
 import { flagField, numberField, optionalTextField, recordOf, textField } from './parameters.ts';
 import { serveNbd } from './server.ts';
@@ -15,7 +22,9 @@ export interface DiskRoleImage {
   /** An empty disk in memory, in `bytes` */
   readonly memoryBytes?: number;
   /** Always explicit: what a guest has written into its disk decides nothing */
-  readonly format: 'raw';
+  readonly format: ImageFormat;
+  /** What is under a qcow2 image that has a backing file: the name inside the image opens nothing */
+  readonly backing?: ImageSource;
   readonly readOnly?: boolean;
   /** Refuse an image that another writer has open (default true) */
   readonly lock?: boolean;
@@ -29,6 +38,7 @@ export interface DiskRoleOptions {
 
 interface Disk {
   readonly id: string;
+  readonly format: ImageFormat;
   readonly image: DiskImage;
   /** The machine has its link open */
   attached: boolean;
@@ -103,7 +113,12 @@ class DiskRole {
       if (this.#disks.has(wanted.id)) {
         throw new DiskRoleError('ERR_DISK_EXISTS', `Cannot open disk ${wanted.id}: the id is in use`);
       }
-      this.#disks.set(wanted.id, { id: wanted.id, image: await openImage(wanted), attached: false });
+      this.#disks.set(wanted.id, {
+        id: wanted.id,
+        format: wanted.format,
+        image: await openDisk(wanted),
+        attached: false,
+      });
     }
   }
 
@@ -132,9 +147,9 @@ class DiskRole {
   }
 
   #queryDisks(): unknown {
-    return [...this.#disks.values()].map(({ id, image, attached }) => ({
+    return [...this.#disks.values()].map(({ id, format, image, attached }) => ({
       id,
-      format: 'raw',
+      format,
       sizeBytes: image.sizeBytes,
       readOnly: image.readOnly,
       attached,
@@ -216,19 +231,28 @@ class DiskRole {
   }
 }
 
-async function openImage(wanted: DiskRoleImage): Promise<DiskImage> {
-  const { id, fd, path, memoryBytes } = wanted;
+async function openDisk(wanted: DiskRoleImage): Promise<DiskImage> {
+  const { id, fd, path, memoryBytes, format, backing } = wanted;
   const sources = [fd, path, memoryBytes].filter((source) => source !== undefined).length;
   if (sources !== 1) {
     throw new DiskRoleError('ERR_DISK_OPTIONS', `Cannot open disk ${id}: ${sources} of fd, path, memoryBytes given`);
   }
-  if (wanted.format !== 'raw') {
-    throw new DiskRoleError('ERR_DISK_FORMAT', `Cannot open disk ${id}: format ${String(wanted.format)}, expected raw`);
+  const expected = memoryBytes === undefined ? IMAGE_FORMATS : (['raw'] as const);
+  if (!expected.some((known) => known === format)) {
+    throw new DiskRoleError(
+      'ERR_DISK_FORMAT',
+      `Cannot open disk ${id}: format ${String(format)}, expected ${expected.join(' or ')}`,
+    );
   }
   const readOnly = wanted.readOnly ?? false;
   if (memoryBytes !== undefined) return new MemoryImage(memoryBytes, { readOnly });
-  const options = { readOnly, lock: wanted.lock ?? true, inactive: wanted.inactive ?? false };
-  return fd === undefined ? RawImage.open(path!, options) : RawImage.fromFd(fd, options);
+  const source = {
+    format,
+    ...(fd === undefined ? {} : { fd }),
+    ...(path === undefined ? {} : { path }),
+    ...(backing === undefined ? {} : { backing }),
+  };
+  return openImage(source, { readOnly, lock: wanted.lock ?? true, inactive: wanted.inactive ?? false });
 }
 
 function addressOf(listen: Readonly<Record<string, unknown>>): NbdListenAddress {

@@ -1,0 +1,62 @@
+import { type DiskImage, ImageError } from './disk_image.ts';
+import { Qcow2Image } from './qcow2/mod.ts';
+import { RawImage } from './raw_image.ts';
+
+export const IMAGE_FORMATS = ['raw', 'qcow2'] as const;
+export type ImageFormat = (typeof IMAGE_FORMATS)[number];
+
+/** More images under each other are a mistake, or somebody's trick */
+const MAX_CHAIN = 16;
+
+/** An image file: one of `fd` and `path`. The format is always said, never found by looking. */
+export interface ImageSource {
+  /** Taken over */
+  readonly fd?: number;
+  readonly path?: string;
+  readonly format: ImageFormat;
+  /** What is under a qcow2 image with a backing file; the name inside the image opens nothing */
+  readonly backing?: ImageSource;
+}
+
+export interface OpenImageOptions {
+  readonly readOnly: boolean;
+  /** Refuse an image that another writer has open (default true) */
+  readonly lock?: boolean;
+  /** Not locked and not written to until activate() */
+  readonly inactive?: boolean;
+}
+
+/** Opens an image with all that is under it, which is read-only. @throws ImageError, WireError, errno errors of open(2) */
+export async function openImage(source: ImageSource, options: OpenImageOptions): Promise<DiskImage> {
+  return openChain(source, options, 1);
+}
+
+async function openChain(source: ImageSource, options: OpenImageOptions, depth: number): Promise<DiskImage> {
+  const { fd, path, format } = source;
+  const file = fd ?? path;
+  if (file === undefined || (fd !== undefined && path !== undefined)) {
+    throw new ImageError('EINVAL', 'Cannot open the image: expected one of a path and a descriptor');
+  }
+  if (depth > MAX_CHAIN)
+    throw new ImageError('EINVAL', `Cannot open the image: more than ${MAX_CHAIN} under each other`);
+  if (!IMAGE_FORMATS.includes(format)) {
+    throw new ImageError(
+      'EINVAL',
+      `Cannot open the image: format ${String(format)}, expected ${IMAGE_FORMATS.join(' or ')}`,
+    );
+  }
+  if (format === 'raw') {
+    if (source.backing !== undefined) {
+      throw new ImageError('EINVAL', 'Cannot open the image: raw images have nothing under them');
+    }
+    return typeof file === 'string' ? RawImage.open(file, options) : RawImage.fromFd(file, options);
+  }
+  if (source.backing === undefined) return Qcow2Image.open(file, options);
+  const backing = await openChain(source.backing, { readOnly: true }, depth + 1);
+  try {
+    return await Qcow2Image.open(file, { ...options, backing });
+  } catch (error) {
+    await backing.close();
+    throw error;
+  }
+}
