@@ -3,12 +3,15 @@ import { formatNbdUri, NBD_PORT } from '../../protocols/nbd/mod.ts';
 import {
   DEFAULT_NBD_LIMITS,
   ExportSet,
+  IMAGE_FORMATS,
+  type ImageFormat,
+  type ImageSource,
   NbdClient,
   type NbdClientTls,
   type NbdListenAddress,
   NbdListener,
   type NbdListenerOptions,
-  RawImage,
+  openImage,
 } from '../../services/nbd/mod.ts';
 import { readTlsCredentials, TlsClient, type TlsIdentity, TlsServer } from '../../services/shared/mod.ts';
 
@@ -23,13 +26,21 @@ interface OptionRule {
   /** What its value is called in the help; absent: the option takes none */
   readonly value?: string;
   readonly help: string;
+  /** May be given more than once; the values are kept with NUL between them */
+  readonly repeats?: true;
 }
 
 const rules: readonly OptionRule[] = [
   { long: 'socket', short: 'k', value: 'PATH', help: 'listen on a UNIX socket' },
   { long: 'port', short: 'p', value: 'PORT', help: `listen on a TCP port (default ${NBD_PORT}; 0 takes a free one)` },
   { long: 'bind', short: 'b', value: 'ADDRESS', help: 'listen on this address (default 127.0.0.1)' },
-  { long: 'format', short: 'f', value: 'raw', help: 'format of IMAGE; never guessed, so it has to be given' },
+  { long: 'format', short: 'f', value: 'raw|qcow2', help: 'format of IMAGE; never guessed, so it has to be given' },
+  {
+    long: 'backing',
+    value: 'F:PATH',
+    help: 'image of format F under a qcow2 IMAGE; again: what is under that one',
+    repeats: true,
+  },
   { long: 'export-name', short: 'x', value: 'NAME', help: "name of the export (default '')" },
   { long: 'description', short: 'D', value: 'TEXT', help: 'description of the export' },
   { long: 'read-only', short: 'r', help: 'open and export IMAGE read-only' },
@@ -87,9 +98,7 @@ async function serve(
   const [path, ...more] = operands;
   if (path === undefined) throw new UsageError('Cannot serve: no IMAGE is given');
   if (more.length > 0) throw new UsageError(`Cannot serve ${more[0]}: one IMAGE at a time`);
-  const format = values.get('format');
-  if (format === undefined) throw new UsageError(`Cannot serve ${path}: its format is not given; add -f raw`);
-  if (format !== 'raw') throw new UsageError(`Cannot serve ${path}: format ${format} is not known, expected raw`);
+  const source = sourceOf(path, values);
   const readOnly = values.has('read-only');
   const shared = integer(values, 'shared', 1, 0, DEFAULT_NBD_LIMITS.connections) || DEFAULT_NBD_LIMITS.connections;
   const persistent = values.has('persistent');
@@ -100,7 +109,7 @@ async function serve(
   }
   const tls = serverTls(values);
 
-  const image = await RawImage.open(path, { readOnly });
+  const image = await openImage(source, { readOnly });
   const stopped = Promise.withResolvers<void>();
   const stop = (): void => stopped.resolve();
   process.once('SIGINT', stop);
@@ -199,6 +208,30 @@ async function list(
   return 0;
 }
 
+/** IMAGE with what `--backing` puts under it, the nearest first. What an image says itself opens no file. */
+function sourceOf(path: string, values: ReadonlyMap<string, string>): ImageSource {
+  const format = values.get('format');
+  if (format === undefined) throw new UsageError(`Cannot serve ${path}: its format is not given; add -f raw`);
+  const under = values.get('backing')?.split('\0') ?? [];
+  let backing: ImageSource | undefined;
+  for (const text of under.reverse()) {
+    const colon = text.indexOf(':');
+    if (colon < 1 || colon === text.length - 1) {
+      throw new UsageError(`Cannot use --backing=${text}: expected a format, a colon and a path`);
+    }
+    backing = imageSource(text.slice(colon + 1), text.slice(0, colon), backing);
+  }
+  return imageSource(path, format, backing);
+}
+
+function imageSource(path: string, format: string, backing: ImageSource | undefined): ImageSource {
+  const known = IMAGE_FORMATS.find((name): name is ImageFormat => name === format);
+  if (known === undefined) {
+    throw new UsageError(`Cannot serve ${path}: format ${format} is not known, expected ${IMAGE_FORMATS.join(' or ')}`);
+  }
+  return { path, format: known, ...(backing === undefined ? {} : { backing }) };
+}
+
 /** A server's texts go to a terminal: no control characters. */
 function printable(text: string): string {
   return JSON.stringify(text.slice(0, 200)).replace(/[\x7f-\x9f]/g, '?');
@@ -240,8 +273,9 @@ function parse(args: readonly string[]): { values: ReadonlyMap<string, string>; 
     }
     const value = given ?? queue.shift();
     if (value === undefined) throw new UsageError(`Cannot use ${shown}: its ${rule.value} is missing`);
-    if (values.has(rule.long)) throw new UsageError(`Cannot use ${shown} twice`);
-    values.set(rule.long, value);
+    const before = values.get(rule.long);
+    if (before !== undefined && rule.repeats !== true) throw new UsageError(`Cannot use ${shown} twice`);
+    values.set(rule.long, before === undefined ? value : `${before}\0${value}`);
   };
   for (let arg = queue.shift(); arg !== undefined; arg = queue.shift()) {
     if (arg === '--') operands.push(...queue.splice(0));

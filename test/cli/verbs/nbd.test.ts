@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
-import { NbdClient } from '../../../services/nbd/mod.ts';
+import { createQcow2, NbdClient } from '../../../services/nbd/mod.ts';
 import { readPskFile, TlsClient } from '../../../services/shared/mod.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-cli-nbd-'));
@@ -35,6 +35,27 @@ test('serves an image until its last client has left', async (t) => {
   const client = await NbdClient.connect(uri);
   t.false(client.canMultiConn);
   await client.write(0, new Uint8Array(512).fill(1), { fua: true });
+  await client.close();
+  t.deepEqual(await exit, [0, null]);
+});
+
+test('serves a qcow2 image over the backing files that are named, and no other', async (t) => {
+  const [base, middle, top] = [image('base.raw'), join(directory, 'middle.qcow2'), join(directory, 'top.qcow2')];
+  writeFileSync(base, new Uint8Array(1 << 20).fill(0x5a));
+  await createQcow2(middle, { sizeBytes: 1 << 20, backing: { file: 'nbd://nowhere/', format: 'raw' } });
+  await createQcow2(top, { sizeBytes: 2 << 20, backing: { file: '/etc/hostname', format: 'raw' } });
+  const socket = join(directory, 'q.sock');
+  const alone = spawnSync(process.execPath, argv(['-k', socket, '-f', 'qcow2', top]), { encoding: 'utf8' });
+  t.is(alone.status, 1);
+  t.regex(alone.stderr, /it has a backing file, "\/etc\/hostname", and none was given/);
+  const under = [`--backing=qcow2:${middle}`, `--backing=raw:${base}`];
+  const { uri, exit } = await started('-k', socket, '-f', 'qcow2', ...under, top);
+  const client = await NbdClient.connect(uri);
+  const into = new Uint8Array(4096);
+  await client.read((1 << 20) - 2048, into);
+  t.true(into.subarray(0, 2048).every((byte) => byte === 0x5a));
+  t.true(into.subarray(2048).every((byte) => byte === 0));
+  await client.write(0, into, { fua: true });
   await client.close();
   t.deepEqual(await exit, [0, null]);
 });
@@ -87,7 +108,13 @@ for (const [what, args, message] of [
   ['no image', ['-f', 'raw'], 'no IMAGE is given'],
   ['two images', ['-f', 'raw', 'a', 'b'], 'one IMAGE at a time'],
   ['an image without its format', ['a.raw'], 'its format is not given; add -f raw'],
-  ['a format that is not known', ['-f', 'qcow2', 'a'], 'format qcow2 is not known'],
+  ['a format that is not known', ['-f', 'vmdk', 'a'], 'format vmdk is not known'],
+  [
+    'a backing file without its format',
+    ['-f', 'qcow2', '--backing=a.raw', 'b'],
+    'expected a format, a colon and a path',
+  ],
+  ['a backing file of no known format', ['-f', 'qcow2', '--backing=x:a', 'b'], 'format x is not known'],
   ['a port that is none', ['-p', '70000', '-f', 'raw', 'a'], 'expected a number from 0 to 65535'],
   ['a port and a socket', ['-p', '1', '-k', '/x', '-f', 'raw', 'a'], 'Cannot use --socket and --port together'],
   ['a number of clients that is none', ['-e', 'x', '-f', 'raw', 'a'], 'expected a number'],
