@@ -2,6 +2,7 @@
 // Everything else in the project may assume Node 26, which the npm registry supplies where the system's is older.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, statSync } from 'node:fs';
+import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
@@ -52,7 +53,7 @@ export function handOver(args, env = {}) {
     },
   });
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
-  child.on('exit', (code, signal) => process.exit(signal === null ? (code ?? 1) : 128 + 1));
+  child.on('exit', (code, signal) => process.exit(signal === null ? (code ?? 1) : 128 + constants.signals[signal]));
   child.on('error', (error) => {
     process.stderr.write(`caisson: cannot start ${args[0]}: ${error.message}\n`);
     process.exit(1);
