@@ -1,9 +1,9 @@
-import { writeFileSync } from 'node:fs';
-import test from 'ava';
+import { readFileSync, writeFileSync } from 'node:fs';
+import test, { type ExecutionContext } from 'ava';
 import { type CreateQcow2Options, emptyImage, Qcow2Image } from '../../services/nbd/images/qcow2/mod.ts';
 import { LogImageFile, type LogStep, randomNumbers } from '../../test/services/nbd/qcow2/log_image_file.ts';
 import { randomWork } from '../../test/services/nbd/qcow2/random_work.ts';
-import { hasPrograms, run, scratch } from '../nbd/peers.ts';
+import { hasPrograms, mustRun, run, scratch } from '../nbd/peers.ts';
 
 /** qemu-img check takes about 20 ms: so many images are checked for each variant */
 const CHECKS = 120;
@@ -37,51 +37,76 @@ function contentsAfter(start: Uint8Array, log: readonly LogStep[], end: number, 
 for (const [index, { diskBytes, ...options }] of variants.entries()) {
   const name = `v${options.version ?? 3}, clusters of ${options.clusterBytes}, ${options.refcountBits ?? 16}-bit refcounts`;
 
-  test(`Q7 no power cut corrupts the image, and what was flushed stays: ${name}`, async (t) => {
+  test(`Q7 no power cut corrupts the image: ${name}`, async (t) => {
     if (!hasPrograms(t, 'qemu-img')) return;
     const start = emptyImage({ ...options, sizeBytes: diskBytes });
-    const file = new LogImageFile(start);
-    const image = await Qcow2Image.openFile(file, { readOnly: false });
-    const model = new Uint8Array(diskBytes);
-    await randomWork(image, model, { seed: 77 + index, steps: 120, maxBytes: diskBytes / 8 });
-    await image.flush();
-
-    // A write of several sectors may be cut inside: pieces of it are steps of their own.
-    const log = file.log.flatMap((step): LogStep[] => {
-      if (step === 'sync' || step.data.length <= 512) return [step];
-      const half = Math.floor(step.data.length / 1024) * 512;
-      return [
-        { offset: step.offset, data: step.data.subarray(0, half) },
-        { offset: step.offset + half, data: step.data.subarray(half) },
-      ];
-    });
-    const random = randomNumbers(index + 1);
-    const stride = Math.max(1, Math.floor((log.length * 2) / CHECKS));
-    let corrupt = 0;
-    let checked = 0;
-    for (let end = random(stride); end <= log.length; end += stride) {
-      // In order, and with writes since the last sync lost at random: a disk may reorder these.
-      let synced = end;
-      while (synced > 0 && log[synced - 1] !== 'sync') synced--;
-      const lost = new Set<number>();
-      for (let at = synced; at < end; at++) if (random(2) === 0) lost.add(at);
-      for (const without of [new Set<number>(), lost]) {
-        const path = files.path(`cut-${index}.qcow2`);
-        writeFileSync(path, contentsAfter(start, log, end, without));
-        const { stdout, stderr } = await run('qemu-img', ['check', '-f', 'qcow2', '--output=json', path]);
-        const verdict = JSON.parse(stdout || '{}') as { corruptions?: number; 'check-errors'?: number };
-        checked++;
-        if ((verdict.corruptions ?? 0) > 0 || verdict['check-errors'] !== 0) {
-          corrupt++;
-          t.log(`cut after step ${end} of ${log.length}, ${without.size} lost: ${stdout}${stderr}`.slice(0, 2000));
-        }
-      }
-      if (corrupt > 2) break;
-    }
-    t.is(corrupt, 0);
-    t.true(checked > 50, `${checked} cuts checked`);
-    t.log(`${checked} cuts of ${log.length} steps`);
+    await survivesPowerCuts(t, start, new Uint8Array(diskBytes), 77 + index);
   });
+}
+
+for (const [index, convert] of [[], ['-c']].entries()) {
+  const kind = convert.length === 0 ? 'standard' : 'compressed';
+
+  test(`Q7 Q12 no power cut corrupts an image that shares ${kind} clusters with a snapshot`, async (t) => {
+    if (!hasPrograms(t, 'qemu-img')) return;
+    const raw = files.path(`shared-${index}.raw`);
+    const path = files.path(`shared-${index}.qcow2`);
+    const model = new Uint8Array(1 << 20).map((_, at) => (at >> 12) & 0xff);
+    writeFileSync(raw, model);
+    const layout = ['-f', 'raw', '-O', 'qcow2', '-o', 'cluster_size=4k'];
+    await mustRun(t, 'qemu-img', ['convert', ...convert, ...layout, raw, path]);
+    await mustRun(t, 'qemu-img', ['snapshot', '-c', 'before', path]);
+    await survivesPowerCuts(t, new Uint8Array(readFileSync(path)), model, 99 + index);
+  });
+}
+
+/** Random work, then the image as it is after cuts anywhere in the log of its writes. */
+async function survivesPowerCuts(
+  t: ExecutionContext,
+  start: Uint8Array,
+  model: Uint8Array,
+  seed: number,
+): Promise<void> {
+  const file = new LogImageFile(start);
+  const image = await Qcow2Image.openFile(file, { readOnly: false });
+  await randomWork(image, model, { seed, steps: 120, maxBytes: model.length / 8 });
+  await image.flush();
+
+  // A write of several sectors may be cut inside: pieces of it are steps of their own.
+  const log = file.log.flatMap((step): LogStep[] => {
+    if (step === 'sync' || step.data.length <= 512) return [step];
+    const half = Math.floor(step.data.length / 1024) * 512;
+    return [
+      { offset: step.offset, data: step.data.subarray(0, half) },
+      { offset: step.offset + half, data: step.data.subarray(half) },
+    ];
+  });
+  const random = randomNumbers(seed);
+  const stride = Math.max(1, Math.floor((log.length * 2) / CHECKS));
+  let corrupt = 0;
+  let checked = 0;
+  for (let end = random(stride); end <= log.length; end += stride) {
+    // In order, and with writes since the last sync lost at random: a disk may reorder these.
+    let synced = end;
+    while (synced > 0 && log[synced - 1] !== 'sync') synced--;
+    const lost = new Set<number>();
+    for (let at = synced; at < end; at++) if (random(2) === 0) lost.add(at);
+    for (const without of [new Set<number>(), lost]) {
+      const path = files.path(`cut-${seed}.qcow2`);
+      writeFileSync(path, contentsAfter(start, log, end, without));
+      const { stdout, stderr } = await run('qemu-img', ['check', '-f', 'qcow2', '--output=json', path]);
+      const verdict = JSON.parse(stdout || '{}') as { corruptions?: number; 'check-errors'?: number };
+      checked++;
+      if ((verdict.corruptions ?? 0) > 0 || verdict['check-errors'] !== 0) {
+        corrupt++;
+        t.log(`cut after step ${end} of ${log.length}, ${without.size} lost: ${stdout}${stderr}`.slice(0, 2000));
+      }
+    }
+    if (corrupt > 2) break;
+  }
+  t.is(corrupt, 0);
+  t.true(checked > 50, `${checked} cuts checked`);
+  t.log(`${checked} cuts of ${log.length} steps`);
 }
 
 test('Q7 an answered flush is never lost, whatever happens to the writes after it', async (t) => {
