@@ -22,6 +22,38 @@ export function encodeBlockStatus(status: BlockStatus): Uint8Array<ArrayBuffer> 
   return writer.finish();
 }
 
+/** Payload of a BLOCK_STATUS_EXT chunk: extended headers have no other. */
+export function encodeExtendedBlockStatus(status: BlockStatus): Uint8Array<ArrayBuffer> {
+  const writer = new Writer(8 + status.extents.length * 16).u32(status.contextId).u32(status.extents.length);
+  for (const extent of status.extents) writer.u64(BigInt(extent.lengthBytes)).u64(BigInt(extent.flags));
+  return writer.finish();
+}
+
+/** What a BLOCK_STATUS request with a payload asks: the range's length, and which contexts to answer for. */
+export interface BlockStatusFilter {
+  /** In `bytes`; rounded from 2^53 up, as in Request */
+  readonly lengthBytes: number;
+  /** Not empty, all different, selected before */
+  readonly contextIds: readonly number[];
+}
+
+/** @throws WireError; the request is refused then, the session goes on */
+export function decodeBlockStatusFilter(payload: Uint8Array, selected: number): BlockStatusFilter {
+  const cursor = new Cursor(payload, 'NBD_CMD_BLOCK_STATUS payload');
+  const lengthBytes = Number(cursor.u64('effect length'));
+  const contextIds: number[] = [];
+  while (cursor.remaining > 0) {
+    const id = cursor.u32('context id');
+    // The ids that this server gives are 1, 2, and so on.
+    if (id === 0 || id > selected || contextIds.includes(id)) {
+      throw cursor.error('ERR_WIRE_VALUE', `Cannot tell status of context ${id}: not selected, or asked twice`);
+    }
+    contextIds.push(id);
+  }
+  if (contextIds.length === 0) throw cursor.error('ERR_WIRE_VALUE', 'Cannot tell status: no context is asked for');
+  return { lengthBytes, contextIds };
+}
+
 export function decodeBlockStatus(payload: Uint8Array): BlockStatus {
   const cursor = new Cursor(payload, 'NBD_REPLY_TYPE_BLOCK_STATUS');
   const contextId = cursor.u32('context id');

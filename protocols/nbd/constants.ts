@@ -10,6 +10,8 @@ export const OPTION_REPLY_MAGIC = 0x0003_e889_0455_65a9n;
 export const REQUEST_MAGIC = 0x2560_9513;
 export const SIMPLE_REPLY_MAGIC = 0x6744_6698;
 export const STRUCTURED_REPLY_MAGIC = 0x668e_33ef;
+export const EXTENDED_REQUEST_MAGIC = 0x21e4_1c71;
+export const EXTENDED_REPLY_MAGIC = 0x6e8a_278c;
 
 /** Handshake flags of the server */
 export const HANDSHAKE_FLAG = { FIXED_NEWSTYLE: 1 << 0, NO_ZEROES: 1 << 1 } as const;

@@ -1,8 +1,10 @@
 import { Cursor, Writer } from '../bytes/mod.ts';
-import { CMD, REQUEST_MAGIC } from './constants.ts';
+import { CMD, CMD_FLAG, EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC } from './constants.ts';
 
 /** Size of a transmission-phase request header, in `bytes` ("Request message") */
 export const REQUEST_HEADER_BYTES = 28;
+/** Size of a request header where extended headers were agreed, in `bytes` */
+export const EXTENDED_REQUEST_HEADER_BYTES = 32;
 
 export interface Request {
   /** Bits of CMD_FLAG */
@@ -13,7 +15,7 @@ export interface Request {
   readonly cookie: bigint;
   /** First byte, relative to the export, in `bytes` */
   readonly offset: bigint;
-  /** Length in `bytes` */
+  /** Length in `bytes`; from 2^53 up, which only extended headers can say, it is rounded: no export reaches there */
   readonly length: number;
 }
 
@@ -47,7 +49,37 @@ export function encodeRequest(request: Request): Uint8Array<ArrayBuffer> {
     .finish();
 }
 
-/** Bytes that follow the header on the stream. */
-export function requestPayloadBytes(request: Request): number {
+/** As decodeRequest(), for sessions with extended headers. */
+export function decodeExtendedRequest(header: Uint8Array): Request {
+  const cursor = new Cursor(header, 'NBD extended request');
+  cursor.expectU32(EXTENDED_REQUEST_MAGIC, 'magic');
+  const request = {
+    flags: cursor.u16('flags'),
+    type: cursor.u16('type'),
+    cookie: cursor.u64('cookie'),
+    offset: cursor.u64('offset'),
+    length: Number(cursor.u64('length')),
+  };
+  cursor.end();
+  return request;
+}
+
+/** `length` as a bigint, for lengths that no number holds */
+export function encodeExtendedRequest(
+  request: Omit<Request, 'length'> & { readonly length: bigint },
+): Uint8Array<ArrayBuffer> {
+  return new Writer(EXTENDED_REQUEST_HEADER_BYTES)
+    .u32(EXTENDED_REQUEST_MAGIC)
+    .u16(request.flags)
+    .u16(request.type)
+    .u64(request.cookie)
+    .u64(request.offset)
+    .u64(request.length)
+    .finish();
+}
+
+/** Bytes that follow the header on the stream: with extended headers the flag says so, whatever the command. */
+export function requestPayloadBytes(request: Request, extended = false): number {
+  if (extended) return (request.flags & CMD_FLAG.PAYLOAD_LEN) !== 0 ? request.length : 0;
   return request.type === CMD.WRITE ? request.length : 0;
 }

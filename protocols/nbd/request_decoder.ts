@@ -1,7 +1,16 @@
 import { WireError } from '../bytes/mod.ts';
+import { decodeBlockStatusFilter } from './block_status.ts';
+import { CMD, CMD_FLAG, NBD_ERROR } from './constants.ts';
 import { MAX_SKIPPED_PAYLOAD_BYTES } from './limits.ts';
-import { decodeRequest, REQUEST_HEADER_BYTES, type Request, requestPayloadBytes } from './request.ts';
-import { type TransmissionTerms, type Verdict, validateRequest } from './validate_request.ts';
+import {
+  decodeExtendedRequest,
+  decodeRequest,
+  EXTENDED_REQUEST_HEADER_BYTES,
+  REQUEST_HEADER_BYTES,
+  type Request,
+  requestPayloadBytes,
+} from './request.ts';
+import { type CheckedRequest, type TransmissionTerms, type Verdict, validateRequest } from './validate_request.ts';
 
 /** Where the decoder gets memory for payloads that come in pieces. */
 export interface PayloadBuffers {
@@ -23,6 +32,8 @@ export interface ReceivedRequest {
 /** A payload's buffer starts at most this large and grows with what has really arrived */
 const FIRST_PAYLOAD_BYTES = 256 * 1024;
 const EMPTY = new Uint8Array(0);
+/** Stands for the verdict that a payload brings */
+const FILTERED = { accepted: true, request: undefined as unknown as CheckedRequest } as const satisfies Verdict;
 
 const justAllocate: PayloadBuffers = {
   take: (lengthBytes) => new Uint8Array(lengthBytes),
@@ -37,7 +48,9 @@ const justAllocate: PayloadBuffers = {
 export class RequestDecoder {
   readonly #terms: TransmissionTerms;
   readonly #buffers: PayloadBuffers;
-  readonly #header = new Uint8Array(REQUEST_HEADER_BYTES);
+  readonly #extended: boolean;
+  readonly #headerBytes: number;
+  readonly #header = new Uint8Array(EXTENDED_REQUEST_HEADER_BYTES);
   #headerFilled = 0;
   #chunks: Uint8Array[] = [];
   #at = 0;
@@ -50,6 +63,8 @@ export class RequestDecoder {
 
   constructor(terms: TransmissionTerms, buffers: PayloadBuffers = justAllocate) {
     this.#terms = terms;
+    this.#extended = terms.extended === true;
+    this.#headerBytes = this.#extended ? EXTENDED_REQUEST_HEADER_BYTES : REQUEST_HEADER_BYTES;
     this.#buffers = buffers;
   }
 
@@ -82,7 +97,7 @@ export class RequestDecoder {
       if (this.#skip > 0) return undefined;
       return this.#finish(header, verdict, EMPTY, undefined);
     }
-    const length = verdict.accepted ? requestPayloadBytes(header) : 0;
+    const length = verdict.accepted ? requestPayloadBytes(header, this.#extended) : 0;
     if (length === 0) return this.#finish(header, verdict, EMPTY, undefined);
     if (this.#payload === undefined) {
       const first = this.#chunks[0];
@@ -110,19 +125,19 @@ export class RequestDecoder {
   #readHeader(): boolean {
     let header: Uint8Array;
     const first = this.#chunks[0];
-    if (this.#headerFilled === 0 && first !== undefined && first.length - this.#at >= REQUEST_HEADER_BYTES) {
-      header = first.subarray(this.#at, this.#at + REQUEST_HEADER_BYTES);
-      this.#consume(REQUEST_HEADER_BYTES);
+    if (this.#headerFilled === 0 && first !== undefined && first.length - this.#at >= this.#headerBytes) {
+      header = first.subarray(this.#at, this.#at + this.#headerBytes);
+      this.#consume(this.#headerBytes);
     } else {
-      this.#headerFilled += this.#copy(this.#header, this.#headerFilled, REQUEST_HEADER_BYTES);
-      if (this.#headerFilled < REQUEST_HEADER_BYTES) return false;
-      header = this.#header;
+      this.#headerFilled += this.#copy(this.#header, this.#headerFilled, this.#headerBytes);
+      if (this.#headerFilled < this.#headerBytes) return false;
+      header = this.#header.subarray(0, this.#headerBytes);
       this.#headerFilled = 0;
     }
-    const request = decodeRequest(header);
-    const verdict = validateRequest(request, this.#terms);
+    const request = this.#extended ? decodeExtendedRequest(header) : decodeRequest(header);
+    const verdict = this.#isFiltered(request) ? FILTERED : validateRequest(request, this.#terms);
     if (!verdict.accepted) {
-      this.#skip = requestPayloadBytes(request);
+      this.#skip = requestPayloadBytes(request, this.#extended);
       if (this.#skip > MAX_SKIPPED_PAYLOAD_BYTES) {
         throw new WireError(
           'ERR_WIRE_LIMIT',
@@ -134,6 +149,24 @@ export class RequestDecoder {
     this.#request = request;
     this.#verdict = verdict;
     return true;
+  }
+
+  /** A BLOCK_STATUS whose payload decides; of any other size it is refused as a payload that nobody expects. */
+  #isFiltered(request: Request): boolean {
+    const { type, flags, length } = request;
+    if (!this.#extended || type !== CMD.BLOCK_STATUS || (flags & CMD_FLAG.PAYLOAD_LEN) === 0) return false;
+    return length >= 8 && length % 4 === 0 && length <= 8 + 4 * this.#terms.contexts && this.#terms.contexts > 0;
+  }
+
+  #judgeFilter(request: Request, payload: Uint8Array): Verdict {
+    try {
+      const { lengthBytes } = decodeBlockStatusFilter(payload, this.#terms.contexts);
+      const flags = request.flags & ~CMD_FLAG.PAYLOAD_LEN;
+      return validateRequest({ ...request, flags, length: lengthBytes }, this.#terms);
+    } catch (error) {
+      if (!(error instanceof WireError)) throw error;
+      return { accepted: false, error: NBD_ERROR.EINVAL, text: error.message };
+    }
   }
 
   #fillPayload(length: number): boolean {
@@ -151,12 +184,19 @@ export class RequestDecoder {
     }
   }
 
-  #finish(header: Request, verdict: Verdict, payload: Uint8Array, buffer: Uint8Array | undefined): ReceivedRequest {
+  #finish(header: Request, judged: Verdict, payload: Uint8Array, buffer: Uint8Array | undefined): ReceivedRequest {
+    let verdict = judged;
+    if (judged === FILTERED) {
+      verdict = this.#judgeFilter(header, payload);
+      if (buffer !== undefined) this.#buffers.give(buffer);
+    }
     this.#request = undefined;
     this.#verdict = undefined;
     this.#payload = undefined;
     this.#payloadFilled = 0;
-    return { header, verdict, payload, buffer };
+    return judged === FILTERED
+      ? { header, verdict, payload: EMPTY, buffer: undefined }
+      : { header, verdict, payload, buffer };
   }
 
   /** Moves bytes of the stream into `into[from..to)`; gives how many. */

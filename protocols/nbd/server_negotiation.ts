@@ -49,6 +49,8 @@ export interface ServerNegotiation {
   readonly fixed: boolean;
   readonly noZeroes: boolean;
   readonly structured: boolean;
+  /** Extended headers, which have everything that structured replies have */
+  readonly extended: boolean;
   /** What SET_META_CONTEXT selected, and for which export */
   readonly selected: { readonly exportName: string; readonly contexts: readonly MetaContext[] } | undefined;
   readonly optionsLeft: number;
@@ -96,6 +98,7 @@ export function startServerNegotiation(tls: ServerTlsMode = 'off'): ServerNegoti
       fixed: false,
       noZeroes: false,
       structured: false,
+      extended: false,
       selected: undefined,
       optionsLeft: MAX_OPTIONS,
       pending: undefined,
@@ -113,7 +116,7 @@ export function stepServerNegotiation(state: ServerNegotiation, event: ServerNeg
   if (state.phase === 'describing' && event.kind === 'described') return onDescribed(state, event.export);
   if (state.phase === 'listing' && event.kind === 'listed') return onListed(state, event.exports);
   if (state.phase === 'tls' && event.kind === 'secured') {
-    return stay({ ...state, phase: 'options', secure: true, structured: false, selected: undefined });
+    return stay({ ...state, phase: 'options', secure: true, structured: false, extended: false, selected: undefined });
   }
   throw new RangeError(`Cannot take ${event.kind} in state ${state.phase} of the NBD handshake`);
 }
@@ -172,8 +175,18 @@ function onOption(before: ServerNegotiation, { option, data }: Option): ServerNe
       };
     case OPT.STRUCTURED_REPLY:
       if (data.length > 0) return refuse(state, option, REP.ERR_INVALID, 'data must be empty');
+      // "EXTENDED_HEADERS takes precedence": there is no way back.
+      if (state.extended) return refuse(state, option, REP.ERR_EXT_HEADER_REQD, 'extended headers are on already');
       if (state.structured) return refuse(state, option, REP.ERR_INVALID, 'structured replies are on already');
       return { state: { ...state, structured: true }, out: [encodeOptionReply(option, REP.ACK)], effect: undefined };
+    case OPT.EXTENDED_HEADERS:
+      if (data.length > 0) return refuse(state, option, REP.ERR_INVALID, 'data must be empty');
+      if (state.extended) return refuse(state, option, REP.ERR_INVALID, 'extended headers are on already');
+      return {
+        state: { ...state, structured: true, extended: true },
+        out: [encodeOptionReply(option, REP.ACK)],
+        effect: undefined,
+      };
     case OPT.INFO:
     case OPT.GO:
       return decoded(state, option, REP.ERR_INVALID, () => {
@@ -198,6 +211,9 @@ function onOption(before: ServerNegotiation, { option, data }: Option): ServerNe
 function onExportName(state: ServerNegotiation, data: Uint8Array): ServerNegotiationStep {
   // No error can be answered to this option: its only refusal is to close.
   if (needsTls(state)) return close(state, 'ERR_WIRE_STATE', 'Cannot serve NBD_OPT_EXPORT_NAME: TLS has to come first');
+  if (state.extended) {
+    return close(state, 'ERR_WIRE_STATE', 'Cannot serve NBD_OPT_EXPORT_NAME: extended headers need NBD_OPT_GO');
+  }
   let name: string;
   try {
     name = decodeExportName(data);
@@ -287,7 +303,11 @@ function onListed(state: ServerNegotiation, exports: readonly ExportSummary[] | 
 
 function withSessionFlags(state: ServerNegotiation, found: ExportDescription): ExportDescription {
   if (!state.structured) return found;
-  return { ...found, flags: found.flags | TRANSMISSION_FLAG.SEND_DF };
+  let flags = found.flags | TRANSMISSION_FLAG.SEND_DF;
+  // A filter of nothing makes no sense.
+  const filters = state.selected?.exportName === found.name && state.selected.contexts.length > 0;
+  if (state.extended && filters) flags |= TRANSMISSION_FLAG.BLOCK_STATUS_PAYLOAD;
+  return { ...found, flags };
 }
 
 function transmit(state: ServerNegotiation, found: ExportDescription, out: Uint8Array[]): ServerNegotiationStep {

@@ -1,15 +1,10 @@
 import { Cursor, Writer } from '../bytes/mod.ts';
-import { REPLY_FLAG_DONE, REPLY_TYPE, STRUCTURED_REPLY_MAGIC } from './constants.ts';
+import { EXTENDED_REPLY_MAGIC, REPLY_TYPE, STRUCTURED_REPLY_MAGIC } from './constants.ts';
 import { MAX_STRING_BYTES } from './limits.ts';
 import { boundedText } from './option.ts';
 
 /** Size of a structured reply chunk's header, in `bytes` */
 export const CHUNK_HEADER_BYTES = 20;
-/** Header and offset of an OFFSET_DATA chunk, in `bytes`; the data follows */
-export const DATA_CHUNK_HEADER_BYTES = CHUNK_HEADER_BYTES + 8;
-/** A whole OFFSET_HOLE chunk, in `bytes` */
-export const HOLE_CHUNK_BYTES = CHUNK_HEADER_BYTES + 12;
-
 export interface ChunkHeader {
   /** Bits of REPLY_FLAG_* */
   readonly flags: number;
@@ -35,6 +30,19 @@ export function putChunkHeader(into: DataView, at: number, header: ChunkHeader):
   into.setUint32(at + 16, header.length);
 }
 
+/** Size of a reply header where extended headers were agreed, in `bytes` */
+export const EXTENDED_CHUNK_HEADER_BYTES = 32;
+
+/** As putChunkHeader(), with the request's offset, for sessions with extended headers. */
+export function putExtendedChunkHeader(into: DataView, at: number, header: ChunkHeader, offset: bigint): void {
+  into.setUint32(at, EXTENDED_REPLY_MAGIC);
+  into.setUint16(at + 4, header.flags);
+  into.setUint16(at + 6, header.type);
+  into.setBigUint64(at + 8, header.cookie);
+  into.setBigUint64(at + 16, offset);
+  into.setBigUint64(at + 24, BigInt(header.length));
+}
+
 export function decodeChunkHeader(bytes: Uint8Array): ChunkHeader {
   const cursor = new Cursor(bytes, 'NBD structured reply');
   cursor.expectU32(STRUCTURED_REPLY_MAGIC, 'magic');
@@ -46,24 +54,6 @@ export function decodeChunkHeader(bytes: Uint8Array): ChunkHeader {
   };
   cursor.end();
   return header;
-}
-
-/** Writes header and offset of an OFFSET_DATA chunk that ends its reply; the data goes right behind. */
-export function putDataChunk(into: DataView, at: number, cookie: bigint, offset: bigint, lengthBytes: number): void {
-  putChunkHeader(into, at, {
-    flags: REPLY_FLAG_DONE,
-    type: REPLY_TYPE.OFFSET_DATA,
-    cookie,
-    length: 8 + lengthBytes,
-  });
-  into.setBigUint64(at + CHUNK_HEADER_BYTES, offset);
-}
-
-/** Writes an OFFSET_HOLE chunk that ends its reply. */
-export function putHoleChunk(into: DataView, at: number, cookie: bigint, offset: bigint, lengthBytes: number): void {
-  putChunkHeader(into, at, { flags: REPLY_FLAG_DONE, type: REPLY_TYPE.OFFSET_HOLE, cookie, length: 12 });
-  into.setBigUint64(at + CHUNK_HEADER_BYTES, offset);
-  into.setUint32(at + CHUNK_HEADER_BYTES + 8, lengthBytes);
 }
 
 /** Payload of an OFFSET_HOLE chunk */

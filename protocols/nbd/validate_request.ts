@@ -12,6 +12,8 @@ export interface TransmissionTerms {
   readonly blockSizes: BlockSizes;
   /** Structured replies were negotiated */
   readonly structured: boolean;
+  /** Extended headers were negotiated: WRITE says that it has a payload, BLOCK_STATUS may have one */
+  readonly extended?: boolean;
   /** Number of meta contexts selected for this export */
   readonly contexts: number;
   /** Data of one READ or WRITE, in `bytes` */
@@ -69,10 +71,16 @@ function writes(type: number): boolean {
 
 /** The flat list of refusals; what passes is not checked again. */
 export function validateRequest(request: Request, terms: TransmissionTerms): Verdict {
-  const { type, flags, offset, length } = request;
+  const { type, offset, length } = request;
+  const hasPayload = terms.extended === true && (request.flags & CMD_FLAG.PAYLOAD_LEN) !== 0;
+  const flags = hasPayload ? request.flags & ~CMD_FLAG.PAYLOAD_LEN : request.flags;
   const allowed = allowedFlags.get(type);
   if (allowed === undefined) return refuse(NBD_ERROR.EINVAL, `Cannot run command ${type}: not known here`);
   const name = commandName(type);
+  // A BLOCK_STATUS with one was looked into before, and comes here without the flag.
+  if (hasPayload !== (terms.extended === true && type === CMD.WRITE)) {
+    return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: PAYLOAD_LEN is ${hasPayload ? 'set' : 'missing'}`);
+  }
   if ((flags & ~allowed) !== 0) {
     return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: flags 0x${flags.toString(16)}, allowed are ${allowed}`);
   }

@@ -29,6 +29,7 @@ export interface Negotiated {
   /** As the client was told, session flags included */
   readonly description: ExportDescription;
   readonly structured: boolean;
+  readonly extended: boolean;
   readonly contexts: readonly MetaContext[];
   /** Bytes that came behind the handshake */
   readonly rest: readonly Uint8Array[];
@@ -152,6 +153,7 @@ export class ServerHandshake {
           served: this.#served!,
           description: effect.export,
           structured: step.state.structured,
+          extended: step.state.extended,
           contexts: effect.contexts,
           rest: [this.#decoder.drain(), ...this.#chunks],
         });

@@ -5,17 +5,16 @@ import {
   CHUNK_HEADER_BYTES,
   type CheckedRequest,
   CMD,
-  DATA_CHUNK_HEADER_BYTES,
+  EXTENDED_CHUNK_HEADER_BYTES,
   encodeBlockStatus,
+  encodeExtendedBlockStatus,
   encodeReplyError,
   fitExtents,
-  HOLE_CHUNK_BYTES,
   MAX_PAYLOAD_BYTES,
   MAX_SENT_EXTENTS,
   NBD_ERROR,
   putChunkHeader,
-  putDataChunk,
-  putHoleChunk,
+  putExtendedChunkHeader,
   putSimpleReply,
   REPLY_FLAG_DONE,
   REPLY_TYPE,
@@ -61,6 +60,12 @@ interface InFlight {
   readonly writes: boolean;
 }
 
+/** What a reply says again of its request. */
+interface Addressed {
+  readonly cookie: bigint;
+  readonly offset: number | bigint;
+}
+
 /**
  * The transmission phase of one session: takes requests off the stream as long as its budgets allow, runs them
  * against the image, in place where the image says so, and queues replies in the order in which they are ready.
@@ -71,6 +76,9 @@ export class Transmission {
   readonly #limits: NbdServerLimits;
   readonly #events: TransmissionEvents;
   readonly #structured: boolean;
+  /** Chunks have the longer header */
+  readonly #extended: boolean;
+  readonly #chunkHeaderBytes: number;
   readonly #contextId: number | undefined;
   readonly #pool: BufferPool;
   readonly #decoder: RequestDecoder;
@@ -97,6 +105,8 @@ export class Transmission {
     this.#limits = options.limits;
     this.#events = events;
     this.#structured = negotiated.structured;
+    this.#extended = negotiated.extended;
+    this.#chunkHeaderBytes = negotiated.extended ? EXTENDED_CHUNK_HEADER_BYTES : CHUNK_HEADER_BYTES;
     this.#contextId = negotiated.contexts.find((context) => context.name === BASE_ALLOCATION)?.id;
     this.#pool = options.pool;
     const { description } = negotiated;
@@ -106,6 +116,7 @@ export class Transmission {
         flags: description.flags,
         blockSizes: description.blockSizes,
         structured: negotiated.structured,
+        extended: negotiated.extended,
         contexts: negotiated.contexts.length,
         maxPayloadBytes: MAX_PAYLOAD_BYTES,
       },
@@ -141,7 +152,7 @@ export class Transmission {
       for (; waiting !== undefined; waiting = this.#decoder.next()) {
         this.#release(waiting);
         if (waiting.header.type === CMD.DISC) break;
-        this.#fail(waiting.header.cookie, NBD_ERROR.ESHUTDOWN, 'Cannot start a request: server is shutting down');
+        this.#fail(waiting.header, NBD_ERROR.ESHUTDOWN, 'Cannot start a request: server is shutting down');
       }
     } catch (error) {
       if (!(error instanceof WireError)) throw error;
@@ -234,7 +245,7 @@ export class Transmission {
     const { verdict, header } = received;
     if (!verdict.accepted) {
       this.counters.refused++;
-      this.#fail(header.cookie, verdict.error, verdict.text);
+      this.#fail(header, verdict.error, verdict.text);
       return;
     }
     const { request } = verdict;
@@ -272,13 +283,13 @@ export class Transmission {
   }
 
   #read(request: CheckedRequest): void {
-    const { cookie, offset, length } = request;
+    const { offset, length } = request;
     this.counters.readBytes += length;
     if (length === 0) {
-      this.#succeed(cookie);
+      this.#succeed(request);
       return;
     }
-    const headerBytes = this.#structured ? DATA_CHUNK_HEADER_BYTES : SIMPLE_REPLY_BYTES;
+    const headerBytes = this.#structured ? this.#chunkHeaderBytes + 8 : SIMPLE_REPLY_BYTES;
     if (length <= SLAB_READ_BYTES) {
       const at = this.#replies.reserve(headerBytes + length);
       const data = this.#replies.bytes.subarray(at + headerBytes, at + headerBytes + length);
@@ -286,7 +297,7 @@ export class Transmission {
       try {
         inPlace = this.#image.readNow(offset, data);
       } catch (error) {
-        this.#failWith(cookie, error);
+        this.#failWith(request, error);
         return;
       }
       if (inPlace) {
@@ -302,7 +313,7 @@ export class Transmission {
         inPlace = this.#image.readNow(offset, data);
       } catch (error) {
         this.#pool.give(buffer);
-        this.#failWith(cookie, error);
+        this.#failWith(request, error);
         return;
       }
     }
@@ -314,45 +325,42 @@ export class Transmission {
       done: () => this.#sendRead(request, buffer, data),
       failed: (error) => {
         this.#pool.give(buffer);
-        this.#failWith(cookie, error);
+        this.#failWith(request, error);
       },
     });
   }
 
   /** The data stands in the slab behind room for its header. */
   #commitRead(request: CheckedRequest, data: Uint8Array, at: number): void {
-    const { cookie, offset, length } = request;
+    const { cookie, length } = request;
     if (!this.#structured) {
       putSimpleReply(this.#replies.view, at, NBD_ERROR.OK, cookie);
       this.#replies.commit(SIMPLE_REPLY_BYTES + length);
     } else if (length >= MIN_HOLE_BYTES && isZero(data)) {
-      putHoleChunk(this.#replies.view, at, cookie, BigInt(offset), length);
-      this.#replies.commit(HOLE_CHUNK_BYTES);
+      this.#replies.commit(this.#putHole(request, at));
     } else {
-      putDataChunk(this.#replies.view, at, cookie, BigInt(offset), length);
-      this.#replies.commit(DATA_CHUNK_HEADER_BYTES + length);
+      this.#replies.commit(this.#putData(request, at) + length);
     }
   }
 
   #sendRead(request: CheckedRequest, buffer: Buffer, data: Buffer): void {
-    const { cookie, offset, length } = request;
+    const { cookie, length } = request;
     if (this.#structured && length >= MIN_HOLE_BYTES && isZero(data)) {
-      const at = this.#replies.reserve(HOLE_CHUNK_BYTES);
-      putHoleChunk(this.#replies.view, at, cookie, BigInt(offset), length);
-      this.#replies.commit(HOLE_CHUNK_BYTES);
+      const at = this.#replies.reserve(this.#chunkHeaderBytes + 12);
+      this.#replies.commit(this.#putHole(request, at));
       this.#pool.give(buffer);
       return;
     }
-    const headerBytes = this.#structured ? DATA_CHUNK_HEADER_BYTES : SIMPLE_REPLY_BYTES;
+    const headerBytes = this.#structured ? this.#chunkHeaderBytes + 8 : SIMPLE_REPLY_BYTES;
     const at = this.#replies.reserve(headerBytes);
-    if (this.#structured) putDataChunk(this.#replies.view, at, cookie, BigInt(offset), length);
+    if (this.#structured) this.#putData(request, at);
     else putSimpleReply(this.#replies.view, at, NBD_ERROR.OK, cookie);
     this.#replies.commit(headerBytes);
     this.#replies.appendOwned(buffer, length);
   }
 
   #write(request: CheckedRequest, received: ReceivedRequest): void {
-    const { cookie, offset, length, fua } = request;
+    const { offset, length, fua } = request;
     this.counters.writtenBytes += length;
     const { payload } = received;
     let inPlace = false;
@@ -360,12 +368,12 @@ export class Transmission {
       inPlace = length === 0 || this.#image.writeNow(offset, payload);
     } catch (error) {
       this.#release(received);
-      this.#failWith(cookie, error);
+      this.#failWith(request, error);
       return;
     }
     if (inPlace && !fua) {
       this.#release(received);
-      this.#succeed(cookie);
+      this.#succeed(request);
       return;
     }
     const work = async (): Promise<void> => {
@@ -375,17 +383,17 @@ export class Transmission {
     this.#track(request, work(), {
       done: () => {
         this.#release(received);
-        this.#succeed(cookie);
+        this.#succeed(request);
       },
       failed: (error) => {
         this.#release(received);
-        this.#failWith(cookie, error);
+        this.#failWith(request, error);
       },
     });
   }
 
   #blockStatus(request: CheckedRequest): void {
-    const { cookie, offset, length } = request;
+    const { offset, length } = request;
     const maxExtents = request.oneExtent ? 1 : MAX_SENT_EXTENTS;
     let found: ReturnType<typeof fitExtents> = [];
     const work = async (): Promise<void> => {
@@ -394,10 +402,11 @@ export class Transmission {
     };
     this.#track(request, work(), {
       done: () => {
-        const payload = encodeBlockStatus({ contextId: this.#contextId!, extents: found });
-        this.#chunk(cookie, REPLY_TYPE.BLOCK_STATUS, payload);
+        const status = { contextId: this.#contextId!, extents: found };
+        if (this.#extended) this.#chunk(request, REPLY_TYPE.BLOCK_STATUS_EXT, encodeExtendedBlockStatus(status));
+        else this.#chunk(request, REPLY_TYPE.BLOCK_STATUS, encodeBlockStatus(status));
       },
-      failed: (error) => this.#failWith(cookie, error),
+      failed: (error) => this.#failWith(request, error),
     });
   }
 
@@ -416,14 +425,14 @@ export class Transmission {
 
   /** A command without data in its reply. FUA holds for every command that changes the disk. */
   #launch(request: CheckedRequest, work: () => Promise<void>): void {
-    const { cookie, fua } = request;
+    const { fua } = request;
     const run = async (): Promise<void> => {
       await work();
       if (fua && changes(request.type)) await this.#image.flush();
     };
     this.#track(request, run(), {
-      done: () => this.#succeed(cookie),
-      failed: (error) => this.#failWith(cookie, error),
+      done: () => this.#succeed(request),
+      failed: (error) => this.#failWith(request, error),
     });
   }
 
@@ -454,40 +463,55 @@ export class Transmission {
     );
   }
 
-  #succeed(cookie: bigint): void {
+  #succeed(request: Addressed): void {
     // Commands without data may be answered by a simple reply even when structured replies are on, but not READ;
     // one form for all keeps clients simple.
-    if (this.#structured) {
-      this.#chunk(cookie, REPLY_TYPE.NONE, undefined);
-      return;
-    }
-    const at = this.#replies.reserve(SIMPLE_REPLY_BYTES);
-    putSimpleReply(this.#replies.view, at, NBD_ERROR.OK, cookie);
-    this.#replies.commit(SIMPLE_REPLY_BYTES);
+    if (this.#structured) this.#chunk(request, REPLY_TYPE.NONE, undefined);
+    else this.#simple(request, NBD_ERROR.OK);
   }
 
-  #failWith(cookie: bigint, error: unknown): void {
+  #failWith(request: Addressed, error: unknown): void {
     const failure = asImageError(error);
-    this.#fail(cookie, NBD_ERROR[failure.code], failure.message);
+    this.#fail(request, NBD_ERROR[failure.code], failure.message);
   }
 
-  #fail(cookie: bigint, error: number, text: string): void {
-    if (this.#structured) {
-      this.#chunk(cookie, REPLY_TYPE.ERROR, encodeReplyError({ error, text }));
-      return;
-    }
+  #fail(request: Addressed, error: number, text: string): void {
+    if (this.#structured) this.#chunk(request, REPLY_TYPE.ERROR, encodeReplyError({ error, text }));
+    else this.#simple(request, error);
+  }
+
+  #simple(request: Addressed, error: number): void {
     const at = this.#replies.reserve(SIMPLE_REPLY_BYTES);
-    putSimpleReply(this.#replies.view, at, error, cookie);
+    putSimpleReply(this.#replies.view, at, error, request.cookie);
     this.#replies.commit(SIMPLE_REPLY_BYTES);
   }
 
   /** One chunk that is the whole reply. */
-  #chunk(cookie: bigint, type: number, payload: Uint8Array | undefined): void {
-    const length = payload?.length ?? 0;
-    const at = this.#replies.reserve(CHUNK_HEADER_BYTES);
-    putChunkHeader(this.#replies.view, at, { flags: REPLY_FLAG_DONE, type, cookie, length });
-    this.#replies.commit(CHUNK_HEADER_BYTES);
+  #chunk(request: Addressed, type: number, payload: Uint8Array | undefined): void {
+    const at = this.#replies.reserve(this.#chunkHeaderBytes);
+    this.#putHeader(request, at, type, payload?.length ?? 0);
+    this.#replies.commit(this.#chunkHeaderBytes);
     if (payload !== undefined) this.#replies.append(payload);
+  }
+
+  /** Header and offset in front of data; gives their size. */
+  #putData(request: CheckedRequest, at: number): number {
+    this.#putHeader(request, at, REPLY_TYPE.OFFSET_DATA, 8 + request.length);
+    this.#replies.view.setBigUint64(at + this.#chunkHeaderBytes, BigInt(request.offset));
+    return this.#chunkHeaderBytes + 8;
+  }
+
+  #putHole(request: CheckedRequest, at: number): number {
+    this.#putHeader(request, at, REPLY_TYPE.OFFSET_HOLE, 12);
+    this.#replies.view.setBigUint64(at + this.#chunkHeaderBytes, BigInt(request.offset));
+    this.#replies.view.setUint32(at + this.#chunkHeaderBytes + 8, request.length);
+    return this.#chunkHeaderBytes + 12;
+  }
+
+  #putHeader(request: Addressed, at: number, type: number, length: number): void {
+    const header = { flags: REPLY_FLAG_DONE, type, cookie: request.cookie, length };
+    if (this.#extended) putExtendedChunkHeader(this.#replies.view, at, header, BigInt(request.offset));
+    else putChunkHeader(this.#replies.view, at, header);
   }
 
   #release(received: ReceivedRequest): void {

@@ -64,7 +64,7 @@ test('H1: without FIXED_NEWSTYLE only EXPORT_NAME is taken', async (t) => {
 test('H2: an unknown option gets ERR_UNSUP, data and all, and the next one is parsed', async (t) => {
   const answers = await answersTo(
     encodeOption(4711, Buffer.from('whatever')),
-    encodeOption(OPT.EXTENDED_HEADERS),
+    encodeOption(OPT.PEEK_EXPORT),
     goOption(),
   );
   t.deepEqual(answers, [[ERR_UNSUP], [ERR_UNSUP], [REP.INFO, ACK]]);
