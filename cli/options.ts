@@ -44,6 +44,9 @@ const DISK_DEVICES = {
   'virtio-blk': 'virtio-pci',
   'virtio-blk-device': 'virtio-mmio',
 } as const;
+/** The bus device is accepted and adds nothing: the console has its own */
+const CONSOLE_DEVICES = ['virtconsole', 'virtio-serial-pci', 'virtio-serial'];
+const NETWORK_DEVICES = ['virtio-net-pci', 'virtio-net'];
 /** Devices of the `virt` machine that are there with a display anyway */
 const DISPLAY_DEVICES = [
   'virtio-gpu-pci',
@@ -126,8 +129,8 @@ const RULES: Readonly<Record<string, Rule>> = {
     take: ({ drives }, value) => void drives.push(parseDrive(value)),
   },
   '-device': {
-    value: 'virtio-blk-pci|virtio-blk-device,drive=ID',
-    help: 'device for a drive with if=none',
+    value: 'virtio-blk-pci|virtio-blk-device,drive=ID|virtconsole|virtio-net-pci',
+    help: 'device for a drive with if=none; virtconsole: the terminal is hvc0; virtio-net-pci: a card without a network',
     take: ({ devices }, value) => void devices.push(new KeyValues('-device', value, 'driver')),
   },
   '-serial': {
@@ -277,7 +280,7 @@ export function parseVmArguments(args: readonly string[]): ParsedVm {
 function finish({ options, drives, devices, serial, headless, snapshot }: Draft): ParsedVm {
   const named = options.name !== undefined;
   const display = options.vnc !== undefined || !headless;
-  const disks = joinDevices(drives, devices, snapshot);
+  const { disks, others } = joinDevices(drives, devices, snapshot);
   return {
     named,
     options: {
@@ -289,11 +292,19 @@ function finish({ options, drives, devices, serial, headless, snapshot }: Draft)
       // A display that nobody asked about is seen on a page; its address is printed.
       ...(display && options.vnc === undefined ? { vnc: { host: '127.0.0.1', webPort: 0 } } : {}),
       serial: serial ?? 'stdio',
+      ...(others.has('virtconsole') ? { virtioConsole: true } : {}),
+      network: NETWORK_DEVICES.some((name) => others.has(name)),
     },
   };
 }
 
-function joinDevices(drives: readonly Drive[], devices: readonly KeyValues[], snapshot: boolean): DiskSource[] {
+/** The disks, and the names of the devices that are none. */
+function joinDevices(
+  drives: readonly Drive[],
+  devices: readonly KeyValues[],
+  snapshot: boolean,
+): { disks: DiskSource[]; others: ReadonlySet<string> } {
+  const others = new Set<string>();
   const waiting = new Map<string, Drive>();
   const disks: DiskSource[] = [];
   const add = (drive: Drive, id: string, bus: DiskSource['bus']) =>
@@ -315,10 +326,13 @@ function joinDevices(drives: readonly Drive[], devices: readonly KeyValues[], sn
   }
   for (const device of devices) {
     const driver = device.require('driver');
-    if (DISPLAY_DEVICES.includes(driver)) continue;
+    if ([...DISPLAY_DEVICES, ...CONSOLE_DEVICES, ...NETWORK_DEVICES].includes(driver)) {
+      others.add(driver);
+      continue;
+    }
     const bus = Object.hasOwn(DISK_DEVICES, driver) ? DISK_DEVICES[driver as keyof typeof DISK_DEVICES] : undefined;
     if (bus === undefined) {
-      const known = [...Object.keys(DISK_DEVICES), ...DISPLAY_DEVICES];
+      const known = [...Object.keys(DISK_DEVICES), ...DISPLAY_DEVICES, ...CONSOLE_DEVICES, ...NETWORK_DEVICES];
       throw new UsageError(`Cannot use -device ${driver}: unknown${didYouMean(driver, known)}`);
     }
     const id = device.require('drive');
@@ -331,7 +345,7 @@ function joinDevices(drives: readonly Drive[], devices: readonly KeyValues[], sn
     add(drive, id, bus);
   }
   for (const id of waiting.keys()) throw new UsageError(`Cannot use -drive ${id}: no -device has drive=${id}`);
-  return disks;
+  return { disks, others };
 }
 
 function parseDrive(value: string): Drive {

@@ -1,4 +1,4 @@
-import type { DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
+import type { CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
 import type { MmioDevice } from '../devices/device.ts';
 import { FwCfg } from '../devices/fw_cfg/mod.ts';
 import { PciHost } from '../devices/pci/mod.ts';
@@ -7,6 +7,7 @@ import {
   emptyVirtioMmio,
   VirtioBalloon,
   VirtioBlk,
+  VirtioConsole,
   type VirtioDevice,
   VirtioGpu,
   VirtioKeyboard,
@@ -42,6 +43,7 @@ export interface MainDevices {
   /** Reset in this order: transports and buses before what hangs on them */
   readonly resets: readonly { reset(): void }[];
   readonly stateful: readonly Stateful[];
+  readonly virtioConsole: CharacterPort | undefined;
   readonly display: DisplayHead | undefined;
   readonly keyboard: KeyboardSink | undefined;
   readonly tablet: TabletSink | undefined;
@@ -93,6 +95,8 @@ export function buildMainDevices(
   const display = options.display ? onPci(new VirtioGpu(common('virtio-gpu0'))) : undefined;
   const keyboard = options.display ? onPci(new VirtioKeyboard(common('virtio-keyboard0'))) : undefined;
   const tablet = options.display ? onPci(new VirtioTablet(common('virtio-tablet0'))) : undefined;
+  const virtioConsole =
+    options.virtioConsole === true ? onPci(new VirtioConsole(common('virtio-console0'))) : undefined;
   onPci(new VirtioBalloon(common('virtio-balloon0')));
   if (options.network) onPci(new VirtioNet({ ...common('virtio-net0'), mac: DEFAULT_MAC }));
 
@@ -115,5 +119,5 @@ export function buildMainDevices(
     pci,
     ...virtio.filter((device) => mmio.some(({ transport }) => transport.device === device)),
   ];
-  return { windows, virtio, resets, stateful, display, keyboard, tablet };
+  return { windows, virtio, resets, stateful, display, keyboard, tablet, virtioConsole };
 }

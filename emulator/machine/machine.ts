@@ -140,6 +140,9 @@ export class Machine implements MachineApi {
   get events(): Observable<MachineEvent> {
     return this.#events;
   }
+  get virtioConsole(): CharacterPort | undefined {
+    return this.#devices.virtioConsole;
+  }
   get display(): DisplayHead | undefined {
     return this.#devices.display;
   }

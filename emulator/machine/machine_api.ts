@@ -39,6 +39,8 @@ export interface MachineOptions {
   readonly disks: readonly DiskOptions[];
   readonly display: boolean;
   readonly network: boolean;
+  /** Adds a virtio console (`hvc0` of Linux) beside the serial port */
+  readonly virtioConsole?: boolean;
   readonly name?: string;
   readonly uuid?: string;
 }
@@ -59,6 +61,7 @@ export interface MachineApi {
   readonly status: MachineStatus;
   readonly events: Observable<MachineEvent>;
   readonly serial: CharacterPort;
+  readonly virtioConsole?: CharacterPort | undefined;
   readonly display: DisplayHead | undefined;
   readonly keyboard: KeyboardSink | undefined;
   readonly tablet: TabletSink | undefined;

@@ -31,6 +31,8 @@ export interface MachineRoleOptions {
   readonly disks: readonly { readonly id: string; readonly bus: DiskOptions['bus']; readonly link: string }[];
   readonly display: boolean;
   readonly network: boolean;
+  /** The terminal is the virtio console, not the serial port */
+  readonly virtioConsole?: boolean;
   /** Waits for a migration instead of starting */
   readonly incoming: boolean;
   readonly paused: boolean;
@@ -118,6 +120,7 @@ function machineOptions(options: MachineRoleOptions, disks: DiskOptions[]): Mach
     disks,
     display: options.display,
     network: options.network,
+    virtioConsole: options.virtioConsole === true,
     name: options.name,
     uuid: options.uuid,
   };
@@ -141,7 +144,7 @@ async function openDisks(
 
 /** Gives the migration link's server, which knows when the guest must not run here. */
 function connectLinks(links: RoleLinks, machine: Machine, rpc: Rpc): MigrationLinkServer | undefined {
-  if (links.serial !== undefined) joinSerial(links.serial, machine.serial);
+  if (links.serial !== undefined) joinSerial(links.serial, machine.virtioConsole ?? machine.serial);
   if (links.display !== undefined && machine.display !== undefined) {
     attachDisplay(new Channel(links.display, { name: 'display' }), machine.display, machine.keyboard, machine.tablet);
   }

@@ -207,6 +207,7 @@ class Supervisor implements RunningVm {
       disks: vm.disks.map(({ id, bus }) => ({ id, bus, link: `disk:${id}` })),
       display: vm.display,
       network: vm.network,
+      virtioConsole: vm.virtioConsole === true,
       incoming: vm.incoming !== undefined,
       paused: vm.paused,
     }));

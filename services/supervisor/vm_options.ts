@@ -16,6 +16,8 @@ export interface VmOptions {
   readonly disks: readonly DiskSource[];
   readonly display: boolean;
   readonly network: boolean;
+  /** The terminal is a virtio console (`hvc0` of Linux), not the serial port */
+  readonly virtioConsole?: boolean;
   /** Where the console listens; without it there is a page on a free loopback port if there is a display */
   readonly vnc?: VncOptions;
   /** Monitor sockets */

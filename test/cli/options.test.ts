@@ -98,6 +98,13 @@ test('-device refuses a drive that is not there, twice, or of another kind', (t)
   refuses(t, '-drive file=a,format=raw,if=none', /id= is missing/);
 });
 
+test('-device virtconsole makes the terminal hvc0, virtio-net-pci adds a card', (t) => {
+  t.true(parse('-device virtconsole').virtioConsole);
+  t.true(parse('-device virtio-net-pci').network);
+  t.false(parse('').network);
+  refuses(t, '-device virtio-net-pcx', /unknown/);
+});
+
 test('-vnc takes QEMU’s displays', (t) => {
   t.deepEqual(parse('-vnc :1').vnc, { host: '127.0.0.1', port: 5901 });
   t.deepEqual(parse('-vnc 127.0.0.2:0,websocket=on').vnc, { host: '127.0.0.2', port: 5900, webPort: 5700 });
