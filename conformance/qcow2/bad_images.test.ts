@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import test from 'ava';
 import { emptyImage, Qcow2Image } from '../../services/nbd/images/qcow2/mod.ts';
-import { LogImageFile } from '../../test/services/nbd/qcow2/log_image_file.ts';
+import { LogImageFile } from '../../test/fixtures/log_image_file.ts';
 import { hasPrograms, run, scratch } from '../nbd/peers.ts';
 
 const CLUSTER = 65_536;

@@ -1,8 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
 import { type CreateQcow2Options, emptyImage, Qcow2Image } from '../../services/nbd/images/qcow2/mod.ts';
-import { LogImageFile, type LogStep, randomNumbers } from '../../test/services/nbd/qcow2/log_image_file.ts';
-import { randomWork } from '../../test/services/nbd/qcow2/random_work.ts';
+import { LogImageFile, type LogStep, randomNumbers } from '../../test/fixtures/log_image_file.ts';
+import { randomWork } from '../../test/fixtures/random_work.ts';
 import { hasPrograms, mustRun, run, scratch } from '../nbd/peers.ts';
 
 /** qemu-img check takes about 20 ms: so many images are checked for each variant */

@@ -2,8 +2,8 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
 import { RawImage } from '../../services/nbd/images/mod.ts';
 import { createQcow2, inspectQcow2, Qcow2Image } from '../../services/nbd/images/qcow2/mod.ts';
-import { randomNumbers } from '../../test/services/nbd/qcow2/log_image_file.ts';
-import { randomWork } from '../../test/services/nbd/qcow2/random_work.ts';
+import { randomNumbers } from '../../test/fixtures/log_image_file.ts';
+import { randomWork } from '../../test/fixtures/random_work.ts';
 import { hasPrograms, mustRun, run, scratch } from '../nbd/peers.ts';
 
 const files = scratch();

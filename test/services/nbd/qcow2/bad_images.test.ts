@@ -6,7 +6,7 @@ import test from 'ava';
 import { WireError } from '../../../../protocols/bytes/mod.ts';
 import { ImageError } from '../../../../services/nbd/images/mod.ts';
 import { emptyImage, inspectQcow2, Qcow2Image } from '../../../../services/nbd/images/qcow2/mod.ts';
-import { LogImageFile } from './log_image_file.ts';
+import { LogImageFile } from '../../../fixtures/log_image_file.ts';
 
 const CLUSTER = 65_536;
 const DISK = 64 << 20;

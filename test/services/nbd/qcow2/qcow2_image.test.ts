@@ -2,8 +2,8 @@ import test from 'ava';
 import { STATE } from '../../../../protocols/nbd/mod.ts';
 import { MemoryImage } from '../../../../services/nbd/images/mod.ts';
 import { type CreateQcow2Options, emptyImage, Qcow2Image } from '../../../../services/nbd/images/qcow2/mod.ts';
-import { LogImageFile } from './log_image_file.ts';
-import { randomWork } from './random_work.ts';
+import { LogImageFile } from '../../../fixtures/log_image_file.ts';
+import { randomWork } from '../../../fixtures/random_work.ts';
 
 const variants: readonly (Omit<CreateQcow2Options, 'sizeBytes'> & { diskBytes: number })[] = [
   { diskBytes: 300_032, clusterBytes: 512, refcountBits: 64 },
