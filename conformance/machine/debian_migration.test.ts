@@ -265,7 +265,33 @@ moveTest('a migration role that is killed at the source leaves the guest running
   t.is(await place.status(), 'inmigrate');
 });
 
-/** Exactly when the guest begins to run there, the part that would tell the source so is killed. */
+moveTest('the answer that the guest arrived is lost on the way: it runs there and not here', async (t, guest) => {
+  const place = start(['-incoming', 'tcp:127.0.0.1:0']);
+  const port = Number((await place.listening()).split(':').at(-1));
+  await using way = await SlowWay.open(port, 300);
+  await using there = await place.qmp();
+  there.onEvent(({ event }) => {
+    if (event === 'RESUME') way.cut();
+  });
+  await using monitor = await guest.qmp();
+  await monitor.execute('migrate-set-parameters', { 'max-bandwidth': 0, 'downtime-limit': 5000 });
+  await monitor.execute('migrate', { uri: `tcp:127.0.0.1:${way.port}` });
+  await eventually('an end', () => hasEnded(monitor), 180_000);
+  const { status, 'error-desc': text } = await monitor.execute('query-migrate');
+  t.is(status, 'failed');
+  t.regex(text ?? '', /handed over and no answer came .* stays paused here/);
+  t.is(await place.status(), 'running');
+  await t.throwsAsync(monitor.execute('cont'));
+  await t.throwsAsync(monitor.execute('migrate', { uri: `tcp:127.0.0.1:${port}` }), { message: /outcome/ });
+  t.not(await guest.status(), 'running');
+  await monitor.execute('quit');
+  await arrived(t, guest, place);
+});
+
+/**
+ * Exactly when the guest begins to run there, the part that would tell the source so is killed. The last move: the
+ * machine cannot be migrated any more.
+ */
 moveTest(
   'the destination’s migration role is killed as the guest arrives: one of the two runs it',
   async (t, guest) => {
@@ -289,29 +315,6 @@ moveTest(
     await arrived(t, guest, place);
   },
 );
-
-moveTest('the answer that the guest arrived is lost on the way: it runs there and not here', async (t, guest) => {
-  const place = start(['-incoming', 'tcp:127.0.0.1:0']);
-  const port = Number((await place.listening()).split(':').at(-1));
-  await using way = await SlowWay.open(port, 300);
-  await using there = await place.qmp();
-  there.onEvent(({ event }) => {
-    if (event === 'RESUME') way.cut();
-  });
-  await using monitor = await guest.qmp();
-  await monitor.execute('migrate-set-parameters', { 'max-bandwidth': 0, 'downtime-limit': 5000 });
-  await monitor.execute('migrate', { uri: `tcp:127.0.0.1:${way.port}` });
-  await eventually('an end', () => hasEnded(monitor), 180_000);
-  const { status, 'error-desc': text } = await monitor.execute('query-migrate');
-  t.is(status, 'failed');
-  t.regex(text ?? '', /handed over and no answer came .* stays paused here/);
-  t.is(await place.status(), 'running');
-  await t.throwsAsync(monitor.execute('cont'));
-  await t.throwsAsync(monitor.execute('migrate', { uri: `tcp:127.0.0.1:${port}` }), { message: /outcome/ });
-  t.not(await guest.status(), 'running');
-  await monitor.execute('quit');
-  await arrived(t, guest, place);
-});
 
 moveTest('in the end the file on the disk has every number once, and the file system is clean', async (t, guest) => {
   if (!hasPrograms(t, 'e2fsck', 'debugfs')) return;
