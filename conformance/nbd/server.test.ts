@@ -234,6 +234,13 @@ test('fio verifies random writes, over UNIX', async (t) => {
   }
   const server = await served(t, 'unix');
   const job = ['--name=v', '--ioengine=nbd', `--uri=${server.uri}`, '--rw=randrw', '--verify=crc32c', '--bs=4k'];
-  await mustRun(t, 'fio', [...job, '--iodepth=32', '--size=16m', '--verify_fatal=1', '--verify_state_save=0', '--thread']);
+  await mustRun(t, 'fio', [
+    ...job,
+    '--iodepth=32',
+    '--size=16m',
+    '--verify_fatal=1',
+    '--verify_state_save=0',
+    '--thread',
+  ]);
   await server.close();
 });

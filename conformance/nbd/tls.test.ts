@@ -7,7 +7,7 @@ import { dirname } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { ExportSet, NbdClient, NbdListener, type NbdSessionSummary, RawImage } from '../../services/nbd/mod.ts';
 import { readTlsCredentials, TlsClient, TlsServer } from '../../services/shared/mod.ts';
-import { makeCredentials, type TestCredentials } from '../../test/services/shared/certificates.ts';
+import { makeCredentials, type TestCredentials } from '../../test/fixtures/certificates.ts';
 import { hasPrograms, mustRun, PeerServer, run, scratch } from './peers.ts';
 
 const { path, remove } = scratch();

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import test from 'ava';
+import ava from 'ava';
 import {
   encodeGreeting,
   encodeOption,
@@ -28,16 +28,19 @@ import {
   type TlsIdentity,
   TlsServer,
 } from '../../../services/shared/mod.ts';
-import { makeCredentials, type TestCredentials } from '../shared/certificates.ts';
+import { hasOpenssl, makeCredentials, type TestCredentials } from '../../fixtures/certificates.ts';
 import { ByteClient, goOption, joined, twoDisks } from './harness.ts';
 
+const test = hasOpenssl ? ava : ava.skip;
 let made: TestCredentials;
 const directory = mkdtempSync(join(tmpdir(), 'caisson-nbd-tls-'));
-test.before(() => {
-  made = makeCredentials();
-});
-test.after.always(() => {
-  made.remove();
+if (hasOpenssl) {
+  ava.before(() => {
+    made = makeCredentials();
+  });
+}
+ava.after.always(() => {
+  made?.remove();
   rmSync(directory, { recursive: true, force: true });
 });
 let count = 0;

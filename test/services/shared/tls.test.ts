@@ -3,7 +3,7 @@ import { createServer, connect as netConnect, type Server, type Socket } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect as tlsConnect } from 'node:tls';
-import test, { type ExecutionContext } from 'ava';
+import ava, { type ExecutionContext } from 'ava';
 import {
   duplexPair,
   readPskFile,
@@ -15,15 +15,18 @@ import {
   TlsServer,
   type TlsServerOptions,
 } from '../../../services/shared/mod.ts';
-import { makeCredentials, type TestCredentials } from './certificates.ts';
+import { hasOpenssl, makeCredentials, type TestCredentials } from '../../fixtures/certificates.ts';
 
+const test = hasOpenssl ? ava : ava.skip;
 let made: TestCredentials;
-test.before(() => {
-  made = makeCredentials();
-});
-test.after.always(() => made.remove());
+if (hasOpenssl) {
+  ava.before(() => {
+    made = makeCredentials();
+  });
+}
+ava.after.always(() => made?.remove());
 const scratch = mkdtempSync(join(tmpdir(), 'caisson-tls-files-'));
-test.after.always(() => rmSync(scratch, { recursive: true, force: true }));
+ava.after.always(() => rmSync(scratch, { recursive: true, force: true }));
 let count = 0;
 
 /** A connected pair of UNIX sockets. */
