@@ -127,8 +127,10 @@ screenTest('every key of a US keyboard arrives as what it is', async (t, running
     t.log(arrived.trim());
   }
   t.is(arrived, `${text}\n`);
-  await console.type('sleep 100 || echo stopped > /tmp/interrupted\n');
+  await console.type('sleep 1000\n');
+  await eventually('it sleeps', async () => (await running.shell('pidof sleep')).status === 0);
   await console.page.keyboard.press('Control+c');
+  await eventually('it is interrupted', async () => (await running.shell('pidof sleep')).status === 1);
   await console.type('echo after > /tmp/after\n');
   await eventually('the shell is back', async () => (await running.shell('cat /tmp/after')).output === 'after\n');
   t.deepEqual(console.complaints, []);
