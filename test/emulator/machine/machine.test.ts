@@ -104,7 +104,8 @@ test.serial(
     target.machine.start();
     await target.ask('stop', /stop: done/);
     const [, generation] = await target.ask('checksum', /checksum: OK generation=(\d+)/);
-    t.true(Number(generation) > 1000, generation);
+    // How far it came depends on the host; that it goes on from what was saved is what `checksum` proves
+    t.true(Number(generation) > 0, generation);
     await target.ask('info', /time-bad=0 /);
     target.type('poweroff 7\r');
     t.is((await target.event('shutdown')).exitCode, 7);
