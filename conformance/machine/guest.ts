@@ -228,13 +228,17 @@ export class Guest {
     return match;
   }
 
-  /** Runs a line in the guest's shell. The serial echo of the line is not taken for its output. */
+  /**
+   * Runs a line in the guest's shell. The serial echo of the line is not taken for its output, nor
+   * what the shell says of background jobs before it prompts again.
+   */
   async shell(line: string, timeoutMs = ANSWER_TIMEOUT_MS): Promise<ShellAnswer> {
     const mark = `<${this.name}:${++this.#asked}:`;
     this.type(`${line}; echo "${mark}$?>"\r`);
-    const [text, status] = await this.expect(new RegExp(`"\\r?\\n([\\s\\S]*?)${mark}(\\d+)>\\r?\\n`), timeoutMs).then(
-      (match) => [match[1]!, Number(match[2])] as const,
-    );
+    const [text, status] = await this.expect(
+      new RegExp(`"\\r?\\n([\\s\\S]*?)${mark}(\\d+)>\\r?\\n[\\s\\S]*?caisson:~# `),
+      timeoutMs,
+    ).then((match) => [match[1]!, Number(match[2])] as const);
     return { status, output: text.replaceAll('\r', '') };
   }
 
