@@ -139,7 +139,12 @@ export class Machine implements AsyncDisposable {
     return uri;
   }
 
-  /** Ends the machine and all its processes. */
+  /** Switches the machine off, whatever the guest does, and ends all its processes; `exit` says how it ended. */
+  async stop(): Promise<VmExit> {
+    await this.#vm.close();
+    return this.exit;
+  }
+  /** The same, for `await using`. */
   async close(): Promise<void> {
     await this.#vm.close();
   }

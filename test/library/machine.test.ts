@@ -35,6 +35,13 @@ for (const isolation of ['processes', 'embedded'] as const) {
   });
 }
 
+test('Machine.stop() ends a guest that runs, by the host', async (t) => {
+  await using machine = await Machine.create({ ...FIRMWARE, name: 'stopped' });
+  await machine.start();
+  t.is((await machine.stop()).reason, 'host');
+  await t.throwsAsync(machine.status());
+});
+
 test('Machine.migrate() to nobody throws, and the guest runs on', async (t) => {
   await using machine = await Machine.create({ ...FIRMWARE, name: 'alone' });
   await machine.start();
