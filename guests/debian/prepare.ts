@@ -14,7 +14,7 @@ import { runTool } from './tool.ts';
 /** forky and sid serve riscv64 as we need it; trixie's kernel works too. Depend on none of them. */
 export const DEFAULT_SUITES: readonly string[] = ['forky', 'sid', 'trixie'];
 /** Raised when the initramfs must be made anew from the same packages */
-const RECIPE = 7;
+export const RECIPE = 7;
 const MIB = 1 << 20;
 /** Packages, the unpacked kernel and modules, and the index, at their largest moment */
 const NEEDED_BYTES = 512 * MIB;

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
 import { cacheFolder, debianRepositories, makeExt4Disk, prepareDebian } from '../../../guests/debian/mod.ts';
+import { RECIPE } from '../../../guests/debian/prepare.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'caisson-prepare-'));
 test.after.always(() => rmSync(folder, { recursive: true }));
@@ -26,7 +27,7 @@ test('cacheFolder() follows XDG_CACHE_HOME, but not a relative one', (t) => {
   t.regex(cacheFolder({ XDG_CACHE_HOME: 'here' }), /\/\.cache\/caisson$/);
 });
 
-function cached(kernel: string, recipe = 5): string {
+function cached(kernel: string, recipe = RECIPE): string {
   const cacheDir = mkdtempSync(join(folder, 'cache-'));
   const proof = (name: string, content: string) => {
     const sha256 = createHash('sha256').update(content).digest('hex');
