@@ -66,10 +66,13 @@ export class Translator {
   readonly #fuses: boolean;
   /** By host page, privilege and version */
   readonly #keys = new Map<string, number>();
-  /** By host address and privilege: place in the table by which calls go there, translated or not */
+  /**
+   * By host address and privilege: place in the table by which calls go there, translated or not. Never a function's
+   * own place: what stands here changes when the code is translated again, and its entries are numbered anew then
+   */
   readonly #links = new Map<string, number>();
-  /** By host address and privilege: what is translated, and the code keys of its pages */
-  readonly #translated = new Map<string, readonly number[]>();
+  /** By host address and privilege: what is translated, the code keys of its pages and its own place */
+  readonly #translated = new Map<string, { readonly keys: readonly number[]; readonly place: number }>();
   /** By host address of an indirect jump: distances that it went */
   readonly #jumpTargets = new Map<number, Set<number>>();
   #tableNext = 1;
@@ -119,8 +122,8 @@ export class Translator {
   }
 
   #isTranslated(host: number, privilege: number): boolean {
-    const keys = this.#translated.get(`${host}:${privilege}`);
-    return keys?.every((key) => this.#isCurrent(key)) ?? false;
+    const known = this.#translated.get(`${host}:${privilege}`);
+    return known?.keys.every((key) => this.#isCurrent(key)) ?? false;
   }
   #isCurrent(key: number): boolean {
     const at = this.#options.layout.codeKeys + key * H.CODE_KEY_BYTES;
@@ -289,6 +292,9 @@ export class Translator {
     if (link === undefined) {
       link = this.#tableNext++;
       this.#links.set(name, link);
+      const known = this.#translated.get(name);
+      const { table } = this.#options;
+      if (known !== undefined) table.set(link, table.get(known.place));
     }
     return link;
   }
@@ -307,10 +313,9 @@ export class Translator {
     const { table } = this.#options;
     const start = `${host + region.start}:${privilege}`;
     const keys = [...region.pages.values()].map((page) => this.#keyOf(page.host, privilege));
-    this.#translated.set(start, keys);
+    this.#translated.set(start, { keys, place });
     const link = this.#links.get(start);
-    if (link === undefined) this.#links.set(start, place);
-    else table.set(link, table.get(place));
+    if (link !== undefined) table.set(link, table.get(place));
     for (const { at, number, leastFuel } of entries) {
       const page = region.pages.get(at >> 12)!;
       const offset = at & 0xfff;
