@@ -1,6 +1,6 @@
 // Decides what is translated, and keeps what was: one for each hart's thread.
 import * as H from '../kernel/assembly/hart_layout.ts';
-import { type MemoryLayout, TRANSLATOR_DATA_BYTES } from '../memory/layout.ts';
+import { type MemoryLayout, SWITCH_TABLE_BYTES } from '../memory/layout.ts';
 import { type WasmMemory, type WasmTable, wasm } from '../wasm/platform.ts';
 import { ARGUMENT_PAGES_SHIFT, type EntryPoint } from './function_writer.ts';
 import { type ModulePart, writeModule } from './module_writer.ts';
@@ -126,7 +126,7 @@ export class Translator {
     return known?.keys.every((key) => this.#isCurrent(key)) ?? false;
   }
   #isCurrent(key: number): boolean {
-    const at = this.#options.layout.codeKeys + key * H.CODE_KEY_BYTES;
+    const at = this.#code.keys + key * H.CODE_KEY_BYTES;
     return this.#view.getUint32(at + 4, true) === this.#version(this.#view.getUint32(at, true));
   }
   #version(host: number): number {
@@ -270,14 +270,13 @@ export class Translator {
   }
 
   #keyOf(host: number, privilege: number): number {
-    const { layout } = this.#options;
     const version = this.#version(host);
     const name = `${host}:${privilege}:${version}`;
     let key = this.#keys.get(name);
     if (key === undefined) {
       key = this.#keys.size;
       this.#keys.set(name, key);
-      const at = layout.codeKeys + key * H.CODE_KEY_BYTES;
+      const at = this.#code.keys + key * H.CODE_KEY_BYTES;
       this.#view.setUint32(at, host, true);
       this.#view.setUint32(at + 4, version, true);
       this.#view.setUint32(at + 8, privilege, true);
@@ -300,8 +299,8 @@ export class Translator {
   }
 
   #byteTable(bytes: Uint8Array): number | undefined {
-    if (this.#dataNext + bytes.length > TRANSLATOR_DATA_BYTES) return undefined;
-    const at = this.#options.layout.translatorData + this.#dataNext;
+    if (this.#dataNext + bytes.length > SWITCH_TABLE_BYTES) return undefined;
+    const at = this.#code.tables + this.#dataNext;
     new Uint8Array(this.#view.buffer).set(bytes, at);
     this.#dataNext += bytes.length;
     return at;
