@@ -1,0 +1,79 @@
+import type { Readable, Writable } from 'node:stream';
+
+/**
+ * A guest's serial line. What it says is taken piece by piece: each wait goes on where the one before ended, so a
+ * long output is looked through once.
+ */
+export class SerialLine {
+  readonly #to: Writable;
+  #text = '';
+  /** Before it no marker begins: where the next look starts */
+  #looked = 0;
+  #bytes = 0;
+  #ended = false;
+  #wake: (() => void) | undefined;
+
+  constructor(from: Readable, to: Writable) {
+    this.#to = to;
+    to.on('error', () => {}); // the guest has ended, which every wait tells
+    from.on('data', (chunk: Uint8Array) => {
+      this.#bytes += chunk.length;
+      this.#text += Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length).toString('latin1');
+      this.#wake?.();
+    });
+    const end = (): void => {
+      this.#ended = true;
+      this.#wake?.();
+    };
+    from.on('close', end);
+    from.on('end', end);
+    from.on('error', () => {});
+  }
+
+  /** Received since the start */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  write(text: string): void {
+    this.#to.write(text, 'latin1');
+  }
+
+  /**
+   * Waits for `marker` and takes all up to its end; gives what came before it.
+   * @throws Error after `timeoutMs`, or when the line has ended
+   */
+  async until(marker: string, timeoutMs: number): Promise<string> {
+    const deadline = performance.now() + timeoutMs;
+    for (;;) {
+      const at = this.#text.indexOf(marker, this.#looked);
+      if (at >= 0) {
+        const before = this.#text.slice(0, at);
+        this.#text = this.#text.slice(at + marker.length);
+        this.#looked = 0;
+        return before;
+      }
+      this.#looked = Math.max(0, this.#text.length - marker.length + 1);
+      const leftMs = deadline - performance.now();
+      if (this.#ended || leftMs <= 0) {
+        const why = this.#ended ? 'its line has ended' : `not in ${timeoutMs} ms`;
+        throw new Error(
+          `The guest did not say ${JSON.stringify(marker)} (${why}): …${JSON.stringify(this.#text.slice(-600))}`,
+        );
+      }
+      await this.#more(leftMs);
+    }
+  }
+
+  #more(timeoutMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const wake = (): void => {
+        clearTimeout(timer);
+        this.#wake = undefined;
+        resolve();
+      };
+      const timer = setTimeout(wake, timeoutMs);
+      this.#wake = wake;
+    });
+  }
+}
