@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { guestCompiler } from './guest_programs.ts';
 import { measureCompute } from './machine/compute.ts';
+import { measureMmio, measureSerial, measureTimer } from './machine/latency.ts';
 import { type BenchOptions, COMPUTE, parseMachineOptions } from './machine/options.ts';
 import { printSection, type Section, writeJson } from './machine/report.ts';
 import { ourSide, qemuSide, qemuVersion, type Side } from './machine/sides.ts';
@@ -19,7 +20,12 @@ interface Part {
   readonly measure: Measure;
 }
 
-const PARTS: readonly Part[] = [{ names: COMPUTE, compiles: true, measure: measureCompute }];
+const PARTS: readonly Part[] = [
+  { names: COMPUTE, compiles: true, measure: measureCompute },
+  { names: ['mmio'], compiles: true, measure: measureMmio },
+  { names: ['timer'], compiles: true, measure: measureTimer },
+  { names: ['serial'], compiles: true, measure: measureSerial },
+];
 
 const skip = (text: string) => process.stderr.write(`SKIPPED: ${text}\n`);
 

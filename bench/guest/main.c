@@ -26,10 +26,12 @@ void put_figure(const char *name, uint64_t value) {
   put('\n');
 }
 
+#ifndef ALONE
 static uint8_t take(void) {
   while (!serial_has_input()) {}
   return uart[0];
 }
+#endif
 
 static inline uint64_t retired(void) {
   uint64_t value;

@@ -6,9 +6,8 @@ import type { Readable, Writable } from 'node:stream';
  */
 export class SerialLine {
   readonly #to: Writable;
+  /** What no wait has taken */
   #text = '';
-  /** Before it no marker begins: where the next look starts */
-  #looked = 0;
   #bytes = 0;
   #ended = false;
   #wake: (() => void) | undefined;
@@ -45,17 +44,25 @@ export class SerialLine {
    */
   async until(marker: string, timeoutMs: number): Promise<string> {
     const deadline = performance.now() + timeoutMs;
+    // Looked through already, without the last characters, which may be the beginning of the marker: joining it with
+    // every chunk that comes would take a time that grows with the square of the output
+    const passed: string[] = [];
+    let rest = '';
     for (;;) {
-      const at = this.#text.indexOf(marker, this.#looked);
+      const window = rest + this.#text;
+      const at = window.indexOf(marker);
       if (at >= 0) {
-        const before = this.#text.slice(0, at);
-        this.#text = this.#text.slice(at + marker.length);
-        this.#looked = 0;
-        return before;
+        this.#text = window.slice(at + marker.length);
+        passed.push(window.slice(0, at));
+        return passed.join('');
       }
-      this.#looked = Math.max(0, this.#text.length - marker.length + 1);
+      const kept = Math.max(0, window.length - marker.length + 1);
+      passed.push(window.slice(0, kept));
+      rest = window.slice(kept);
+      this.#text = '';
       const leftMs = deadline - performance.now();
       if (this.#ended || leftMs <= 0) {
+        this.#text = passed.join('') + rest;
         const why = this.#ended ? 'its line has ended' : `not in ${timeoutMs} ms`;
         throw new Error(
           `The guest did not say ${JSON.stringify(marker)} (${why}): …${JSON.stringify(this.#text.slice(-600))}`,

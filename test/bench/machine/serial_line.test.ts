@@ -19,6 +19,17 @@ test('SerialLine takes what comes before each marker, also one that arrives in p
   t.is(line.bytes, 'boot\n<done 0>rest<done'.length);
 });
 
+test('SerialLine takes megabytes in small pieces, each looked through once', async (t) => {
+  const { from, line } = make();
+  const whole = line.until('=', 30_000);
+  const piece = 'x'.repeat(64);
+  for (let i = 0; i < 40_000; i++) from.write(piece);
+  from.write('=end');
+  t.is((await whole).length, 64 * 40_000);
+  from.write('\n');
+  t.is(await line.until('\n', 1000), 'end');
+});
+
 test('SerialLine says what the guest said instead, after the time or when the line ends', async (t) => {
   const { from, line } = make();
   from.write('panic');
