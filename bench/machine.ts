@@ -5,12 +5,14 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { guestCompiler } from './guest_programs.ts';
 import { measureCompute } from './machine/compute.ts';
+import { measureHostile } from './machine/hostile.ts';
 import { measureMmio, measureSerial, measureTimer } from './machine/latency.ts';
+import { measureLinux } from './machine/linux.ts';
 import { type BenchOptions, COMPUTE, parseMachineOptions } from './machine/options.ts';
 import { printSection, type Section, writeJson } from './machine/report.ts';
 import { ourSide, qemuSide, qemuVersion, type Side } from './machine/sides.ts';
 
-type Measure = (options: BenchOptions, sides: readonly Side[], folder: string) => Promise<Section>;
+type Measure = (options: BenchOptions, sides: readonly Side[], folder: string) => Promise<Section | Section[]>;
 
 interface Part {
   /** Measured when one of them is asked for */
@@ -25,6 +27,8 @@ const PARTS: readonly Part[] = [
   { names: ['mmio'], compiles: true, measure: measureMmio },
   { names: ['timer'], compiles: true, measure: measureTimer },
   { names: ['serial'], compiles: true, measure: measureSerial },
+  { names: ['boot', 'commands', 'parallel', 'idle', 'resident'], compiles: false, measure: measureLinux },
+  { names: ['hostile'], compiles: true, measure: measureHostile },
 ];
 
 const skip = (text: string) => process.stderr.write(`SKIPPED: ${text}\n`);
@@ -50,9 +54,10 @@ export async function run(args: readonly string[] = []): Promise<void> {
         skip(`${wanted.join(', ')}: riscv64-unknown-elf-gcc is not installed (apt install gcc-riscv64-unknown-elf)`);
         continue;
       }
-      const section = await part.measure(options, sides, folder);
-      printSection(section);
-      sections.push(section);
+      for (const section of [await part.measure(options, sides, folder)].flat()) {
+        printSection(section);
+        sections.push(section);
+      }
       // Written after each part: what a long run has found so far is not lost with it
       if (options.json !== undefined) writeJson(options.json, { ...options, names: [...options.names] }, sections);
     }
