@@ -20,6 +20,7 @@ const REGISTERS: readonly (readonly [name: string, title: string, target: Target
   ['virtio-status', 'virtio-pci device status, read', TARGETS.register],
   ['virtio-select-write', 'virtio-pci queue select, write', TARGETS.register],
   ['pci-config', 'PCI configuration, read', TARGETS.register],
+  ['pci-config-alone', 'the same, 300 µs apart, median', TARGETS.register],
 ];
 
 export async function measureMmio(options: BenchOptions, sides: readonly Side[], folder: string): Promise<Section> {
