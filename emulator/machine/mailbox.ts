@@ -64,8 +64,8 @@ export class MailboxClient {
 
 /** Requests nearer to each other than this, in `ms`, are a burst: a driver that sets up its device or looks at it */
 const BURST_GAP_MS = 0.1;
-/** In a burst the next request is looked for so long before the thread sleeps, in `ms` */
-const LINGER_MS = 0.03;
+/** In a burst the next request is looked for so long before the thread sleeps, in `ms`: longer than a hart needs to wake */
+const LINGER_MS = 0.06;
 /** Then everything else on the main thread has its turn, in `ms` */
 const MAX_BURST_MS = 1;
 /** Looks between two at the clock, which costs more than they do */
