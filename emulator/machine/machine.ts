@@ -111,7 +111,7 @@ export class Machine implements MachineApi {
       // Harts write to the test device on their own threads; nothing on this one does
     });
     this.#rtcAlarm = new RtcAlarm(this.#shared.rtc);
-    this.#devices = buildMainDevices(options, this.#guest, this.#shared.plic, platform);
+    this.#devices = buildMainDevices(options, this.#guest, this.#shared, platform);
     this.#bus = new Bus([...this.#devices.windows, ...this.#shared.windows]);
     this.#uartPort = new UartPort(this.#shared.uart);
     this.serial = this.#uartPort;
