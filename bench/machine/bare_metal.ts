@@ -6,7 +6,7 @@ import type { GuestSpec, RunningGuest, Side } from './sides.ts';
 export const BARE_RAM_MIB = 64;
 const START_TIMEOUT_MS = 60_000;
 /** A guest that takes longer hangs, in `ms` */
-const LONGEST_MS = 120_000;
+const LONGEST_MS = 300_000;
 const TICKS_PER_MS = 10_000;
 
 export interface GuestResult {

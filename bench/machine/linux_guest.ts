@@ -1,3 +1,4 @@
+import process from 'node:process';
 import { DebianError, type DebianGuest, prepareDebian } from '../../guests/debian/mod.ts';
 import { type CpuUsed, cpuBetween, readProcessCpu } from './process_cpu.ts';
 import type { RunningGuest, Side } from './sides.ts';

@@ -1,5 +1,6 @@
 // The two sides of each comparison: our machine as `caisson run` starts it, and qemu-system-riscv64.
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import process from 'node:process';
 import { DEFAULT_VM_OPTIONS, type RunningVm, supervise, type VmOptions } from '../../services/supervisor/mod.ts';
 import type { Engine } from './options.ts';
 import { SerialLine } from './serial_line.ts';
@@ -145,6 +146,10 @@ class QemuGuest implements RunningGuest {
     this.startedAt = startedAt;
     this.line = new SerialLine(child.stdout!, child.stdin!);
     child.stderr!.resume();
+    // It would run on without us
+    const kill = (): void => void child.kill('SIGKILL');
+    process.once('exit', kill);
+    child.once('close', () => process.off('exit', kill));
     this.#exit = new Promise((resolve) => child.once('close', () => resolve()));
   }
 
