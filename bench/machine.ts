@@ -56,9 +56,15 @@ export async function run(args: readonly string[] = []): Promise<void> {
         skip(`${wanted.join(', ')}: riscv64-unknown-elf-gcc is not installed (apt install gcc-riscv64-unknown-elf)`);
         continue;
       }
-      for (const section of [await part.measure(options, sides, folder)].flat()) {
-        printSection(section);
-        sections.push(section);
+      try {
+        for (const section of [await part.measure(options, sides, folder)].flat()) {
+          printSection(section);
+          sections.push(section);
+        }
+      } catch (error) {
+        // What else a long run was to find is not given up for it
+        process.stdout.write(`\nFAILED: ${wanted.join(', ')}: ${(error as Error).message}\n`);
+        process.exitCode = 1;
       }
       // Written after each part: what a long run has found so far is not lost with it
       if (options.json !== undefined) writeJson(options.json, { ...options, names: [...options.names] }, sections);

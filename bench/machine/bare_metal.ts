@@ -42,7 +42,7 @@ export interface BareRun extends GuestResult {
   /** What the process used before the guest's first byte, in `ms` */
   readonly startCpuMs: number;
   /** What the guest said meanwhile, in `bytes` */
-  readonly outputBytes: number;
+  readonly textBytes: number;
 }
 
 export function bareSpec(elf: string): GuestSpec {
@@ -59,13 +59,11 @@ export async function runWorkload(guest: RunningGuest, startByte: string): Promi
   const { line, pid } = guest;
   await line.until('.', START_TIMEOUT_MS);
   const before = readProcessCpu(pid);
-  const bytesBefore = line.bytes;
   const from = performance.now();
   line.write(startByte);
   const output = await line.until('=', LONGEST_MS);
   const wallMs = performance.now() - from;
   const after = readProcessCpu(pid);
-  const outputBytes = line.bytes - bytesBefore;
   const result = parseResult(await line.until('\n', START_TIMEOUT_MS));
   line.write('q');
   return {
@@ -74,7 +72,7 @@ export async function runWorkload(guest: RunningGuest, startByte: string): Promi
     wallMs,
     cpu: cpuBetween(before, after),
     startCpuMs: before.ms,
-    outputBytes,
+    textBytes: output.length,
   };
 }
 

@@ -91,6 +91,8 @@ const OUTPUT_TIMEOUT_MS = 300_000;
 
 interface Output {
   readonly bytes: number;
+  /** Written by the guest and never seen: a serial line loses what its reader does not take in time */
+  readonly lostBytes: number;
   readonly wallMs: number;
   readonly cpuMs: number;
 }
@@ -125,6 +127,7 @@ export async function measureSerial(options: BenchOptions, sides: readonly Side[
       verdict: judge(target, { ours }),
       'ours CPU ms': cpu('ours'),
       'QEMU CPU ms': cpu('qemu'),
+      'ours lost, bytes': Math.max(...runs.ours.map(({ lostBytes }) => lostBytes)),
     });
   }
   return { title: `Serial output, ${percent} % of 8 MiB (1 MiB byte by byte), medians of ${rounds}`, rows, samples };
@@ -133,11 +136,8 @@ export async function measureSerial(options: BenchOptions, sides: readonly Side[
 async function serialOutput(side: Side, elf: string, start: string): Promise<Output> {
   const run = await runBare(side, elf, start);
   const expected = Number(`0x${run.result}`);
-  // The line that begins with the result may have come with the last of it
-  if (run.outputBytes < expected) {
-    throw new Error(`${side.name} lost output: ${expected} bytes were written, ${run.outputBytes} came`);
-  }
-  return { bytes: expected, wallMs: run.wallMs, cpuMs: run.cpu.ms };
+  const bytes = run.textBytes;
+  return { bytes, lostBytes: expected - bytes, wallMs: run.wallMs, cpuMs: run.cpu.ms };
 }
 
 async function consoleOutput(side: Side, elf: string): Promise<Output> {
@@ -150,7 +150,7 @@ async function consoleOutput(side: Side, elf: string): Promise<Output> {
   const wallMs = performance.now() - from;
   // The guest ends by itself: its process may be gone
   const cpuMs = cpuAtEnd(pid, before);
-  return { bytes: text.length, wallMs, cpuMs };
+  return { bytes: text.length, lostBytes: 0, wallMs, cpuMs };
 }
 
 function cpuAtEnd(pid: number, before: ReturnType<typeof readProcessCpu>): number {

@@ -8,7 +8,6 @@ export class SerialLine {
   readonly #to: Writable;
   /** What no wait has taken */
   #text = '';
-  #bytes = 0;
   #ended = false;
   #wake: (() => void) | undefined;
 
@@ -16,7 +15,6 @@ export class SerialLine {
     this.#to = to;
     to.on('error', () => {}); // the guest has ended, which every wait tells
     from.on('data', (chunk: Uint8Array) => {
-      this.#bytes += chunk.length;
       this.#text += Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length).toString('latin1');
       this.#wake?.();
     });
@@ -27,11 +25,6 @@ export class SerialLine {
     from.on('close', end);
     from.on('end', end);
     from.on('error', () => {});
-  }
-
-  /** Received since the start */
-  get bytes(): number {
-    return this.#bytes;
   }
 
   write(text: string): void {
