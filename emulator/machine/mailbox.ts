@@ -19,14 +19,41 @@ const DONE = 2;
 const READ = 0;
 const WRITE = 1;
 
-/** Looks at the answer before sleeping: the main thread usually answers within this many looks */
-const SPINS = 400;
+/** Looks at the answer before sleeping: at least as many as a main thread that is awake needs */
+const FEWEST_LOOKS = 400;
+/** At most: what it takes to wake one that sleeps, some fifty microseconds */
+const MOST_LOOKS = 5000;
+/** Every so many answers it is tried whether looking longer pays */
+const TRY_EVERY = 16;
+
+/**
+ * How often to look for an answer before sleeping. To sleep and be woken costs a hart as much as the main thread's own
+ * waking, so on a free processor it looks until the answer is there. Where both share one, looking only keeps the
+ * main thread from answering: looks that were in vain make it sleep sooner.
+ */
+export class Patience {
+  #looks = FEWEST_LOOKS;
+  #answers = 0;
+
+  /** For the next answer */
+  get looks(): number {
+    return this.#answers % TRY_EVERY === TRY_EVERY - 1 ? MOST_LOOKS : this.#looks;
+  }
+
+  /** The answer came after `used` looks of `allowed`; the same number: it did not come meanwhile. */
+  learn(used: number, allowed: number): void {
+    this.#answers++;
+    if (used < allowed && used > FEWEST_LOOKS) this.#looks = MOST_LOOKS;
+    else if (used === allowed) this.#looks = Math.max(FEWEST_LOOKS, this.#looks >> 1);
+  }
+}
 
 /** The hart's end: an access to a device that lives on the main thread. Blocks until it has been served. */
 export class MailboxClient {
   readonly #words: Int32Array;
   readonly #base: number;
   readonly #signals: SharedHartSignals;
+  readonly #patience = new Patience();
 
   constructor(signals: SharedHartSignals, hart: number) {
     this.#words = signals.words;
@@ -54,9 +81,10 @@ export class MailboxClient {
     words[base + VALUE] = value | 0;
     Atomics.store(words, base + STATE, REQUESTED);
     this.#signals.ringMain();
-    for (let spin = 0; spin < SPINS; spin++) {
-      if (Atomics.load(words, base + STATE) === DONE) break;
-    }
+    const allowed = this.#patience.looks;
+    let used = 0;
+    while (used < allowed && Atomics.load(words, base + STATE) !== DONE) used++;
+    this.#patience.learn(used, allowed);
     while (Atomics.load(words, base + STATE) !== DONE) Atomics.wait(words, base + STATE, REQUESTED);
     Atomics.store(words, base + STATE, IDLE);
   }

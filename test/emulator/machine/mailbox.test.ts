@@ -6,7 +6,7 @@ import { waitForWord } from '../../../emulator/devices/shared/mod.ts';
 import { HART_MAILBOX } from '../../../emulator/kernel/assembly/hart_layout.ts';
 import { Bus } from '../../../emulator/machine/bus.ts';
 import { SharedHartSignals } from '../../../emulator/machine/hart_signals.ts';
-import { MailboxServer, serveMailboxes } from '../../../emulator/machine/mailbox.ts';
+import { MailboxServer, Patience, serveMailboxes } from '../../../emulator/machine/mailbox.ts';
 import { MAIN_DOORBELL } from '../../../emulator/machine/words.ts';
 import { planMemory } from '../../../emulator/memory/layout.ts';
 import type { MailboxAccess } from '../../fixtures/mailbox_worker.ts';
@@ -156,4 +156,28 @@ test('MailboxServer lets others have their turn though a guest asks without end'
   });
   t.true(mailboxes.serve());
   t.true(reads.length > 50 && reads.length < 150, `${reads.length} in a millisecond of ten microseconds each`);
+});
+
+test('Patience: looks that were in vain make it sleep sooner, answers while it looked make it look longer', (t) => {
+  const patience = new Patience();
+  const fewest = patience.looks;
+  patience.learn(10, patience.looks);
+  t.is(patience.looks, fewest, 'a main thread that is awake answers at once: nothing to learn');
+  let most = fewest;
+  for (let answer = 0; answer < 100; answer++) {
+    const allowed = patience.looks;
+    most = Math.max(most, allowed);
+    // The main thread needs 1000 looks to wake
+    patience.learn(Math.min(1000, allowed), allowed);
+  }
+  t.true(most > 1000);
+  t.is(patience.looks, most, 'it was tried, and paid');
+  for (let answer = 0; answer < 10; answer++) patience.learn(patience.looks, patience.looks);
+  t.true(patience.looks === fewest || patience.looks === most, 'back to few, but for the tries');
+  let looks = 0;
+  for (let answer = 0; answer < 160; answer++) {
+    looks += patience.looks;
+    patience.learn(patience.looks, patience.looks);
+  }
+  t.true(looks / 160 < fewest * 6, `${looks / 160} looks for each answer that never comes meanwhile`);
 });
