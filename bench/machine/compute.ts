@@ -1,3 +1,4 @@
+import process from 'node:process';
 import { compileGuest } from '../guest_programs.ts';
 import { type BareRun, checkResults, runBare } from './bare_metal.ts';
 import { type BenchOptions, COMPUTE } from './options.ts';
@@ -34,13 +35,20 @@ export async function measureCompute(options: BenchOptions, sides: readonly Side
   const idleElf = compileGuest({ name: 'idle' }, folder);
   const idle = await inTurn(sides, Math.min(options.rounds, 3), (side) => runBare(side, idleElf));
   const measured: Measured[] = [];
+  const failures: string[] = [];
   for (const name of COMPUTE) {
     if (!options.names.has(name)) continue;
     for (const sv39 of [false, true]) {
       const elf = compileGuest({ name, sv39, percent: options.percent }, folder);
-      const runs = await inTurn(sides, options.rounds, (side) => runBare(side, elf));
-      checkResults(name, [...runs.ours, ...runs.qemu]);
-      measured.push({ name, sv39, ours: runs.ours, theirs: runs.qemu });
+      try {
+        const runs = await inTurn(sides, options.rounds, (side) => runBare(side, elf));
+        checkResults(name, [...runs.ours, ...runs.qemu]);
+        measured.push({ name, sv39, ours: runs.ours, theirs: runs.qemu });
+      } catch (error) {
+        // The others' figures are not given up for it
+        failures.push(`FAILED: ${name}${sv39 ? ', Sv39' : ''}: ${(error as Error).message}`);
+        process.exitCode = 1;
+      }
     }
   }
   const empty = { ours: emptyMs(idle.ours), theirs: emptyMs(idle.qemu) };
@@ -51,6 +59,7 @@ export async function measureCompute(options: BenchOptions, sides: readonly Side
     title: `Compute: the same programs, ${options.percent} % of the workload, medians of ${options.rounds}`,
     rows,
     notes: [
+      ...failures,
       ...(ratios.length > 1 ? [`geometric mean of the CPU ratios: ${round(geometricMean(ratios), 2)}`] : []),
       `start to the program's first byte: ${start(idle.ours)} ms of CPU${
         idle.qemu.length > 0 ? `, QEMU ${start(idle.qemu)} ms` : ''
