@@ -89,7 +89,10 @@ class HartThread {
       poll: () => this.#poll(),
       mmioRead: (address, size) => {
         const window = bus.find(address, size);
-        if (window === undefined) return mailbox.read(address, size);
+        if (window === undefined) {
+          const status = this.#devices.pci.acknowledge(address);
+          return status >= 0 ? status : mailbox.read(address, size);
+        }
         return window.device.read(address - window.range.base, size as AccessSize) >>> 0;
       },
       mmioWrite: (address, size, value) => {
