@@ -363,6 +363,9 @@ function emitDispatch(
     f.i32(0).set(frame.counted).br(interpret);
     f.end();
     f.i32(hart).mem(I32_LOAD, H.HART_FUEL).set(fuel);
+    // A CSR instruction in it may have trapped or taken an interrupt (HART_PC is the handler), or changed SUM
+    f.i32(hart).mem(I32_LOAD, H.HART_TRAPPED).brIf(reload);
+    f.i32(hart).mem(I32_LOAD, H.HART_DTLB).set(frame.dtlb);
     f.br(far);
     f.end();
   }
