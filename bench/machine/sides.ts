@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import process from 'node:process';
 import { DEFAULT_VM_OPTIONS, type RunningVm, supervise, type VmOptions } from '../../services/supervisor/mod.ts';
-import type { Engine } from './options.ts';
+import { BenchUsageError, type Engine } from './options.ts';
 import { SerialLine } from './serial_line.ts';
 
 export type SideName = 'ours' | 'qemu';
@@ -45,14 +45,19 @@ export function qemuVersion(): string | undefined {
 }
 
 /**
- * What our machine is started with for an engine: THE place to change when there is a second one (options of the
- * machine, flags of its process).
+ * What our machine is started with for an engine: options of the machine, flags of its process. THE place to fill in
+ * when `VmOptions` can choose one; until then a choice is refused rather than told in a table and not taken.
  */
-function engineSettings(_engine: Engine): { readonly vm: Partial<VmOptions>; readonly nodeFlags: readonly string[] } {
+function engineSettings(engine: Engine | undefined): {
+  readonly vm: Partial<VmOptions>;
+  readonly nodeFlags: readonly string[];
+} {
+  if (engine !== undefined) throw new BenchUsageError(`Cannot choose the engine ${engine}: the machine has no option`);
   return { vm: {}, nodeFlags: [] };
 }
 
-export function ourSide(engine: Engine): Side {
+/** @throws BenchUsageError where the engine cannot be chosen */
+export function ourSide(engine?: Engine): Side {
   const settings = engineSettings(engine);
   return {
     name: 'ours',
