@@ -23,6 +23,8 @@ export interface HartHost {
   mmioRead(address: number, size: number): number;
   /** False where no device is */
   mmioWrite(address: number, size: number, value: number): boolean;
+  /** What HART_LOG asks for: `kind` is one LOG_ bit, the values are described there */
+  log?(kind: number, first: bigint, second: bigint, third: number): void;
 }
 
 export type ExitCode = typeof H.EXIT_FUEL | typeof H.EXIT_ATTENTION | typeof H.EXIT_WFI | typeof H.EXIT_SBI;
@@ -139,6 +141,7 @@ export class Hart {
             this.#view.setUint32(faultAt, 1, true);
           }
         },
+        log: (kind: number, first: bigint, second: bigint, third: number) => host.log?.(kind, first, second, third),
       },
     });
     this.#kernel = kernel.exports as unknown as KernelExports;

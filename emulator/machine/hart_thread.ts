@@ -1,4 +1,5 @@
 import type { AccessSize } from '../devices/device.ts';
+import { addToCounter } from '../hart/counters.ts';
 import { Hart, type HartHost } from '../hart/hart.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
@@ -61,6 +62,7 @@ class HartThread {
   readonly #hart: Hart;
   readonly #sbi: HartSbi;
   readonly #words: Int32Array;
+  readonly #counters: BigUint64Array;
   /** Ticks that a guest's write of mtime added; looked at again at each poll */
   #timeOffset = 0;
   #throttleAt = 0;
@@ -72,6 +74,7 @@ class HartThread {
     this.#layout = planMemory(init.harts, init.ramBytes);
     this.#signals = new SharedHartSignals(buffer, this.#layout);
     this.#words = this.#signals.words;
+    this.#counters = new BigUint64Array(buffer);
     this.#clock = new SharedClock(buffer);
     this.#devices = attachSharedDevices(buffer, this.#signals, this.#clock, (request) => {
       const kind = request.kind === 'reset' ? GUEST_RESET : request.code === 0 ? GUEST_SHUTDOWN : GUEST_FAILURE;
@@ -84,12 +87,18 @@ class HartThread {
       poll: () => this.#poll(),
       mmioRead: (address, size) => {
         const window = bus.find(address, size);
-        if (window === undefined) return mailbox.read(address, size);
+        if (window === undefined) {
+          this.#count(H.COUNT_MAILBOX);
+          return mailbox.read(address, size);
+        }
         return window.device.read(address - window.range.base, size as AccessSize) >>> 0;
       },
       mmioWrite: (address, size, value) => {
         const window = bus.find(address, size);
-        if (window === undefined) return mailbox.write(address, size, value);
+        if (window === undefined) {
+          this.#count(H.COUNT_MAILBOX);
+          return mailbox.write(address, size, value);
+        }
         window.device.write(address - window.range.base, size as AccessSize, value);
         return true;
       },
@@ -125,15 +134,21 @@ class HartThread {
       }
       switch (this.#hart.run(QUANTUM)) {
         case H.EXIT_WFI:
+          this.#count(H.COUNT_WAITS);
           this.#waitForInterrupt();
           break;
         case H.EXIT_SBI:
+          this.#count(H.COUNT_SBI);
           if (this.#sbi.call() === 'suspend') this.#waitForInterrupt();
           break;
         default:
           this.#throttle();
       }
     }
+  }
+
+  #count(offset: number): void {
+    addToCounter(this.#counters, this.#hart.base, offset);
   }
 
   /** Timer bits of mip; nonzero where the thread has something else to do. */

@@ -4,6 +4,7 @@ import type { CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../de
 import { RtcAlarm } from '../devices/goldfish_rtc/mod.ts';
 import { waitForWord } from '../devices/shared/mod.ts';
 import { UartPort } from '../devices/uart16550/mod.ts';
+import { readCounters } from '../hart/counters.ts';
 import { installDecodeTables } from '../hart/hart.ts';
 import { resetHartRegisters } from '../hart/reset.ts';
 import { HartState } from '../hart/state.ts';
@@ -168,6 +169,11 @@ export class Machine implements MachineApi {
   /** True where the hart sleeps or is stopped; for the monitor. */
   hartIdle(hart: number): boolean {
     return this.#status !== 'running' || Atomics.load(this.#signals.words, this.#signals.index(hart, HART_HSM)) !== 0;
+  }
+
+  /** What each hart has counted since the machine was made, by the names of hart/counters.ts. */
+  counters(): ReadonlyMap<string, bigint>[] {
+    return this.#harts.map((_, hart) => readCounters(this.#memory.buffer, this.#layout.hart(hart)));
   }
 
   pause(): Promise<void> {

@@ -205,5 +205,11 @@ function serveControl(
   rpc.handle('query-cpus', () =>
     Array.from({ length: options.harts }, (_, hart) => ({ 'cpu-index': hart, halted: machine.hartIdle(hart) })),
   );
+  rpc.handle('query-stats', () =>
+    machine.counters().map((counters, hart) => ({
+      'cpu-index': hart,
+      stats: [...counters].map(([name, value]) => ({ name, value: Number(value) })),
+    })),
+  );
   rpc.handle('query-block', () => options.disks.map(({ id, bus }) => ({ id, bus })));
 }

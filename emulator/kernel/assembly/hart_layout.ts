@@ -100,6 +100,28 @@ export const HART_START_ADDRESS = 0x818;
 export const HART_START_OPAQUE = 0x820;
 /** i32 × 16: the mailbox for MMIO that the machine's main thread serves */
 export const HART_MAILBOX = 0x840;
+/** u32: LOG_ bits: what the kernel tells its host (env.ts hostLog); written by the hart's own thread */
+export const HART_LOG = 0x8c0;
+
+/** u64 each, counted by the hart's own thread alone; names in hart/counters.ts, where new ones are added too */
+export const HART_COUNTERS = 0x900;
+export const COUNT_EXCEPTIONS = 0x900;
+export const COUNT_INTERRUPTS = 0x908;
+export const COUNT_FETCH_MISSES = 0x910;
+export const COUNT_DATA_MISSES = 0x918;
+export const COUNT_PAGE_WALKS = 0x920;
+export const COUNT_TLB_FLUSHES = 0x928;
+export const COUNT_MMIO_READS = 0x930;
+export const COUNT_MMIO_WRITES = 0x938;
+export const COUNT_CODE_PAGES = 0x940;
+export const COUNT_CODE_STALE = 0x948;
+export const COUNT_CODE_EVICTED = 0x950;
+export const COUNT_DECODED = 0x958;
+export const COUNT_MAILBOX = 0x960;
+export const COUNT_SBI = 0x968;
+export const COUNT_WAITS = 0x970;
+/** Counters may go up to here */
+export const HART_COUNTERS_END = 0x1000;
 
 /** One predecoded instruction that straddles two pages, with the page end after it */
 export const HART_SCRATCH = 0x1000;
@@ -133,6 +155,14 @@ export const CODE_PAGE_SLOTS = 2048;
 export const CODE_PAGE_BYTES = 32832;
 /** u32 host address of the page, u32 version */
 export const CODE_META_BYTES = 8;
+
+// HART_LOG bits, and the kind that hostLog gets
+/** A trap or interrupt is taken at HART_PC: cause, tval */
+export const LOG_INT = 1;
+/** An address was translated, or not: its address; the physical one; access, privilege << 2, cause << 8 (0: none) */
+export const LOG_MMU = 2;
+/** The instruction at HART_PC was decoded for the first time */
+export const LOG_IN_ASM = 4;
 
 /** Bits of the dirty map (machine_api.ts) that belong to the code cache */
 export const DIRTY_CODE_BIT = 0x80;
