@@ -3,6 +3,7 @@ import { addToCounter } from '../hart/counters.ts';
 import { Hart, type HartHost } from '../hart/hart.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
+import { HartLog, type LogOptions } from '../trace/hart_log.ts';
 import type { WasmMemory } from '../wasm/platform.ts';
 import { Bus } from './bus.ts';
 import { SharedClock } from './clock.ts';
@@ -43,14 +44,22 @@ export interface HartInit {
   readonly harts: number;
   readonly ramBytes: number;
   readonly hart: number;
+  /** What to log, if anything */
+  readonly log?: LogOptions;
+}
+
+/** What only the platform can do for a hart's thread. */
+export interface HartHooks {
+  /** Takes text of the log; may drop it */
+  readonly writeLog?: (text: string) => void;
 }
 
 /**
  * Runs one hart until it is told to end. Blocks its thread: meant for a worker. The machine's main thread speaks to
  * it through the hart's atomic words alone.
  */
-export function runHart(init: HartInit): void {
-  new HartThread(init).run();
+export function runHart(init: HartInit, hooks: HartHooks = {}): void {
+  new HartThread(init, hooks).run();
 }
 
 class HartThread {
@@ -61,13 +70,14 @@ class HartThread {
   readonly #devices: SharedDevices;
   readonly #hart: Hart;
   readonly #sbi: HartSbi;
+  readonly #log: HartLog | undefined;
   readonly #words: Int32Array;
   readonly #counters: BigUint64Array;
   /** Ticks that a guest's write of mtime added; looked at again at each poll */
   #timeOffset = 0;
   #throttleAt = 0;
 
-  constructor(init: HartInit) {
+  constructor(init: HartInit, hooks: HartHooks) {
     const { memory, hart: id } = init;
     const { buffer } = memory;
     this.#id = id;
@@ -89,7 +99,9 @@ class HartThread {
         const window = bus.find(address, size);
         if (window === undefined) {
           this.#count(H.COUNT_MAILBOX);
-          return mailbox.read(address, size);
+          const value = mailbox.read(address, size);
+          if (value < 0) this.#log?.invalidAccess('read', address, size);
+          return value;
         }
         return window.device.read(address - window.range.base, size as AccessSize) >>> 0;
       },
@@ -97,13 +109,18 @@ class HartThread {
         const window = bus.find(address, size);
         if (window === undefined) {
           this.#count(H.COUNT_MAILBOX);
-          return mailbox.write(address, size, value);
+          const done = mailbox.write(address, size, value);
+          if (!done) this.#log?.invalidAccess('write', address, size);
+          return done;
         }
         window.device.write(address - window.range.base, size as AccessSize, value);
         return true;
       },
+      log: (kind, first, second, third) => this.#log?.event(kind, first, second, third),
     };
     this.#hart = new Hart(memory, this.#layout, id, host);
+    const { log } = init;
+    this.#log = log === undefined ? undefined : new HartLog(this.#hart, log, hooks.writeLog ?? (() => {}));
     this.#sbi = new HartSbi({
       hart: this.#hart,
       signals: this.#signals,
@@ -118,6 +135,7 @@ class HartThread {
     for (;;) {
       const attention = this.#signals.attention(this.#id);
       if (attention & ATTENTION_EXIT) {
+        this.#log?.flush();
         this.#setRunState(RUN_STATE_ENDED);
         return;
       }
@@ -132,13 +150,14 @@ class HartThread {
         else this.#sleep();
         continue;
       }
-      switch (this.#hart.run(QUANTUM)) {
+      switch (this.#log === undefined ? this.#hart.run(QUANTUM) : this.#log.run(QUANTUM)) {
         case H.EXIT_WFI:
           this.#count(H.COUNT_WAITS);
           this.#waitForInterrupt();
           break;
         case H.EXIT_SBI:
           this.#count(H.COUNT_SBI);
+          this.#log?.sbiCall();
           if (this.#sbi.call() === 'suspend') this.#waitForInterrupt();
           break;
         default:
@@ -177,6 +196,7 @@ class HartThread {
       const now = this.#clock.ticks() + this.#timeOffset;
       const next = Math.min(this.#devices.aclint.mtimecmpTicks(this.#id), this.#hart.getFloat64(H.HART_STIMECMP_TICKS));
       const ms = Math.min((next - now) / TICKS_PER_MS, MAX_SLEEP_MS);
+      if (ms > 0) this.#log?.flush();
       if (ms > 0) Atomics.wait(this.#words, this.#hart.word(H.HART_DOORBELL), seen, ms);
     }
   }
@@ -191,6 +211,7 @@ class HartThread {
 
   #waitWhilePaused(): void {
     const doorbell = this.#hart.word(H.HART_DOORBELL);
+    this.#log?.flush();
     this.#setRunState(RUN_STATE_PAUSED);
     for (;;) {
       const seen = Atomics.load(this.#words, doorbell);

@@ -11,6 +11,9 @@ import { HartState } from '../hart/state.ts';
 import { HART_HSM, HART_MIP, HART_RUN_STATE, HART_STATE_BYTES } from '../kernel/assembly/hart_layout.ts';
 import { type GuestMemory, PAGE_BYTES, PAGE_SHIFT } from '../memory/guest_memory.ts';
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
+import { collectSymbols } from '../trace/guest_symbols.ts';
+import type { LogOptions } from '../trace/hart_log.ts';
+import type { SymbolData } from '../trace/symbols.ts';
 import { type WasmMemory, wasm } from '../wasm/platform.ts';
 import { type BootPlan, planBoot } from './boot.ts';
 import { Bus } from './bus.ts';
@@ -126,8 +129,15 @@ export class Machine implements MachineApi {
     this.#shared.rtc.reset();
     this.#load();
     for (let hart = 0; hart < options.harts; hart++) this.#signals.request(hart, ATTENTION_PAUSE);
+    const log = this.#logOptions();
     this.#threads = this.#harts.map((_, hart) =>
-      platform.startHart({ memory: this.#memory, harts: options.harts, ramBytes: options.ramBytes, hart }),
+      platform.startHart({
+        memory: this.#memory,
+        harts: options.harts,
+        ramBytes: options.ramBytes,
+        hart,
+        ...(log === undefined ? {} : { log }),
+      }),
     );
     for (const [hart, thread] of this.#threads.entries()) {
       void thread.ended.then((error) => this.#hartEnded(hart, error));
@@ -152,6 +162,19 @@ export class Machine implements MachineApi {
   }
   get tablet(): TabletSink | undefined {
     return this.#devices.tablet;
+  }
+
+  #logOptions(): LogOptions | undefined {
+    const { log: items } = this.options;
+    if (items === undefined || items.length === 0) return undefined;
+    const named = items.includes('in_asm') || items.includes('exec');
+    return named ? { items, symbols: this.#symbols() } : { items };
+  }
+
+  #symbols(): SymbolData {
+    const { kernel, symbols: files } = this.options;
+    const segment = this.#plan.segments.find(({ name }) => name === 'kernel');
+    return collectSymbols({ kernel, image: segment, files: files ?? [] });
   }
 
   // --- life ---------------------------------------------------------------------------------------------------

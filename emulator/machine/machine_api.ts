@@ -1,6 +1,7 @@
 import type { Observable } from 'rxjs';
 import type { BlockBackend, CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
 import type { StateValue } from '../state/state.ts';
+import type { LogItem } from '../trace/log_items.ts';
 
 /** `running` harts execute; `paused` they stand at an instruction boundary; `shutdown` the guest has ended. */
 export type MachineStatus =
@@ -43,6 +44,10 @@ export interface MachineOptions {
   readonly virtioConsole?: boolean;
   readonly name?: string;
   readonly uuid?: string;
+  /** `-d`: what the harts log; the platform takes the text */
+  readonly log?: readonly LogItem[];
+  /** More names for addresses than the kernel brings, for the log: ELF or System.map */
+  readonly symbols?: readonly Uint8Array[];
 }
 
 export interface MachineState {

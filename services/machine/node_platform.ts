@@ -1,13 +1,15 @@
 import { getRandomValues } from 'node:crypto';
 import { Worker } from 'node:worker_threads';
 import { gunzipSync, zstdDecompressSync } from 'node:zlib';
-import type { HartInit } from '../../emulator/machine/hart_thread.ts';
 import type { HartThreadHandle, MachinePlatform } from '../../emulator/machine/platform.ts';
+import type { HartWorkerData } from './hart_worker.ts';
+import type { LogTarget } from './log_sink.ts';
 
 /** Harts in worker threads, randomness and decompression from Node. */
-export function nodePlatform(options: { onProblem?: (text: string) => void } = {}): MachinePlatform {
+export function nodePlatform(options: { onProblem?: (text: string) => void; log?: LogTarget } = {}): MachinePlatform {
+  const { log, ...others } = options;
   return {
-    startHart,
+    startHart: (init) => startHart(log === undefined ? { init } : { init, log }),
     fillRandom: (bytes) => {
       getRandomValues(bytes);
     },
@@ -15,13 +17,13 @@ export function nodePlatform(options: { onProblem?: (text: string) => void } = {
       gunzip: (bytes, maxBytes) => gunzipSync(bytes, { maxOutputLength: maxBytes }),
       unzstd: (bytes, maxBytes) => zstdDecompressSync(bytes, { maxOutputLength: maxBytes }),
     },
-    ...options,
+    ...others,
   };
 }
 
-function startHart(init: HartInit): HartThreadHandle {
+function startHart(data: HartWorkerData): HartThreadHandle {
   const worker = new Worker(new URL('./hart_worker.ts', import.meta.url), {
-    workerData: init,
+    workerData: data,
     // A hart needs no environment, arguments or standard streams of the process
     env: {},
     argv: [],

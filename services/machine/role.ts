@@ -5,9 +5,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { BlockError } from '../../emulator/devices/backends.ts';
 import { Machine } from '../../emulator/machine/machine.ts';
 import type { DiskOptions, MachineOptions } from '../../emulator/machine/machine_api.ts';
+import { isLogItem } from '../../emulator/trace/log_items.ts';
 import { NbdBlockBackend, NbdClient } from '../nbd/mod.ts';
 import { Channel, type RoleLinks, type RoleMain, type Rpc, RpcPeer } from '../shared/mod.ts';
 import { attachDisplay } from './display_link.ts';
+import { logTarget } from './log_sink.ts';
 import { type MigrationLinkServer, serveMigration } from './migration_link.ts';
 import { nodePlatform } from './node_platform.ts';
 import { joinSerial } from './serial_link.ts';
@@ -36,6 +38,9 @@ export interface MachineRoleOptions {
   /** Waits for a migration instead of starting */
   readonly incoming: boolean;
   readonly paused: boolean;
+  /** `-d`; to a file, or to standard error */
+  readonly log?: { readonly items: readonly string[]; readonly file?: InheritedFile };
+  readonly symbols?: readonly InheritedFile[];
 }
 
 /** How long a terminal may take for what the guest wrote last, in `ms` */
@@ -96,7 +101,10 @@ async function build(
       options,
       disks.map(({ disk }) => disk),
     ),
-    nodePlatform({ onProblem: (text) => process.stderr.write(`${text}\n`) }),
+    nodePlatform({
+      onProblem: (text) => process.stderr.write(`${text}\n`),
+      ...(options.log === undefined ? {} : { log: logTarget(options.log.file?.fd) }),
+    }),
   );
   return { machine, clients: disks.map(({ client }) => client) };
 }
@@ -121,6 +129,8 @@ function machineOptions(options: MachineRoleOptions, disks: DiskOptions[]): Mach
     display: options.display,
     network: options.network,
     virtioConsole: options.virtioConsole === true,
+    ...(options.log === undefined ? {} : { log: options.log.items.filter(isLogItem) }),
+    ...(options.symbols === undefined ? {} : { symbols: options.symbols.map(({ fd }) => readFileSync(fd)) }),
     name: options.name,
     uuid: options.uuid,
   };

@@ -4,7 +4,7 @@ import type { Duplex } from 'node:stream';
 import { duplexPair } from 'node:stream';
 import { socketPairs } from '../shared/stream_pair.ts';
 import { ControlPlane } from './control_plane.ts';
-import { openBootFile, openDisk } from './files.ts';
+import { openBootFile, openDisk, openLogFile } from './files.ts';
 import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
 import { ROLE_MODULES, type RoleModule, type RoleName } from './role_table.ts';
 import { checkVmOptions, type FileSource, type VmOptions } from './vm_options.ts';
@@ -193,6 +193,10 @@ class Supervisor implements RunningVm {
     const kernel = await openFile('-kernel', vm.kernel);
     const initrd = await openFile('-initrd', vm.initrd);
     const dtb = await openFile('-dtb', vm.dtb);
+    const symbols: number[] = [];
+    for (const file of vm.symbols ?? []) symbols.push((await openFile('-symbols', { file }))!);
+    const logFile = vm.log?.file === undefined ? undefined : this.#keep(openLogFile(vm.log.file));
+    if (logFile !== undefined) fds.push(logFile);
     const near = Object.fromEntries([...links].map(([name, [stream]]) => [name, stream]));
     await this.#startRole('machine', { serial: 'own', ...near }, fds, (mapFd) => ({
       name: vm.name,
@@ -210,6 +214,15 @@ class Supervisor implements RunningVm {
       virtioConsole: vm.virtioConsole === true,
       incoming: vm.incoming !== undefined,
       paused: vm.paused,
+      ...(vm.log === undefined
+        ? {}
+        : {
+            log: {
+              items: vm.log.items,
+              ...(logFile === undefined ? {} : { file: { fd: mapFd(logFile) } }),
+            },
+          }),
+      ...(symbols.length === 0 ? {} : { symbols: symbols.map((fd) => ({ fd: mapFd(fd) })) }),
     }));
     const { rpc } = this.#roles.get('machine')!;
     rpc.on('status', (data) => this.#onStatus(data));

@@ -1,3 +1,5 @@
+import { isLogItem, type LogItem } from '../../emulator/trace/log_items.ts';
+
 /** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */
 export interface VmOptions {
   /** 1..64 of `A-Z a-z 0-9 _ . -`, not beginning with a dot or dash */
@@ -31,8 +33,17 @@ export interface VmOptions {
   /** `-no-shutdown`: after its end the machine waits for `quit` */
   readonly noShutdown: boolean;
   readonly serial: 'stdio' | 'none';
+  /** `-d` and `-D`: QEMU's log items, and the file that is overwritten with them (else standard error) */
+  readonly log?: LogOptions;
+  /** ELF or System.map files: names for addresses in logs and profiles */
+  readonly symbols?: readonly string[];
   /** `embedded`: all roles in this process, without isolation */
   readonly isolation: 'processes' | 'embedded';
+}
+
+export interface LogOptions {
+  readonly items: readonly LogItem[];
+  readonly file?: string;
 }
 
 /** A file that the supervisor opens; the guest's side gets its descriptor only. */
@@ -60,6 +71,7 @@ export const MIN_RAM_BYTES = 2 << 20;
 export const MAX_RAM_BYTES = 3 * 2 ** 30;
 export const MAX_HARTS = 8;
 export const MAX_DISKS = 16;
+export const MAX_SYMBOL_FILES = 16;
 
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
@@ -108,6 +120,11 @@ export function checkVmOptions(options: VmOptions): void {
     if (ids.has(id)) throw refuse(`disk id ${id}`, 'it comes twice');
     ids.add(id);
   }
+  for (const item of options.log?.items ?? []) {
+    if (!isLogItem(item)) throw refuse(`log item ${JSON.stringify(item)}`, 'unknown');
+  }
+  const symbolFiles = options.symbols?.length ?? 0;
+  if (symbolFiles > MAX_SYMBOL_FILES) throw refuse(`${symbolFiles} symbol files`, `limit is ${MAX_SYMBOL_FILES}`);
   if (options.bios === 'none' && options.kernel === undefined && options.incoming === undefined) {
     throw refuse('no kernel', 'with -bios none there is nothing to start, expected -kernel');
   }

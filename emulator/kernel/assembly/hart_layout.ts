@@ -159,7 +159,7 @@ export const CODE_META_BYTES = 8;
 // HART_LOG bits, and the kind that hostLog gets
 /** A trap or interrupt is taken at HART_PC: cause, tval */
 export const LOG_INT = 1;
-/** An address was translated, or not: its address; the physical one; access, privilege << 2, cause << 8 (0: none) */
+/** An address was translated, or not: its address; the physical one; access, privilege << 3, cause << 8 (0: none) */
 export const LOG_MMU = 2;
 /** The instruction at HART_PC was decoded for the first time */
 export const LOG_IN_ASM = 4;

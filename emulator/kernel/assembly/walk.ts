@@ -39,7 +39,7 @@ export function markDirty(host: u32): void {
 export function walk(va: u64, access: u32, priv: u32): u64 {
   const cause = walkUnlogged(va, access, priv);
   if (R.get32(H.HART_LOG) & H.LOG_MMU) {
-    hostLog(H.LOG_MMU, va, cause == 0 ? walkedPa : 0, access | (priv << 2) | (<u32>cause << 8));
+    hostLog(H.LOG_MMU, va, cause == 0 ? walkedPa : 0, access | (priv << 3) | (<u32>cause << 8));
   }
   return cause;
 }
