@@ -237,6 +237,13 @@ const RULES: Readonly<Record<string, Rule>> = {
       draft.logFile = resolve(value);
     },
   },
+  '-profile': {
+    value: 'FILE',
+    help: 'at the end, a flame graph of what the guest executed, for a browser; folded stacks if FILE ends in .folded',
+    take: ({ options }, value) => {
+      options.profile = resolve(value);
+    },
+  },
   '-symbols': {
     value: 'FILE',
     help: 'ELF or System.map: names for addresses in logs and profiles, besides the kernel’s own',
@@ -254,7 +261,6 @@ const RULES: Readonly<Record<string, Rule>> = {
 
 const ALIASES: Readonly<Record<string, string>> = {
   '-machine': '-M',
-  '--symbols': '-symbols',
   '--nographic': '-nographic',
   '-embedded': '--embedded',
 };

@@ -199,6 +199,11 @@ export class Hart {
     return host === 0 ? undefined : this.#view.getBigUint64(host, true);
   }
 
+  /** Host address of `size` bytes in one page by the hart's own translation; 0 where a load would fault. */
+  peekHost(va: bigint, size: number): number {
+    return this.#kernel.peekAddress(BigInt.asIntN(64, va), size) >>> 0;
+  }
+
   // --- registers, for SBI, state, debuggers and tests -------------------------------------------------------
 
   x(index: number): bigint {

@@ -4,6 +4,7 @@ import { Hart, type HartHost } from '../hart/hart.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
 import { HartLog, type LogOptions } from '../trace/hart_log.ts';
+import { HartSampler } from '../trace/hart_sampler.ts';
 import type { WasmMemory } from '../wasm/platform.ts';
 import { Bus } from './bus.ts';
 import { SharedClock } from './clock.ts';
@@ -46,6 +47,8 @@ export interface HartInit {
   readonly hart: number;
   /** What to log, if anything */
   readonly log?: LogOptions;
+  /** Where samples for a profile go (trace/sample_ring.ts), if one is made */
+  readonly samples?: SharedArrayBuffer;
 }
 
 /** What only the platform can do for a hart's thread. */
@@ -71,6 +74,7 @@ class HartThread {
   readonly #hart: Hart;
   readonly #sbi: HartSbi;
   readonly #log: HartLog | undefined;
+  readonly #sampler: HartSampler | undefined;
   readonly #words: Int32Array;
   readonly #counters: BigUint64Array;
   /** Ticks that a guest's write of mtime added; looked at again at each poll */
@@ -101,6 +105,7 @@ class HartThread {
           this.#count(H.COUNT_MAILBOX);
           const value = mailbox.read(address, size);
           if (value < 0) this.#log?.invalidAccess('read', address, size);
+          this.#sampler?.check();
           return value;
         }
         return window.device.read(address - window.range.base, size as AccessSize) >>> 0;
@@ -111,6 +116,7 @@ class HartThread {
           this.#count(H.COUNT_MAILBOX);
           const done = mailbox.write(address, size, value);
           if (!done) this.#log?.invalidAccess('write', address, size);
+          this.#sampler?.check();
           return done;
         }
         window.device.write(address - window.range.base, size as AccessSize, value);
@@ -121,6 +127,8 @@ class HartThread {
     this.#hart = new Hart(memory, this.#layout, id, host);
     const { log } = init;
     this.#log = log === undefined ? undefined : new HartLog(this.#hart, log, hooks.writeLog ?? (() => {}));
+    const { samples } = init;
+    this.#sampler = samples === undefined ? undefined : new HartSampler(this.#hart, samples, buffer);
     this.#sbi = new HartSbi({
       hart: this.#hart,
       signals: this.#signals,
@@ -150,7 +158,9 @@ class HartThread {
         else this.#sleep();
         continue;
       }
-      switch (this.#log === undefined ? this.#hart.run(QUANTUM) : this.#log.run(QUANTUM)) {
+      const exit = this.#log === undefined ? this.#hart.run(QUANTUM) : this.#log.run(QUANTUM);
+      this.#sampler?.check();
+      switch (exit) {
         case H.EXIT_WFI:
           this.#count(H.COUNT_WAITS);
           this.#waitForInterrupt();
@@ -198,6 +208,7 @@ class HartThread {
       const ms = Math.min((next - now) / TICKS_PER_MS, MAX_SLEEP_MS);
       if (ms > 0) this.#log?.flush();
       if (ms > 0) Atomics.wait(this.#words, this.#hart.word(H.HART_DOORBELL), seen, ms);
+      this.#sampler?.skip();
     }
   }
 
@@ -207,6 +218,7 @@ class HartThread {
     const seen = Atomics.load(this.#words, doorbell);
     if (this.#signals.attention(this.#id) !== 0 || this.#sbi.startPending()) return;
     Atomics.wait(this.#words, doorbell, seen, MAX_SLEEP_MS);
+    this.#sampler?.skip();
   }
 
   #waitWhilePaused(): void {
@@ -220,6 +232,7 @@ class HartThread {
       if (attention & (ATTENTION_FENCE | ATTENTION_FENCE_I)) this.#serveFences();
       Atomics.wait(this.#words, doorbell, seen);
     }
+    this.#sampler?.skip();
     // State may have been loaded meanwhile
     this.#hart.refresh();
   }

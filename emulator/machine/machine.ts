@@ -13,7 +13,8 @@ import { type GuestMemory, PAGE_BYTES, PAGE_SHIFT } from '../memory/guest_memory
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
 import { collectSymbols } from '../trace/guest_symbols.ts';
 import type { LogOptions } from '../trace/hart_log.ts';
-import type { SymbolData } from '../trace/symbols.ts';
+import { type ProfileResult, Profiler } from '../trace/profiler.ts';
+import { type SymbolData, SymbolTable } from '../trace/symbols.ts';
 import { type WasmMemory, wasm } from '../wasm/platform.ts';
 import { type BootPlan, planBoot } from './boot.ts';
 import { Bus } from './bus.ts';
@@ -72,6 +73,7 @@ export class Machine implements MachineApi {
   #threads: HartThreadHandle[] = [];
   #status: MachineStatus = 'prelaunch';
   #closed = false;
+  #profiler: Profiler | undefined;
   /** A pause or reset is under way; later ones wait for it */
   #transition: Promise<void> = Promise.resolve();
 
@@ -130,6 +132,8 @@ export class Machine implements MachineApi {
     this.#load();
     for (let hart = 0; hart < options.harts; hart++) this.#signals.request(hart, ATTENTION_PAUSE);
     const log = this.#logOptions();
+    if (options.profile === true) this.#profiler = new Profiler(options.harts, new SymbolTable(this.#symbols()));
+    const rings = this.#profiler?.rings;
     this.#threads = this.#harts.map((_, hart) =>
       platform.startHart({
         memory: this.#memory,
@@ -137,12 +141,14 @@ export class Machine implements MachineApi {
         ramBytes: options.ramBytes,
         hart,
         ...(log === undefined ? {} : { log }),
+        ...(rings === undefined ? {} : { samples: rings[hart]! }),
       }),
     );
     for (const [hart, thread] of this.#threads.entries()) {
       void thread.ended.then((error) => this.#hartEnded(hart, error));
     }
     void this.#serve();
+    this.#profiler?.start();
   }
 
   get status(): MachineStatus {
@@ -199,6 +205,11 @@ export class Machine implements MachineApi {
     return this.#harts.map((_, hart) => readCounters(this.#memory.buffer, this.#layout.hart(hart)));
   }
 
+  /** The profile so far; undefined where none is made. */
+  profile(): ProfileResult | undefined {
+    return this.#profiler?.result();
+  }
+
   pause(): Promise<void> {
     return this.#enqueue(async () => {
       if (this.#status !== 'running') return;
@@ -238,6 +249,7 @@ export class Machine implements MachineApi {
     await Promise.race([ended, late]);
     clearTimeout(timer);
     for (const thread of this.#threads) thread.terminate();
+    this.#profiler?.stop();
     this.#uartPort.close();
     this.#rtcAlarm.close();
     this.#signals.ringMain();

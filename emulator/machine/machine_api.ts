@@ -46,7 +46,9 @@ export interface MachineOptions {
   readonly uuid?: string;
   /** `-d`: what the harts log; the platform takes the text */
   readonly log?: readonly LogItem[];
-  /** More names for addresses than the kernel brings, for the log: ELF or System.map */
+  /** Take samples of what the harts execute, for `Machine.profile()` */
+  readonly profile?: boolean;
+  /** More names for addresses than the kernel brings, for log and profile: ELF or System.map */
   readonly symbols?: readonly Uint8Array[];
 }
 

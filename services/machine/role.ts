@@ -6,6 +6,7 @@ import { BlockError } from '../../emulator/devices/backends.ts';
 import { Machine } from '../../emulator/machine/machine.ts';
 import type { DiskOptions, MachineOptions } from '../../emulator/machine/machine_api.ts';
 import { isLogItem } from '../../emulator/trace/log_items.ts';
+import { encodeFolded } from '../../protocols/folded/mod.ts';
 import { NbdBlockBackend, NbdClient } from '../nbd/mod.ts';
 import { Channel, type RoleLinks, type RoleMain, type Rpc, RpcPeer } from '../shared/mod.ts';
 import { attachDisplay } from './display_link.ts';
@@ -41,6 +42,8 @@ export interface MachineRoleOptions {
   /** `-d`; to a file, or to standard error */
   readonly log?: { readonly items: readonly string[]; readonly file?: InheritedFile };
   readonly symbols?: readonly InheritedFile[];
+  /** Take samples, for `profile` */
+  readonly profile?: boolean;
 }
 
 /** How long a terminal may take for what the guest wrote last, in `ms` */
@@ -130,6 +133,7 @@ function machineOptions(options: MachineRoleOptions, disks: DiskOptions[]): Mach
     network: options.network,
     virtioConsole: options.virtioConsole === true,
     ...(options.log === undefined ? {} : { log: options.log.items.filter(isLogItem) }),
+    ...(options.profile === true ? { profile: true } : {}),
     ...(options.symbols === undefined ? {} : { symbols: options.symbols.map(({ fd }) => readFileSync(fd)) }),
     name: options.name,
     uuid: options.uuid,
@@ -221,5 +225,11 @@ function serveControl(
       stats: [...counters].map(([name, value]) => ({ name, value: Number(value) })),
     })),
   );
+  rpc.handle('profile', () => {
+    const profile = machine.profile();
+    if (profile === undefined) throw new ControlRefusal('Cannot give a profile: none is made');
+    const { stacks, ...numbers } = profile;
+    return { folded: encodeFolded(stacks), ...numbers };
+  });
   rpc.handle('query-block', () => options.disks.map(({ id, bus }) => ({ id, bus })));
 }

@@ -2,9 +2,10 @@ import { createHash } from 'node:crypto';
 import { closeSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { duplexPair } from 'node:stream';
+import { profileFile, readProfileAnswer } from '../profile/mod.ts';
 import { socketPairs } from '../shared/stream_pair.ts';
 import { ControlPlane } from './control_plane.ts';
-import { openBootFile, openDisk, openLogFile } from './files.ts';
+import { openBootFile, openDisk, openLogFile, writeUserFile } from './files.ts';
 import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
 import { ROLE_MODULES, type RoleModule, type RoleName } from './role_table.ts';
 import { checkVmOptions, type FileSource, type VmOptions } from './vm_options.ts';
@@ -54,6 +55,7 @@ export interface RunningVm extends AsyncDisposable {
 }
 
 const MONITOR_RESTARTS = 3;
+const PROFILE_TIMEOUT_MS = 30_000;
 const FLUSH_TIMEOUT_MS = 30_000;
 const MAX_STATUS_LENGTH = 32;
 
@@ -131,6 +133,8 @@ class Supervisor implements RunningVm {
 
   async start(): Promise<void> {
     const { options: vm } = this;
+    // A file that cannot be written is told now, not when the samples are lost
+    if (vm.profile !== undefined) writeUserFile(vm.profile, new Uint8Array(0));
     const embedded = vm.isolation === 'embedded';
     if (embedded) {
       this.#report('Roles run embedded in this process: they are NOT isolated from each other or from this program');
@@ -222,6 +226,7 @@ class Supervisor implements RunningVm {
               ...(logFile === undefined ? {} : { file: { fd: mapFd(logFile) } }),
             },
           }),
+      ...(vm.profile === undefined ? {} : { profile: true }),
       ...(symbols.length === 0 ? {} : { symbols: symbols.map((fd) => ({ fd: mapFd(fd) })) }),
     }));
     const { rpc } = this.#roles.get('machine')!;
@@ -385,6 +390,7 @@ class Supervisor implements RunningVm {
 
   async #closeRoles(): Promise<void> {
     const { disk, machine, ...others } = Object.fromEntries(this.#roles) as Partial<Record<RoleName, RoleHandle>>;
+    if (machine !== undefined) await this.#writeProfile(machine);
     // The guest stops first; then what it wrote reaches its disks; then nobody is left to listen to the rest.
     await machine?.close();
     if (disk !== undefined) {
@@ -397,6 +403,18 @@ class Supervisor implements RunningVm {
     }
     await Promise.all(Object.values(others).map((handle) => handle.close()));
     this.#resolveExit(this.#outcome);
+  }
+
+  async #writeProfile(machine: RoleHandle): Promise<void> {
+    const { profile: path, name } = this.options;
+    if (path === undefined) return;
+    try {
+      const answer = await machine.rpc.call('profile', {}, { timeoutMs: PROFILE_TIMEOUT_MS });
+      writeUserFile(path, profileFile(path, name, readProfileAnswer(answer)));
+      this.#report(`Profile   ${path}`);
+    } catch (error) {
+      this.#report(`Cannot write the profile: ${(error as Error).message}`);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -35,6 +35,8 @@ export interface VmOptions {
   readonly serial: 'stdio' | 'none';
   /** `-d` and `-D`: QEMU's log items, and the file that is overwritten with them (else standard error) */
   readonly log?: LogOptions;
+  /** `-profile`: at the machine's end, a flame graph of what the guest executed (folded stacks where it ends in .folded) */
+  readonly profile?: string;
   /** ELF or System.map files: names for addresses in logs and profiles */
   readonly symbols?: readonly string[];
   /** `embedded`: all roles in this process, without isolation */
