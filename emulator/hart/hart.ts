@@ -180,6 +180,11 @@ export class Hart {
     return this.#run(fuel) as ExitCode;
   }
 
+  /** Gives the next run its fuel already: what asks for the count before it begins sees none of it used. */
+  refuel(fuel: number): void {
+    this.#kernel.refuel(fuel);
+  }
+
   updateSupervisorTimer(): void {
     this.#kernel.updateSupervisorTimer();
   }

@@ -8,7 +8,7 @@ import { HartSampler } from '../trace/hart_sampler.ts';
 import type { WasmMemory } from '../wasm/platform.ts';
 import { Bus } from './bus.ts';
 import { SharedClock } from './clock.ts';
-import { requestFromGuest } from './guest_request.ts';
+import { finishFromGuest } from './guest_request.ts';
 import { HartSbi } from './hart_sbi.ts';
 import { SharedHartSignals } from './hart_signals.ts';
 import { MailboxClient } from './mailbox.ts';
@@ -18,9 +18,6 @@ import {
   ATTENTION_FENCE,
   ATTENTION_FENCE_I,
   ATTENTION_PAUSE,
-  GUEST_FAILURE,
-  GUEST_RESET,
-  GUEST_SHUTDOWN,
   NEVER,
   RUN_STATE_ENDED,
   RUN_STATE_PAUSED,
@@ -91,8 +88,7 @@ class HartThread {
     this.#counters = new BigUint64Array(buffer);
     this.#clock = new SharedClock(buffer);
     this.#devices = attachSharedDevices(buffer, this.#signals, this.#clock, (request) => {
-      const kind = request.kind === 'reset' ? GUEST_RESET : request.code === 0 ? GUEST_SHUTDOWN : GUEST_FAILURE;
-      requestFromGuest(this.#signals, id, kind, request.kind === 'reset' ? 0 : request.code);
+      finishFromGuest(this.#signals, id, request);
     });
     const bus = new Bus(this.#devices.windows);
     const mailbox = new MailboxClient(this.#signals, id);

@@ -1,5 +1,6 @@
 import type { Observable } from 'rxjs';
 import type { BlockBackend, CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
+import type { InstructionOptions } from '../icount/parts.ts';
 import type { StateValue } from '../state/state.ts';
 import type { LogItem } from '../trace/log_items.ts';
 
@@ -17,7 +18,9 @@ export type MachineEvent =
   | { readonly kind: 'status'; readonly status: MachineStatus }
   /** `exitCode`: what a bare-metal program wrote to the test device, 0 for a clean power-off */
   | { readonly kind: 'shutdown'; readonly reason: 'guest-shutdown' | 'guest-panic' | 'host'; readonly exitCode: number }
-  | { readonly kind: 'reset'; readonly reason: 'guest-reset' | 'host' };
+  | { readonly kind: 'reset'; readonly reason: 'guest-reset' | 'host' }
+  /** A replay has come to the end of its recording; `matches`: the state is the recorded one */
+  | { readonly kind: 'replay-end'; readonly matches: boolean; readonly instructions: number };
 
 export interface DiskOptions {
   readonly id: string;
@@ -44,6 +47,8 @@ export interface MachineOptions {
   readonly virtioConsole?: boolean;
   readonly name?: string;
   readonly uuid?: string;
+  /** All harts on one thread, time by their instructions, input between their runs */
+  readonly icount?: InstructionOptions;
   /** `-d`: what the harts log; the platform takes the text */
   readonly log?: readonly LogItem[];
   /** Take samples of what the harts execute, for `Machine.profile()` */

@@ -36,7 +36,7 @@ export class HartLog {
   readonly #symbols: SymbolTable | undefined;
   readonly #write: (text: string) => void;
   /** Shows each instruction: the hart runs one at a time */
-  readonly #steps: boolean;
+  readonly steps: boolean;
   #buffer = '';
   /** Where the next decoded instruction would continue the last piece */
   #nextPc = -1n;
@@ -48,7 +48,7 @@ export class HartLog {
     this.#items = new Set(options.items);
     this.#symbols = options.symbols === undefined ? undefined : new SymbolTable(options.symbols);
     this.#write = write;
-    this.#steps = this.#items.has('exec') || this.#items.has('cpu');
+    this.steps = this.#items.has('exec') || this.#items.has('cpu');
     let flags = 0;
     if (this.#items.has('int')) flags |= H.LOG_INT;
     if (this.#items.has('mmu')) flags |= H.LOG_MMU;
@@ -58,16 +58,21 @@ export class HartLog {
 
   /** Runs up to `fuel` instructions, showing each before it is executed where that is asked. */
   run(fuel: number): ExitCode {
-    if (!this.#steps) return this.#hart.run(fuel);
+    if (!this.steps) return this.#hart.run(fuel);
     // Looks at interrupts first, so that what is shown is what is executed
     const attention = this.#hart.run(0);
     if (attention !== H.EXIT_FUEL) return attention;
+    this.show();
+    return this.#hart.step(1);
+  }
+
+  /** The instruction that comes next, and the registers before it. */
+  show(): void {
     const { pc } = this.#hart;
     if (this.#items.has('exec')) {
       this.#put(executionLine(this.#hart.id, pc, this.#hart.get32(H.HART_PRIV), this.#symbol(pc)));
     }
     if (this.#items.has('cpu')) this.#put(registerDump(this.#hart, this.#items.has('fpu')));
-    return this.#hart.step(1);
   }
 
   /** From the kernel: `kind` is one LOG_ bit. */

@@ -3,13 +3,15 @@ import { Worker } from 'node:worker_threads';
 import { gunzipSync, zstdDecompressSync } from 'node:zlib';
 import type { HartThreadHandle, MachinePlatform } from '../../emulator/machine/platform.ts';
 import type { HartWorkerData } from './hart_worker.ts';
-import type { LogTarget } from './log_sink.ts';
+import { LogSink, type LogTarget } from './log_sink.ts';
 
 /** Harts in worker threads, randomness and decompression from Node. */
 export function nodePlatform(options: { onProblem?: (text: string) => void; log?: LogTarget } = {}): MachinePlatform {
   const { log, ...others } = options;
   return {
     startHart: (init) => startHart(log === undefined ? { init } : { init, log }),
+    soon: (task) => void setImmediate(task),
+    ...(log === undefined ? {} : { writeLog: new LogSink(log).write }),
     fillRandom: (bytes) => {
       getRandomValues(bytes);
     },

@@ -26,7 +26,7 @@ export const HART_DTLB = 0x228;
 export const HART_ITLB = 0x22c;
 /** u64: instructions retired when the fuel of this run is used up */
 export const HART_INSTRET_END = 0x230;
-/** u32: fuel left, stored before calls that read minstret */
+/** u32: fuel left, stored before calls that may read minstret or the time: system, loadSlow, storeSlow */
 export const HART_FUEL = 0x238;
 /** u32: bit n: TLB set n has entries (0 U, 1 S, 2 S with SUM, 3 M) */
 export const HART_TLB_USED = 0x23c;
@@ -102,6 +102,9 @@ export const HART_START_OPAQUE = 0x820;
 export const HART_MAILBOX = 0x840;
 /** u32: LOG_ bits: what the kernel tells its host (env.ts hostLog); written by the hart's own thread */
 export const HART_LOG = 0x8c0;
+
+/** u32: 1 where time follows from instructions: a write of stimecmp ends the run, so that the timer is on time */
+export const HART_ICOUNT = 0x8c4;
 
 /** u64 each, counted by the hart's own thread alone; names in hart/counters.ts, where new ones are added too */
 export const HART_COUNTERS = 0x900;
