@@ -7,6 +7,7 @@ import {
   type VmOptions,
   type VncOptions,
 } from '../services/supervisor/mod.ts';
+import { parseIcount } from './icount_option.ts';
 import { KeyValues } from './key_value.ts';
 import { type LogItem, parseLogItems } from './log_options.ts';
 import { didYouMean } from './suggest.ts';
@@ -235,6 +236,13 @@ const RULES: Readonly<Record<string, Rule>> = {
     help: 'the log goes to FILE, which is overwritten (default: standard error)',
     take: (draft, value) => {
       draft.logFile = resolve(value);
+    },
+  },
+  '-icount': {
+    value: '[shift=]N|auto[,sleep=on|off][,rr=record|replay,rrfile=FILE]',
+    help: 'all harts on one thread, 2^N ns each instruction: runs can be repeated; rr: record what comes in, or replay it',
+    take: ({ options }, value) => {
+      options.icount = parseIcount(value);
     },
   },
   '-profile': {

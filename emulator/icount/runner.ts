@@ -119,10 +119,13 @@ export class InstructionRunner {
     this.#words = options.signals.words;
     this.#counters = new BigUint64Array(options.memory.buffer);
     this.#lanes = Array.from({ length: options.layout.harts }, (_, id) => this.#makeLane(id));
-    this.ended = this.#run().then(
-      () => undefined,
-      (error: unknown) => (error instanceof Error ? error : new Error(String(error))),
-    );
+    this.ended = this.#run()
+      // Whoever waits for the harts to stand does so no longer, also where the run has failed
+      .finally(() => this.#end())
+      .then(
+        () => undefined,
+        (error: unknown) => (error instanceof Error ? error : new Error(String(error))),
+      );
   }
 
   terminate(): void {
@@ -289,6 +292,9 @@ export class InstructionRunner {
       await this.#turnOfRound();
       if (performance.now() - this.#eventsAt > EVENTS_MS) await this.#hostEvents();
     }
+  }
+
+  #end(): void {
     for (const { log } of this.#lanes) log?.flush();
     this.#setRunState(RUN_STATE_ENDED);
   }
@@ -416,8 +422,8 @@ export class InstructionRunner {
     const doorbell = this.#lanes[0]!.hart.word(H.HART_DOORBELL);
     const seen = Atomics.load(this.#words, doorbell);
     if (this.#attention() !== 0) return;
+    // This may end at once, so it does not count as a look at the host's events
     await Promise.race([this.#options.inputs.arrival(), waitForWord(this.#words, doorbell, seen, ms)]);
-    this.#eventsAt = performance.now();
   }
 
   async #hostEvents(): Promise<void> {
@@ -451,7 +457,11 @@ export class InstructionRunner {
     const { log, digests, clock, onReplayEnd } = this.#options;
     if (this.#replayed || log.mode !== 'replay') return false;
     const next = log.peek();
-    if (next !== undefined && (next.kind !== 'end' || next.round > this.#round)) return false;
+    if (next !== undefined && next.round > this.#round) return false;
+    if (next !== undefined && next.kind !== 'end') {
+      // Its round is over, and the guest did not do what it belongs to
+      throw new ReplayError(`Cannot replay: the guest went past ${next.kind} in round ${next.round} of the recording`);
+    }
     this.#replayed = true;
     if (next === undefined) throw new ReplayError('Cannot replay further: the recording was cut off');
     const { instructions, digest } = log.take('end', this.#round);

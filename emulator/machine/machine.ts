@@ -84,6 +84,8 @@ export class Machine implements MachineApi {
   #status: MachineStatus = 'prelaunch';
   #closed = false;
   #profiler: Profiler | undefined;
+  /** The guest has asked for its end */
+  #guestEnds = false;
   readonly #counted: InstructionParts | undefined;
   /** In place of the threads, with -icount */
   #runner: InstructionRunner | undefined;
@@ -223,7 +225,8 @@ export class Machine implements MachineApi {
       flushOutput: () => this.#uartPort.flush(),
       digests: { harts: () => this.#registerDigest(), machine: () => this.digest() },
       onReplayEnd: (matches) => {
-        this.#events.next({ kind: 'replay-end', matches, instructions: counted.clock.instructions });
+        const guestEnded = Atomics.load(this.#signals.words, GUEST_REQUEST >> 2) !== GUEST_NONE || this.#guestEnds;
+        this.#events.next({ kind: 'replay-end', matches, instructions: counted.clock.instructions, guestEnded });
       },
       ...(trace === undefined ? {} : { trace }),
       ...(writeLog === undefined ? {} : { writeTrace: writeLog }),
@@ -460,6 +463,7 @@ export class Machine implements MachineApi {
     const { words } = this.#signals;
     const request = Atomics.exchange(words, GUEST_REQUEST >> 2, GUEST_NONE);
     if (request === GUEST_NONE) return;
+    this.#guestEnds = request !== GUEST_RESET;
     const exitCode = Atomics.load(words, GUEST_EXIT_CODE >> 2);
     void this.#enqueue(async () => {
       if (request === GUEST_RESET) {

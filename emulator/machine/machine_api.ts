@@ -20,7 +20,13 @@ export type MachineEvent =
   | { readonly kind: 'shutdown'; readonly reason: 'guest-shutdown' | 'guest-panic' | 'host'; readonly exitCode: number }
   | { readonly kind: 'reset'; readonly reason: 'guest-reset' | 'host' }
   /** A replay has come to the end of its recording; `matches`: the state is the recorded one */
-  | { readonly kind: 'replay-end'; readonly matches: boolean; readonly instructions: number };
+  | {
+      readonly kind: 'replay-end';
+      readonly matches: boolean;
+      readonly instructions: number;
+      /** The guest ended itself there: a 'shutdown' follows */
+      readonly guestEnded: boolean;
+    };
 
 export interface DiskOptions {
   readonly id: string;

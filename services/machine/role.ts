@@ -13,6 +13,7 @@ import { attachDisplay } from './display_link.ts';
 import { logTarget } from './log_sink.ts';
 import { type MigrationLinkServer, serveMigration } from './migration_link.ts';
 import { nodePlatform } from './node_platform.ts';
+import { openReplay } from './replay_file.ts';
 import { joinSerial } from './serial_link.ts';
 
 /** A file that the supervisor opened for us */
@@ -42,6 +43,12 @@ export interface MachineRoleOptions {
   /** `-d`; to a file, or to standard error */
   readonly log?: { readonly items: readonly string[]; readonly file?: InheritedFile };
   readonly symbols?: readonly InheritedFile[];
+  readonly icount?: {
+    readonly shift: number | 'auto';
+    readonly sleep: boolean;
+    readonly rr?: 'record' | 'replay';
+    readonly file?: InheritedFile;
+  };
   /** Take samples, for `profile` */
   readonly profile?: boolean;
 }
@@ -133,11 +140,17 @@ function machineOptions(options: MachineRoleOptions, disks: DiskOptions[]): Mach
     network: options.network,
     virtioConsole: options.virtioConsole === true,
     ...(options.log === undefined ? {} : { log: options.log.items.filter(isLogItem) }),
+    ...(options.icount === undefined ? {} : { icount: countedOptions(options.icount) }),
     ...(options.profile === true ? { profile: true } : {}),
     ...(options.symbols === undefined ? {} : { symbols: options.symbols.map(({ fd }) => readFileSync(fd)) }),
     name: options.name,
     uuid: options.uuid,
   };
+}
+
+function countedOptions(given: NonNullable<MachineRoleOptions['icount']>): NonNullable<MachineOptions['icount']> {
+  const { shift, sleep, rr, file } = given;
+  return { shift, sleep, ...(rr === undefined || file === undefined ? {} : { file: openReplay(rr, file.fd) }) };
 }
 
 /** Each disk is an NBD session with the disk role, over a socketpair. */

@@ -94,6 +94,13 @@ export function openLogFile(path: string): number {
   return fd;
 }
 
+/** Opens a recording to replay it: a regular file. The caller closes it. @throws FileError */
+export function openReplayFile(path: string): number {
+  return openChecked('recording', path, constants.O_RDONLY, (facts) =>
+    facts.isFile() ? undefined : `${kindOf(facts)}, expected a regular file`,
+  );
+}
+
 /** A descriptor for bytes that have no file. */
 function openBytes(bytes: Uint8Array): Promise<number> {
   return withNamelessFile(async (path) => {

@@ -5,7 +5,7 @@ import { duplexPair } from 'node:stream';
 import { profileFile, readProfileAnswer } from '../profile/mod.ts';
 import { socketPairs } from '../shared/stream_pair.ts';
 import { ControlPlane } from './control_plane.ts';
-import { openBootFile, openDisk, openLogFile, writeUserFile } from './files.ts';
+import { openBootFile, openDisk, openLogFile, openReplayFile, writeUserFile } from './files.ts';
 import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
 import { ROLE_MODULES, type RoleModule, type RoleName } from './role_table.ts';
 import { checkVmOptions, type FileSource, type VmOptions } from './vm_options.ts';
@@ -201,6 +201,9 @@ class Supervisor implements RunningVm {
     for (const file of vm.symbols ?? []) symbols.push((await openFile('-symbols', { file }))!);
     const logFile = vm.log?.file === undefined ? undefined : this.#keep(openLogFile(vm.log.file));
     if (logFile !== undefined) fds.push(logFile);
+    const { rr, ...icount } = vm.icount ?? {};
+    const rrFile = rr && this.#keep(rr.mode === 'record' ? openLogFile(rr.file) : openReplayFile(rr.file));
+    if (rrFile !== undefined) fds.push(rrFile);
     const near = Object.fromEntries([...links].map(([name, [stream]]) => [name, stream]));
     await this.#startRole('machine', { serial: 'own', ...near }, fds, (mapFd) => ({
       name: vm.name,
@@ -226,6 +229,9 @@ class Supervisor implements RunningVm {
               ...(logFile === undefined ? {} : { file: { fd: mapFd(logFile) } }),
             },
           }),
+      ...(vm.icount === undefined
+        ? {}
+        : { icount: { ...icount, ...(rrFile === undefined ? {} : { rr: rr!.mode, file: { fd: mapFd(rrFile) } }) } }),
       ...(vm.profile === undefined ? {} : { profile: true }),
       ...(symbols.length === 0 ? {} : { symbols: symbols.map((fd) => ({ fd: mapFd(fd) })) }),
     }));
@@ -233,6 +239,7 @@ class Supervisor implements RunningVm {
     rpc.on('status', (data) => this.#onStatus(data));
     rpc.on('shutdown', (data) => this.#onShutdown(data));
     rpc.on('reset', (data) => this.#onReset(data));
+    rpc.on('replay-end', (data) => this.#onReplayEnd(data));
     // The disks belong to one end of a migration at a time; the machine says when.
     rpc.handle('flush-disks', () => this.#eachDisk('flush'));
     rpc.handle('release-disks', () => this.#eachDisk('disk-inactivate'));
@@ -313,6 +320,10 @@ class Supervisor implements RunningVm {
     const status = takeText(data, 'status');
     const before = this.#status;
     this.#status = status;
+    if (status === 'internal-error' && this.options.icount?.rr?.mode === 'replay') {
+      void this.#shutdown({ reason: 'failure', exitCode: 1, text: 'The replay has failed' }, 'host-qmp-quit');
+      return;
+    }
     if (status === 'running' && before !== 'running') this.#emit('RESUME', {});
     // A migration's pause is a stop for clients too; an ended guest is told by SHUTDOWN.
     if (before === 'running' && (status === 'paused' || status === 'postmigrate' || status === 'finish-migrate')) {
@@ -341,6 +352,22 @@ class Supervisor implements RunningVm {
       return;
     }
     this.#emit('RESET', { guest: !byHost, reason });
+  }
+
+  #onReplayEnd(data: unknown): void {
+    const { matches, instructions, guestEnded } = (data ?? {}) as Record<string, unknown>;
+    const count = typeof instructions === 'number' ? instructions.toLocaleString('en-US') : 'some';
+    const same = matches === true;
+    this.#report(
+      same
+        ? `Replay    ${count} instructions, and the state is the recorded one`
+        : `Cannot replay: after ${count} instructions the state is not the recorded one`,
+    );
+    const exit: VmExit = same
+      ? { reason: 'host', exitCode: 0 }
+      : { reason: 'failure', exitCode: 1, text: 'The replay went another way' };
+    // A guest that ended itself tells with what
+    if (!same || guestEnded !== true) void this.#shutdown(exit, 'host-qmp-quit');
   }
 
   #onMigration(event: 'MIGRATION' | 'MIGRATION_PASS', field: 'status' | 'pass', data: unknown): void {

@@ -1,4 +1,5 @@
 import { isLogItem, type LogItem } from '../../emulator/trace/log_items.ts';
+import { MAX_SHIFT } from '../../protocols/replay/mod.ts';
 
 /** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */
 export interface VmOptions {
@@ -35,12 +36,23 @@ export interface VmOptions {
   readonly serial: 'stdio' | 'none';
   /** `-d` and `-D`: QEMU's log items, and the file that is overwritten with them (else standard error) */
   readonly log?: LogOptions;
+  /** `-icount`: all harts on one thread, guest time by counted instructions */
+  readonly icount?: IcountOptions;
   /** `-profile`: at the machine's end, a flame graph of what the guest executed (folded stacks where it ends in .folded) */
   readonly profile?: string;
   /** ELF or System.map files: names for addresses in logs and profiles */
   readonly symbols?: readonly string[];
   /** `embedded`: all roles in this process, without isolation */
   readonly isolation: 'processes' | 'embedded';
+}
+
+export interface IcountOptions {
+  /** An instruction takes 2^shift `ns`, 0..10; 'auto' keeps near real time, and no two runs are the same */
+  readonly shift: number | 'auto';
+  /** False: the time of an idle guest moves on at once */
+  readonly sleep: boolean;
+  /** What comes in from outside is written to the file, or read from it */
+  readonly rr?: { readonly mode: 'record' | 'replay'; readonly file: string };
 }
 
 export interface LogOptions {
@@ -122,6 +134,7 @@ export function checkVmOptions(options: VmOptions): void {
     if (ids.has(id)) throw refuse(`disk id ${id}`, 'it comes twice');
     ids.add(id);
   }
+  checkIcount(options);
   for (const item of options.log?.items ?? []) {
     if (!isLogItem(item)) throw refuse(`log item ${JSON.stringify(item)}`, 'unknown');
   }
@@ -130,6 +143,17 @@ export function checkVmOptions(options: VmOptions): void {
   if (options.bios === 'none' && options.kernel === undefined && options.incoming === undefined) {
     throw refuse('no kernel', 'with -bios none there is nothing to start, expected -kernel');
   }
+}
+
+function checkIcount({ icount, incoming }: VmOptions): void {
+  if (icount === undefined) return;
+  const { shift, rr } = icount;
+  if (shift !== 'auto' && (!Number.isInteger(shift) || shift < 0 || shift > MAX_SHIFT)) {
+    throw refuse(`icount shift ${shift}`, `expected 0..${MAX_SHIFT} or auto`);
+  }
+  if (rr === undefined) return;
+  if (shift === 'auto') throw refuse(`icount shift auto and rr ${rr.mode}`, 'such a run cannot be repeated');
+  if (incoming !== undefined) throw refuse(`icount rr ${rr.mode}`, 'a recording begins where the machine begins');
 }
 
 function refuse(what: string, found: string): VmOptionsError {
