@@ -1,8 +1,8 @@
 // The two sides of each comparison: our machine as `caisson run` starts it, and qemu-system-riscv64.
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import process from 'node:process';
-import { DEFAULT_VM_OPTIONS, type RunningVm, supervise, type VmOptions } from '../../services/supervisor/mod.ts';
-import { BenchUsageError, type Engine } from './options.ts';
+import { DEFAULT_VM_OPTIONS, type RunningVm, supervise } from '../../services/supervisor/mod.ts';
+import type { Engine } from './options.ts';
 import { SerialLine } from './serial_line.ts';
 
 export type SideName = 'ours' | 'qemu';
@@ -44,21 +44,8 @@ export function qemuVersion(): string | undefined {
   return run.status === 0 ? run.stdout.split('\n', 1)[0] : undefined;
 }
 
-/**
- * What our machine is started with for an engine: options of the machine, flags of its process. THE place to fill in
- * when `VmOptions` can choose one; until then a choice is refused rather than told in a table and not taken.
- */
-function engineSettings(engine: Engine | undefined): {
-  readonly vm: Partial<VmOptions>;
-  readonly nodeFlags: readonly string[];
-} {
-  if (engine !== undefined) throw new BenchUsageError(`Cannot choose the engine ${engine}: the machine has no option`);
-  return { vm: {}, nodeFlags: [] };
-}
-
-/** @throws BenchUsageError where the engine cannot be chosen */
+/** Our machine, with the engine that it takes by itself or the one that is named */
 export function ourSide(engine?: Engine): Side {
-  const settings = engineSettings(engine);
   return {
     name: 'ours',
     start: async (guest) => {
@@ -76,9 +63,9 @@ export function ourSide(engine?: Engine): Side {
           ...(guest.append === undefined ? {} : { append: guest.append }),
           display: false,
           virtioConsole: guest.virtioConsole === true,
-          ...settings.vm,
+          ...(engine === undefined ? {} : { engine }),
         },
-        { nodeFlags: { machine: settings.nodeFlags }, onReport: ({ text }) => problems.push(text) },
+        { onReport: ({ text }) => problems.push(text) },
       );
       return new OurGuest(vm, startedAt);
     },

@@ -59,7 +59,7 @@ export function systemWord(code: u32, word: u64, length: u32): u32 {
 
   if (code >= CSRRW && code <= CSRRCI) {
     accessCsr(code, <u32>word, next);
-    return H.EXIT_FUEL;
+    return <u32>word >> 20 == 0x14d && R.get32(H.HART_ICOUNT) != 0 ? H.EXIT_ATTENTION : H.EXIT_FUEL;
   }
   if (code >= CBO_INVAL) {
     cacheBlock(code, <u32>word, next);

@@ -1,6 +1,5 @@
 import test from 'ava';
-import { BenchUsageError } from '../../../bench/machine/options.ts';
-import { inTurn, ourSide, type Side } from '../../../bench/machine/sides.ts';
+import { inTurn, type Side } from '../../../bench/machine/sides.ts';
 
 const side = (name: Side['name']): Side => ({ name, start: () => Promise.reject(new Error('Not started here')) });
 
@@ -20,9 +19,4 @@ test('inTurn() has no results of a side that is not there, and passes an error o
     inTurn([side('ours')], 2, ({ start }) => start({ kernel: '', bios: 'none', ramMib: 1, harts: 1 })),
     { message: 'Not started here' },
   );
-});
-
-test('ourSide() refuses an engine that it cannot choose, and leaves the choice to the machine', (t) => {
-  t.is(ourSide().name, 'ours');
-  t.throws(() => ourSide('translator'), { instanceOf: BenchUsageError, message: /translator/ });
 });
