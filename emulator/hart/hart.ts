@@ -10,6 +10,8 @@ import {
   TABLE_COMPRESSED,
   TABLE_ENTRIES,
 } from '../memory/layout.ts';
+import { ARGUMENT_DEPTH_SHIFT } from '../translator/function_writer.ts';
+import { TABLE_SIZE, Translator, type TranslatorCounters, type TranslatorKernel } from '../translator/translator.ts';
 import { type WasmMemory, type WasmModule, wasm } from '../wasm/platform.ts';
 import { type HartStart, resetHartRegisters } from './reset.ts';
 
@@ -27,7 +29,7 @@ export interface HartHost {
 
 export type ExitCode = typeof H.EXIT_FUEL | typeof H.EXIT_ATTENTION | typeof H.EXIT_WFI | typeof H.EXIT_SBI;
 
-interface KernelExports {
+interface KernelExports extends TranslatorKernel {
   pollHart(): number;
   refuel(fuel: number): void;
   interruptHart(): void;
@@ -38,6 +40,19 @@ interface KernelExports {
   flushAll(): void;
   flushInstructions(): void;
   peekAddress(va: bigint, size: number): number;
+}
+
+/** How deep translated functions call each other before they return to the interpreter */
+const CALL_DEPTH = 200;
+/** Jumps to one place after which it is translated */
+const HOT_AFTER = 500;
+
+export interface HartOptions {
+  /** `translator`: what is run often is compiled; the interpreter does the rest */
+  readonly engine?: 'interpreter' | 'translator';
+  readonly hotAfter?: number;
+  /** The processor keeps the order of plain loads and stores as x86 does */
+  readonly strongOrder?: boolean;
 }
 
 let kernelModule: WasmModule | undefined;
@@ -98,10 +113,11 @@ export class Hart {
   readonly base: number;
   readonly #kernel: KernelExports;
   readonly #run: (fuel: number) => number;
+  readonly #translator: Translator | undefined;
   readonly #view: DataView;
   readonly #i32: Int32Array;
 
-  constructor(memory: WasmMemory, layout: MemoryLayout, id: number, host: HartHost) {
+  constructor(memory: WasmMemory, layout: MemoryLayout, id: number, host: HartHost, options: HartOptions = {}) {
     this.id = id;
     this.base = layout.hart(id);
     this.#view = new DataView(memory.buffer);
@@ -126,6 +142,9 @@ export class Hart {
         TABLE_BUCKETS: i32(TABLE_BUCKETS),
         TABLE_ENTRIES: i32(TABLE_ENTRIES),
         TABLE_COMPRESSED: i32(TABLE_COMPRESSED),
+        CODE_KEYS_AT: i32(layout.codeKeys),
+        ENTRIES_AT: i32(code.entries),
+        CALL_DEPTH: i32(CALL_DEPTH << ARGUMENT_DEPTH_SHIFT),
         now: () => host.now(),
         poll: () => host.poll(),
         mmioRead: (low: number, high: number, size: number) => {
@@ -142,8 +161,32 @@ export class Hart {
       },
     });
     this.#kernel = kernel.exports as unknown as KernelExports;
-    const bytes = generateInterpreter({ hart: this.base, dirty: dirtyRom, rom: layout.rom });
-    const interpreter = new wasm.Instance(new wasm.Module(bytes), { env: { memory, ...kernel.exports } });
+    const { engine = 'interpreter', hotAfter = HOT_AFTER } = options;
+    const translating = engine === 'translator';
+    const table = new wasm.Table({ element: 'anyfunc', initial: translating ? TABLE_SIZE : 1 });
+    const bytes = generateInterpreter({
+      hart: this.base,
+      dirty: dirtyRom,
+      rom: layout.rom,
+      hotAfter: translating ? hotAfter : 0,
+    });
+    const interpreter = new wasm.Instance(new wasm.Module(bytes), {
+      env: { memory, table, hot: (slot: number) => this.#translator?.hot(slot >>> 0), ...kernel.exports },
+    });
+    if (translating) {
+      const { leave } = interpreter.exports;
+      for (let i = 1; i < TABLE_SIZE; i++) table.set(i, leave);
+      this.#translator = new Translator({
+        memory,
+        layout,
+        hart: id,
+        table,
+        imports: kernel.exports,
+        kernel: this.#kernel,
+        leave,
+        strongOrder: options.strongOrder ?? false,
+      });
+    }
     this.#run = interpreter.exports.run as (fuel: number) => number;
   }
 
@@ -175,6 +218,11 @@ export class Hart {
   step(fuel: number): ExitCode {
     this.#kernel.refuel(fuel);
     return this.#run(fuel) as ExitCode;
+  }
+
+  /** What the translator did; undefined where there is none */
+  get translatorCounters(): TranslatorCounters | undefined {
+    return this.#translator?.counters;
   }
 
   updateSupervisorTimer(): void {

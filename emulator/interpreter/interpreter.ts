@@ -7,48 +7,19 @@ import {
   INSTRUCTIONS,
 } from '../isa/table.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
+import { KERNEL_FUNCTIONS, TRANSLATED_FUNCTION } from '../kernel/kernel_functions.ts';
 import { type FunctionBody, ModuleBuilder, signature } from '../wasm/module_builder.ts';
+import { emitMultiplyHigh } from '../wasm/multiply_high.ts';
 import { LOAD64, I32 as OP32, I64 as OP64, STORE64, TYPE_I32, TYPE_I64 } from '../wasm/opcodes.ts';
 import { SlotEmitter } from './slot_emitter.ts';
 
 const I32_LOAD = 0x28;
 const I32_LOAD16_U = 0x2f;
 const I32_STORE = 0x36;
+const I32_STORE16 = 0x3b;
 const I32_WRAP = 0xa7;
 const I64_EXTEND_I32_U = 0xad;
 const PAGE_SLOT_BYTES = H.CODE_PAGE_SLOTS * H.SLOT_BYTES;
-
-/** Functions that the generated module imports from the kernel, by the types of their arguments and result. */
-const KERNEL_FUNCTIONS: Readonly<Record<string, ReturnType<typeof signature>>> = {
-  fetchSlow: signature([], TYPE_I32),
-  decodeSlot: signature([TYPE_I32, TYPE_I32], TYPE_I32),
-  loadSlow: signature([TYPE_I64, TYPE_I32], TYPE_I64),
-  storeSlow: signature([TYPE_I64, TYPE_I32, TYPE_I64]),
-  atomicAddress: signature([TYPE_I64, TYPE_I32, TYPE_I32], TYPE_I32),
-  system: signature([TYPE_I32, TYPE_I32], TYPE_I32),
-  illegalInstruction: signature([TYPE_I64]),
-  illegalHere: signature([]),
-  beginFloat: signature([TYPE_I32], TYPE_I32),
-  ...floatFunctions('f32', TYPE_I32),
-  ...floatFunctions('f64', TYPE_I64),
-  f32_to_f64: signature([TYPE_I32], TYPE_I64),
-  f64_to_f32: signature([TYPE_I64, TYPE_I32], TYPE_I32),
-};
-
-function floatFunctions(prefix: string, type: number): Record<string, ReturnType<typeof signature>> {
-  const all: Record<string, ReturnType<typeof signature>> = {};
-  for (const name of ['add', 'sub', 'mul', 'div']) all[`${prefix}_${name}`] = signature([type, type, TYPE_I32], type);
-  for (const name of ['min', 'max']) all[`${prefix}_${name}`] = signature([type, type], type);
-  for (const name of ['eq', 'lt', 'le']) all[`${prefix}_${name}`] = signature([type, type], TYPE_I32);
-  all[`${prefix}_sqrt`] = signature([type, TYPE_I32], type);
-  all[`${prefix}_fma`] = signature([type, type, type, TYPE_I32], type);
-  all[`${prefix}_class`] = signature([type], TYPE_I32);
-  for (const kind of ['i32', 'u32', 'i64', 'u64']) {
-    all[`${prefix}_to_${kind}`] = signature([type, TYPE_I32], TYPE_I64);
-    all[`${kind}_to_${prefix}`] = signature([TYPE_I64, TYPE_I32], type);
-  }
-  return all;
-}
 
 export interface InterpreterOptions {
   /** Base address of the hart */
@@ -56,6 +27,8 @@ export interface InterpreterOptions {
   /** Dirty byte of ROM's first page, and ROM's address: the map is indexed by host page */
   readonly dirty: number;
   readonly rom: number;
+  /** Counted jumps to one place after which it is worth translating; 0 where nothing is translated */
+  readonly hotAfter: number;
 }
 
 /**
@@ -69,15 +42,20 @@ export interface InterpreterOptions {
 export function generateInterpreter(options: InterpreterOptions): Uint8Array<ArrayBuffer> {
   const builder = new ModuleBuilder();
   const indices = new Map<string, number>();
-  for (const [name, type] of Object.entries(KERNEL_FUNCTIONS)) indices.set(name, builder.import(name, type));
+  for (const [name, type] of Object.entries(KERNEL_FUNCTIONS)) indices.set(name, builder.importFunction(name, type));
+  indices.set('hot', builder.importFunction('hot', signature([TYPE_I32])));
   const imports = indices.size;
+  builder.importTable();
+  const translated = builder.type(TRANSLATED_FUNCTION);
   const run = builder.function('run', signature([TYPE_I32], TYPE_I32));
   for (const [offset, kind] of (['uu', 'ss', 'su'] as const).entries()) {
     const type = signature([TYPE_I64, TYPE_I64], TYPE_I64);
-    emitMulHigh(builder.function(`mulHigh_${kind}`, type), kind, imports + 1);
+    emitMultiplyHigh(builder.function(`mulHigh_${kind}`, type), kind, imports + 1);
     indices.set(`mulHigh_${kind}`, imports + 1 + offset);
   }
-  emitRun(run, options, (name) => {
+  // What stands in the table where nothing is translated: goes nowhere
+  builder.function('leave', TRANSLATED_FUNCTION).get(0);
+  emitRun(run, options, translated, (name) => {
     const index = indices.get(name);
     if (index === undefined) throw new Error(`The interpreter has no function ${name}`);
     return index;
@@ -85,36 +63,12 @@ export function generateInterpreter(options: InterpreterOptions): Uint8Array<Arr
   return builder.finish();
 }
 
-/** High half of a product by four 32-bit multiplications; the signed ones correct the unsigned result. */
-function emitMulHigh(f: FunctionBody, kind: 'ss' | 'uu' | 'su', unsignedIndex: number): void {
-  const [a, b] = [0, 1];
-  if (kind !== 'uu') {
-    f.get(a).get(b).call(unsignedIndex);
-    f.get(a).i64(63).op(OP64.shr_s).get(b).op(OP64.and).op(OP64.sub);
-    if (kind === 'ss') f.get(b).i64(63).op(OP64.shr_s).get(a).op(OP64.and).op(OP64.sub);
-    return;
-  }
-  const low = f.local(TYPE_I64);
-  const middle = f.local(TYPE_I64);
-  const mask = 0xffff_ffff;
-  const half = (x: number, high: boolean): FunctionBody =>
-    high ? f.get(x).i64(32).op(OP64.shr_u) : f.get(x).i64(mask).op(OP64.and);
-  // low = a.low × b.low; middle = a.high × b.low + (low >> 32)
-  half(a, false);
-  half(b, false).op(OP64.mul).i64(32).op(OP64.shr_u).set(low);
-  half(a, true);
-  half(b, false).op(OP64.mul).get(low).op(OP64.add).set(middle);
-  // low = a.low × b.high + middle.low
-  half(a, false);
-  half(b, true).op(OP64.mul);
-  half(middle, false).op(OP64.add).set(low);
-  // a.high × b.high + middle.high + (low >> 32)
-  half(a, true);
-  half(b, true).op(OP64.mul);
-  half(middle, true).op(OP64.add).get(low).i64(32).op(OP64.shr_u).op(OP64.add);
-}
-
-function emitRun(f: FunctionBody, options: InterpreterOptions, call: (name: string) => number): void {
+function emitRun(
+  f: FunctionBody,
+  options: InterpreterOptions,
+  translated: number,
+  call: (name: string) => number,
+): void {
   const { hart } = options;
   const fuel = 0; // the parameter
   const slot = f.local(TYPE_I32);
@@ -127,6 +81,10 @@ function emitRun(f: FunctionBody, options: InterpreterOptions, call: (name: stri
   const itlb = f.local(TYPE_I32);
   const exit = f.local(TYPE_I32);
   const entry = f.local(TYPE_I32);
+  /** 1 where the far jump under way is to be counted */
+  const counted = f.local(TYPE_I32);
+  const counter = f.local(TYPE_I32);
+  const translating = options.hotAfter > 0;
 
   const get32 = (offset: number): FunctionBody => f.i32(hart).mem(I32_LOAD, offset);
   const leave = (): void => {
@@ -149,6 +107,7 @@ function emitRun(f: FunctionBody, options: InterpreterOptions, call: (name: stri
       // --- enter at HART_PC: also where the run starts
       f.get(slot).op(OP32.eqz).brIf(reload);
       const next = f.loop();
+      const count = f.block();
       f.get(fuel).op(OP32.eqz);
       f.if();
       storePc();
@@ -160,12 +119,13 @@ function emitRun(f: FunctionBody, options: InterpreterOptions, call: (name: stri
       emitDispatch(
         f,
         options,
-        { call, next, far, reload, slot, base, limit, page, target, dtlb, fuel, exit },
-        {
-          pageTag,
-          storePc,
-        },
+        { call, next, count, far, reload, slot, base, limit, page, target, dtlb, fuel, exit, counted },
+        { pageTag, storePc, translated, translating },
       );
+      f.end();
+      // --- count: a jump has set the slot
+      if (translating) bump();
+      f.br(next);
       f.end();
     }
     f.end();
@@ -173,9 +133,11 @@ function emitRun(f: FunctionBody, options: InterpreterOptions, call: (name: stri
     f.get(target).i64(-4096).op(OP64.and).get(pageTag).op(OP64.eq);
     f.if();
     f.get(base).get(target).op(I32_WRAP).i32(4095).op(OP32.and).i32(3).op(OP32.shl).op(OP32.add).set(slot);
+    countFar();
     f.br(top);
     f.end();
     lookUp();
+    countFar();
     f.br(top);
   }
   f.end();
@@ -193,6 +155,37 @@ function emitRun(f: FunctionBody, options: InterpreterOptions, call: (name: stri
   f.br(top);
   f.end();
   f.op(0x00); // unreachable: the loop never ends by itself
+
+  /** Counts a jump to `slot`; at the limit, says so: the slot may say then that it is translated. */
+  function bump(): void {
+    const index = H.COUNTERS - 1;
+    // Two bytes a counter, sixteen a slot
+    f.get(slot)
+      .i32(3)
+      .op(OP32.shr_u)
+      .i32(index << 1)
+      .op(OP32.and)
+      .tee(entry);
+    f.get(entry)
+      .mem(I32_LOAD16_U, hart + H.HART_COUNTERS)
+      .i32(1)
+      .op(OP32.add)
+      .tee(counter);
+    f.mem(I32_STORE16, hart + H.HART_COUNTERS);
+    f.get(counter).i32(options.hotAfter).op(OP32.eq);
+    f.hint(false).if();
+    storePc();
+    f.get(slot).call(call('hot'));
+    f.end();
+  }
+  function countFar(): void {
+    if (!translating) return;
+    f.get(counted);
+    f.if();
+    f.i32(0).set(counted);
+    bump();
+    f.end();
+  }
 
   /** Finds the slots of `target`'s page by the fetch TLB or the kernel, and the slot in it. */
   function lookUp(): void {
@@ -245,6 +238,8 @@ function emitRun(f: FunctionBody, options: InterpreterOptions, call: (name: stri
 interface DispatchFrame {
   call: (name: string) => number;
   next: number;
+  count: number;
+  counted: number;
   far: number;
   reload: number;
   slot: number;
@@ -262,10 +257,10 @@ function emitDispatch(
   f: FunctionBody,
   options: InterpreterOptions,
   frame: DispatchFrame,
-  own: { pageTag: number; storePc: () => void },
+  own: { pageTag: number; storePc: () => void; translated: number; translating: boolean },
 ): void {
   const { hart } = options;
-  const { slot, base, limit, page, target, next, far, reload, call } = frame;
+  const { slot, base, limit, page, target, next, far, reload, fuel, call } = frame;
   const handlers: { number: number; emit: () => void }[] = [];
   /** Of decodeSlot: 0 decoded, 1 straddles, 2 trapped */
   const outcome = f.local(TYPE_I32);
@@ -324,10 +319,52 @@ function emitDispatch(
   for (let order = handlers.length - 1; order >= 0; order--) blockOf[order] = f.block();
   const illegalOrder = byNumber.get(HANDLER_ILLEGAL)!;
   for (let number = 0; number < count; number++) labels.push(blockOf[byNumber.get(number) ?? illegalOrder]!);
+  const translatedHere = f.block();
   f.get(slot).mem(I32_LOAD16_U, 0);
+  f.brTable(labels, translatedHere);
+  f.end();
+  // A number past the table: a translated function begins here
+  if (own.translating) emitEnter();
+  f.get(slot)
+    .mem(I32_LOAD16_U, 0)
+    .i32(H.HANDLER_TRANSLATED - 1)
+    .op(OP32.and);
   f.brTable(labels, blockOf[illegalOrder]!);
   for (const handler of handlers) {
     f.end();
     handler.emit();
+  }
+
+  /** Calls the function; falls through where there is none, or it did nothing and the instruction is to be interpreted. */
+  function emitEnter(): void {
+    const line = f.local(TYPE_I32);
+    const pc = f.local(TYPE_I64);
+    const interpret = f.block();
+    f.get(slot)
+      .i32((H.ENTRY_CACHE_ENTRIES - 1) << 4)
+      .op(OP32.and)
+      .i32(hart + H.HART_ENTRY_CACHE)
+      .op(OP32.add);
+    f.tee(line).mem(I32_LOAD, 0).get(slot).i32(hart).mem(I32_LOAD, H.HART_PRIV).op(OP32.or).op(OP32.ne);
+    f.if();
+    own.storePc();
+    f.get(slot).call(call('findEntry')).tee(line).op(OP32.eqz).brIf(interpret);
+    f.end();
+    // This instruction's fuel is spent already: the function spends it again
+    f.get(fuel).i32(1).op(OP32.add).get(line).mem(I32_LOAD, 12).op(OP32.lt_u).brIf(interpret);
+    f.i32(hart).get(fuel).i32(1).op(OP32.add).mem(I32_STORE, H.HART_FUEL);
+    f.get(page).get(slot).get(base).op(OP32.sub).i32(3).op(OP32.shr_u).op(I64_EXTEND_I32_U).op(OP64.add).tee(pc);
+    f.get(line).mem(I32_LOAD, 8).i32(hart).get(line).mem(I32_LOAD, 4).callIndirect(own.translated).set(target);
+    f.get(target).get(pc).op(OP64.eq);
+    f.i32(hart).mem(I32_LOAD, H.HART_FUEL).get(fuel).i32(1).op(OP32.add).op(OP32.eq).op(OP32.and).brIf(interpret);
+    f.i32(hart).mem(I32_LOAD, H.HART_FUEL).set(fuel);
+    // An odd address: mode or mapping may be new
+    f.get(target).op(I32_WRAP).i32(1).op(OP32.and);
+    f.if();
+    f.i32(hart).get(target).i64(-2).op(OP64.and).mem(STORE64.d, H.HART_PC).br(reload);
+    f.end();
+    f.i32(1).set(frame.counted);
+    f.br(far);
+    f.end();
   }
 }

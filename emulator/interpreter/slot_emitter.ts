@@ -38,6 +38,8 @@ const I32_WRAP = 0xa7;
 const I64_REINTERPRET_F64 = 0xbd;
 const I32_REINTERPRET_F32 = 0xbc;
 const SELECT = 0x1b;
+/** rd x0, rs1 ra, as a slot holds them */
+const RETURN_OPERANDS = H.HART_X_DISCARD | (8 << 16);
 
 /** Locals and labels of the run loop that every handler may use. */
 export interface RunFrame {
@@ -64,6 +66,10 @@ export interface RunFrame {
   readonly call: (name: string) => number;
   /** Next instruction; far jump to `target`; go on at HART_PC; the run ends if `exit` is not 0, else as reload */
   readonly next: number;
+  /** The next instruction is at `slot`, after a jump that counts as a visit */
+  readonly count: number;
+  /** i32: 1 where the far jump under way counts as a visit */
+  readonly counted: number;
   readonly far: number;
   readonly reload: number;
 }
@@ -475,32 +481,45 @@ export class SlotEmitter implements Emitter {
   branch(_condition: I32): void {
     const f = this.#f;
     f.if();
-    this.#goRelative();
+    this.#goRelative(false);
     f.end();
   }
   jump(): void {
-    this.#goRelative();
+    this.#goRelative(true);
     this.#jumped = true;
   }
 
   /** To pc + imm: inside the page by moving the slot, else by address. */
-  #goRelative(): void {
+  #goRelative(counts: boolean): void {
     const f = this.#f;
-    const { slot, base, limit, next, far, target } = this.#frame;
+    const { slot, base, limit, next, count, far, target } = this.#frame;
     const offset = this.#temp32();
     f.get(slot).get(base).op(OP32.sub).get(slot).mem(I32_LOAD, H.SLOT_IMM).i32(3).op(OP32.shl).op(OP32.add);
     f.tee(offset).get(limit).op(OP32.lt_u);
     f.if();
-    f.get(base).get(offset).op(OP32.add).set(slot);
-    f.br(next);
+    if (counts) {
+      f.get(base).get(offset).op(OP32.add).set(slot).br(count);
+    } else {
+      // A backward branch counts: it may close a loop
+      f.get(slot).mem(I32_LOAD, H.SLOT_IMM);
+      f.get(base).get(offset).op(OP32.add).set(slot);
+      f.i32(0).op(OP32.lt_s).brIf(count);
+      f.br(next);
+    }
     f.end();
     this.#pcPlus(0);
     this.imm();
-    f.op(OP64.add).set(target).br(far);
+    f.op(OP64.add).set(target).i32(1).set(this.#frame.counted).br(far);
   }
 
+  /** A return does not count; other indirect jumps do, and leave their slot for who asks where they go */
   jumpTo(_address: I64): void {
-    this.#f.set(this.#frame.target).br(this.#frame.far);
+    const f = this.#f;
+    const { slot, target, counted, hart, far } = this.#frame;
+    f.set(target);
+    f.get(slot).mem(I32_LOAD, H.SLOT_RD).i32(0xff_ffff).op(OP32.and).i32(RETURN_OPERANDS).op(OP32.eq).brIf(far);
+    f.i32(hart).get(slot).mem(I32_STORE, H.HART_JUMP_FROM);
+    f.i32(1).set(counted).br(far);
     this.#jumped = true;
   }
 

@@ -1,4 +1,12 @@
-import { CODE_META_BYTES, CODE_PAGE_BYTES, HART_STRIDE } from '../kernel/assembly/hart_layout.ts';
+import {
+  CODE_KEY_BYTES,
+  CODE_KEYS,
+  CODE_META_BYTES,
+  CODE_PAGE_BYTES,
+  ENTRIES,
+  ENTRY_BYTES,
+  HART_STRIDE,
+} from '../kernel/assembly/hart_layout.ts';
 import { PAGE_BYTES } from './guest_memory.ts';
 
 /** The kernel module keeps its static data here; nothing below is ever used, so address 0 stays invalid */
@@ -19,6 +27,7 @@ export const MAX_HARTS = 8;
 export const ROM_BYTES = 0x10000;
 /** Predecoded pages that one hart keeps */
 export const CODE_PAGES = 1024;
+export const TRANSLATOR_DATA_BYTES = 0x100000;
 const WASM_PAGE = 65536;
 
 /** Where everything lies in the one shared memory. All values are byte addresses in it. */
@@ -26,8 +35,15 @@ export interface MemoryLayout {
   readonly harts: number;
   readonly ramBytes: number;
   hart(index: number): number;
-  /** Predecoded pages of a hart, their metadata, and for each RAM/ROM page a u16: 1 + its index, 0 none */
-  code(index: number): { pages: number; meta: number; index: number };
+  /**
+   * Predecoded pages of a hart, their metadata, for each RAM/ROM page a u16 (1 + its index, 0 none), and the entries
+   * of its translated functions
+   */
+  code(index: number): { pages: number; meta: number; index: number; entries: number };
+  /** Records of the code keys, of all harts */
+  readonly codeKeys: number;
+  /** Bytes for the translator: tables by which guest switches jump */
+  readonly translatorData: number;
   /** One byte for each RAM page */
   readonly dirty: number;
   /** u32 for each ROM and RAM page: raised when predecoded code of it went stale */
@@ -52,9 +68,12 @@ export function planMemory(harts: number, ramBytes: number): MemoryLayout {
   const pages = romPages + ramBytes / PAGE_BYTES;
   const codeStart = HARTS + MAX_HARTS * HART_STRIDE;
   const metaAt = CODE_PAGES * CODE_PAGE_BYTES;
-  const indexAt = metaAt + CODE_PAGES * CODE_META_BYTES;
+  const entriesAt = metaAt + CODE_PAGES * CODE_META_BYTES;
+  const indexAt = entriesAt + ENTRIES * ENTRY_BYTES;
   const codeStride = align(indexAt + pages * 2, 64);
-  const dirtyAll = align(codeStart + harts * codeStride, PAGE_BYTES);
+  const codeKeys = codeStart + harts * codeStride;
+  const translatorData = codeKeys + CODE_KEYS * CODE_KEY_BYTES;
+  const dirtyAll = align(translatorData + TRANSLATOR_DATA_BYTES, PAGE_BYTES);
   const codeVersion = align(dirtyAll + pages, 64);
   const rom = align(codeVersion + pages * 4, WASM_PAGE);
   const ram = rom + ROM_BYTES;
@@ -71,8 +90,10 @@ export function planMemory(harts: number, ramBytes: number): MemoryLayout {
     hart: (index) => HARTS + index * HART_STRIDE,
     code: (index) => {
       const base = codeStart + index * codeStride;
-      return { pages: base, meta: base + metaAt, index: base + indexAt };
+      return { pages: base, meta: base + metaAt, index: base + indexAt, entries: base + entriesAt };
     },
+    codeKeys,
+    translatorData,
     dirty: dirtyAll + romPages,
     codeVersion,
     rom,

@@ -1,71 +1,7 @@
-import { TYPE_VOID } from './opcodes.ts';
+import { ByteSink } from './byte_sink.ts';
+import { TYPE_I32, TYPE_VOID } from './opcodes.ts';
 
-/** Bytes that grow; LEB128 where the binary format wants it. */
-export class ByteSink {
-  #bytes = new Uint8Array(1024);
-  #length = 0;
-
-  get length(): number {
-    return this.#length;
-  }
-
-  byte(value: number): this {
-    if (this.#length === this.#bytes.length) {
-      const grown = new Uint8Array(this.#bytes.length * 2);
-      grown.set(this.#bytes);
-      this.#bytes = grown;
-    }
-    this.#bytes[this.#length++] = value;
-    return this;
-  }
-
-  raw(values: Iterable<number>): this {
-    for (const value of values) this.byte(value);
-    return this;
-  }
-
-  /** Unsigned LEB128 of a 32-bit value */
-  u(value: number): this {
-    let rest = value >>> 0;
-    while (rest > 0x7f) {
-      this.byte((rest & 0x7f) | 0x80);
-      rest >>>= 7;
-    }
-    return this.byte(rest);
-  }
-
-  /** Signed LEB128 of a 32-bit value */
-  s32(value: number): this {
-    let rest = value | 0;
-    for (;;) {
-      const low = rest & 0x7f;
-      rest >>= 7;
-      if ((rest === 0 && (low & 0x40) === 0) || (rest === -1 && (low & 0x40) !== 0)) return this.byte(low);
-      this.byte(low | 0x80);
-    }
-  }
-
-  /** Signed LEB128 of a 64-bit value */
-  s64(value: bigint): this {
-    let rest = BigInt.asIntN(64, value);
-    for (;;) {
-      const low = Number(rest & 0x7fn);
-      rest >>= 7n;
-      if ((rest === 0n && (low & 0x40) === 0) || (rest === -1n && (low & 0x40) !== 0)) return this.byte(low);
-      this.byte(low | 0x80);
-    }
-  }
-
-  name(text: string): this {
-    this.u(text.length);
-    for (let i = 0; i < text.length; i++) this.byte(text.charCodeAt(i));
-    return this;
-  }
-
-  finish(): Uint8Array<ArrayBuffer> {
-    return this.#bytes.slice(0, this.#length);
-  }
-}
+const MAX_I32 = 0x7fff_ffff;
 
 /** One function's code: opcodes are appended in evaluation order. */
 export class FunctionBody {
@@ -74,6 +10,8 @@ export class FunctionBody {
   readonly #parameters: number;
   /** Open blocks, for branch depths by label */
   #depth = 0;
+  /** Pairs: offset of an `if` or `br_if` in the code, 1 likely or 0 unlikely */
+  readonly #hints: number[] = [];
 
   constructor(parameters: number) {
     this.#parameters = parameters;
@@ -84,8 +22,11 @@ export class FunctionBody {
     return this.#parameters + this.#locals.length - 1;
   }
 
-  op(...bytes: number[]): this {
-    this.code.raw(bytes);
+  /** One opcode; `op2` and `op3` for those of several bytes */
+  op(opcode: number, op2?: number, op3?: number): this {
+    this.code.byte(opcode);
+    if (op2 !== undefined) this.code.byte(op2);
+    if (op3 !== undefined) this.code.byte(op3);
     return this;
   }
   i32(value: number): this {
@@ -93,7 +34,13 @@ export class FunctionBody {
     return this;
   }
   i64(value: bigint | number): this {
-    this.code.byte(0x42).s64(BigInt(value));
+    this.code.byte(0x42);
+    if (typeof value === 'number' && value <= MAX_I32 && value >= -MAX_I32) this.code.s32(value);
+    else this.code.s64(BigInt(value));
+    return this;
+  }
+  f64(value: number): this {
+    this.code.byte(0x44).raw(new Uint8Array(new Float64Array([value]).buffer));
     return this;
   }
   get(local: number): this {
@@ -118,8 +65,25 @@ export class FunctionBody {
     this.code.byte(0xfe).byte(opcode).u(alignLog2).u(offset);
     return this;
   }
+  /** An opcode of the SIMD proposals */
+  simd(opcode: number, lane?: number): this {
+    this.code.byte(0xfd).u(opcode);
+    if (lane !== undefined) this.code.byte(lane);
+    return this;
+  }
   call(index: number): this {
     this.code.byte(0x10).u(index);
+    return this;
+  }
+  /** Through the imported table; the index is on the stack */
+  callIndirect(type: number): this {
+    this.code.byte(0x11).u(type).u(0);
+    return this;
+  }
+
+  /** The next `if` or `br_if` is nearly always, or nearly never, taken (branch hinting proposal). */
+  hint(likely: boolean): this {
+    this.#hints.push(this.code.length, likely ? 1 : 0);
     return this;
   }
 
@@ -164,12 +128,25 @@ export class FunctionBody {
     return this;
   }
 
-  finish(): Uint8Array {
-    const body = new ByteSink();
-    body.u(this.#locals.length);
-    for (const type of this.#locals) body.u(1).byte(type);
-    body.raw(this.code.finish()).byte(0x0b);
-    return body.finish();
+  /** Declarations of locals, runs of one type together */
+  #declarations(): ByteSink {
+    const sink = new ByteSink(64);
+    const runs: number[] = [];
+    for (const type of this.#locals) {
+      if (runs.at(-1) === type) runs[runs.length - 2]!++;
+      else runs.push(1, type);
+    }
+    sink.u(runs.length / 2);
+    for (let i = 0; i < runs.length; i += 2) sink.u(runs[i]!).byte(runs[i + 1]!);
+    return sink;
+  }
+
+  /** Appends size and body; gives the branch hints with offsets from the body's start, in order. */
+  writeTo(out: ByteSink): readonly number[] {
+    const declarations = this.#declarations();
+    out.u(declarations.length + this.code.length + 1);
+    out.append(declarations).append(this.code).byte(0x0b);
+    return this.#hints.map((value, index) => (index % 2 === 0 ? value + declarations.length : value));
   }
 }
 
@@ -183,28 +160,54 @@ export const signature = (params: readonly number[], ...results: number[]): Func
 export class ModuleBuilder {
   readonly #types: FunctionType[] = [];
   readonly #imports: { name: string; type: number }[] = [];
-  readonly #functions: { name: string; type: number; body: FunctionBody }[] = [];
+  readonly #globals: string[] = [];
+  readonly #functions: { name: string | undefined; type: number; body: FunctionBody }[] = [];
+  #table = false;
+  #elements: { at: number; functions: readonly number[] } | undefined;
 
-  #type(type: FunctionType): number {
-    const key = JSON.stringify(type);
-    const known = this.#types.findIndex((other) => JSON.stringify(other) === key);
+  /** Index of a function type, for `call_indirect` too */
+  type(type: FunctionType): number {
+    const same = (a: readonly number[], b: readonly number[]) => a.length === b.length && a.every((t, i) => t === b[i]);
+    const known = this.#types.findIndex(
+      ({ params, results }) => same(params, type.params) && same(results, type.results),
+    );
     if (known >= 0) return known;
     return this.#types.push(type) - 1;
   }
 
   /** All imports come before the first function; gives the function index. */
-  import(name: string, type: FunctionType): number {
-    return this.#imports.push({ name, type: this.#type(type) }) - 1;
+  importFunction(name: string, type: FunctionType): number {
+    return this.#imports.push({ name, type: this.type(type) }) - 1;
+  }
+  /** An immutable i32; gives the global's index */
+  importGlobal(name: string): number {
+    return this.#globals.push(name) - 1;
+  }
+  importTable(): void {
+    this.#table = true;
+  }
+  /** Fills the imported table from `at` when instantiated. */
+  elements(at: number, functions: readonly number[]): void {
+    this.#table = true;
+    this.#elements = { at, functions };
+  }
+  get importedFunctions(): number {
+    return this.#imports.length;
   }
 
-  function(name: string, type: FunctionType): FunctionBody {
+  /** Exported under `name`, if it is given */
+  function(name: string | undefined, type: FunctionType): FunctionBody {
     const body = new FunctionBody(type.params.length);
-    this.#functions.push({ name, type: this.#type(type), body });
+    this.#functions.push({ name, type: this.type(type), body });
     return body;
   }
 
   finish(): Uint8Array<ArrayBuffer> {
-    const out = new ByteSink();
+    const code = new ByteSink(4096);
+    code.u(this.#functions.length);
+    const hints = this.#functions.map(({ body }) => body.writeTo(code));
+
+    const out = new ByteSink(code.length + 4096);
     out.raw([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]);
     section(out, 1, (s) => {
       s.u(this.#types.length);
@@ -213,9 +216,11 @@ export class ModuleBuilder {
       }
     });
     section(out, 2, (s) => {
-      s.u(this.#imports.length + 1);
+      s.u(this.#imports.length + this.#globals.length + (this.#table ? 2 : 1));
       // Any shared memory that the machine makes fits these limits: 1 page … 4 GiB
       s.name('env').name('memory').byte(2).byte(3).u(1).u(65536);
+      if (this.#table) s.name('env').name('table').byte(1).byte(0x70).byte(0).u(0);
+      for (const name of this.#globals) s.name('env').name(name).byte(3).byte(TYPE_I32).byte(0);
       for (const { name, type } of this.#imports) s.name('env').name(name).byte(0).u(type);
     });
     section(out, 3, (s) => {
@@ -223,26 +228,44 @@ export class ModuleBuilder {
       for (const { type } of this.#functions) s.u(type);
     });
     section(out, 7, (s) => {
-      s.u(this.#functions.length);
-      for (const [index, { name }] of this.#functions.entries())
-        s.name(name)
+      const exported = [...this.#functions.entries()].filter(([, { name }]) => name !== undefined);
+      s.u(exported.length);
+      for (const [index, { name }] of exported)
+        s.name(name!)
           .byte(0)
           .u(this.#imports.length + index);
     });
-    section(out, 10, (s) => {
-      s.u(this.#functions.length);
-      for (const { body } of this.#functions) {
-        const bytes = body.finish();
-        s.u(bytes.length).raw(bytes);
+    const elements = this.#elements;
+    if (elements !== undefined) {
+      section(out, 9, (s) => {
+        s.u(1).u(0).byte(0x41).s32(elements.at).byte(0x0b).u(elements.functions.length);
+        for (const index of elements.functions) s.u(index);
+      });
+    }
+    this.#writeHints(out, hints);
+    out.byte(10).u(code.length).append(code);
+    return out.finish();
+  }
+
+  /** Custom section "metadata.code.branch_hint" (branch hinting proposal), before the code it speaks of */
+  #writeHints(out: ByteSink, hints: readonly (readonly number[])[]): void {
+    const hinted = [...hints.entries()].filter(([, list]) => list.length > 0);
+    if (hinted.length === 0) return;
+    section(out, 0, (s) => {
+      s.name('metadata.code.branch_hint').u(hinted.length);
+      for (const [index, list] of hinted) {
+        s.u(this.#imports.length + index).u(list.length / 2);
+        for (let i = 0; i < list.length; i += 2)
+          s.u(list[i]!)
+            .u(1)
+            .byte(list[i + 1]!);
       }
     });
-    return out.finish();
   }
 }
 
 function section(out: ByteSink, id: number, write: (sink: ByteSink) => void): void {
   const body = new ByteSink();
   write(body);
-  const bytes = body.finish();
-  out.byte(id).u(bytes.length).raw(bytes);
+  out.byte(id).u(body.length).append(body);
 }

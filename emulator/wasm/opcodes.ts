@@ -16,6 +16,10 @@ export const I64 = {
 
 export const F32 = { add: 0x92, sub: 0x93, mul: 0x94, div: 0x95, sqrt: 0x91 } as const;
 export const F64 = { add: 0xa0, sub: 0xa1, mul: 0xa2, div: 0xa3, sqrt: 0x9f } as const;
+/** Comparisons and what else exists for doubles alone here */
+export const F64_MORE = {
+  eq: 0x61, lt: 0x63, gt: 0x64, le: 0x65, ge: 0x66, abs: 0x99, neg: 0x9a, trunc: 0x9d, nearest: 0x9e, copysign: 0xa6,
+} as const;
 
 /** Loads that give an i64, by RISC-V width letter */
 export const LOAD64 = { b: 0x30, bu: 0x31, h: 0x32, hu: 0x33, w: 0x34, wu: 0x35, d: 0x29 } as const;
@@ -34,6 +38,24 @@ export const ATOMIC_RMW = {
 } as const;
 export const ATOMIC_FENCE = 0x03;
 
+/** Whole loads and stores of other types than i64 */
+export const MEMORY = {
+  i32_load: 0x28, f32_load: 0x2a, f64_load: 0x2b, i32_load8_u: 0x2d, i32_load16_u: 0x2f,
+  i32_store: 0x36, f64_store: 0x39, i32_store8: 0x3a, i32_store16: 0x3b,
+} as const;
+
+export const CONVERT = {
+  i32_wrap_i64: 0xa7, i64_extend_i32_s: 0xac, i64_extend_i32_u: 0xad, i64_extend32_s: 0xc4,
+  f32_demote_f64: 0xb6, f64_promote_f32: 0xbb,
+  f32_convert_i32_s: 0xb2, f32_convert_i32_u: 0xb3, f32_convert_i64_s: 0xb4, f32_convert_i64_u: 0xb5,
+  f64_convert_i32_s: 0xb7, f64_convert_i32_u: 0xb8, f64_convert_i64_s: 0xb9, f64_convert_i64_u: 0xba,
+  i64_trunc_f64_s: 0xb0, i64_trunc_f64_u: 0xb1,
+  i32_reinterpret_f32: 0xbc, i64_reinterpret_f64: 0xbd, f32_reinterpret_i32: 0xbe, f64_reinterpret_i64: 0xbf,
+} as const;
+export const SELECT = 0x1b;
+
 export const TYPE_I32 = 0x7f;
 export const TYPE_I64 = 0x7e;
+export const TYPE_F32 = 0x7d;
+export const TYPE_F64 = 0x7c;
 export const TYPE_VOID = 0x40;

@@ -7,10 +7,19 @@ export interface WasmInstance {
   // Functions are checked against their declared types by who instantiates
   readonly exports: Record<string, unknown>;
 }
+/** A table of functions; an empty place is null */
+export interface WasmTable {
+  readonly length: number;
+  get(index: number): unknown;
+  set(index: number, value: unknown): void;
+  grow(count: number): number;
+}
 interface WasmApi {
   Memory: new (descriptor: { initial: number; maximum: number; shared: true }) => WasmMemory;
   Module: new (bytes: Uint8Array) => WasmModule;
   Instance: new (module: WasmModule, imports: Record<string, Record<string, unknown>>) => WasmInstance;
+  Table: new (descriptor: { element: 'anyfunc'; initial: number; maximum?: number }, value?: unknown) => WasmTable;
+  validate(bytes: Uint8Array): boolean;
   Global: new (descriptor: { value: 'i32' | 'i64' | 'f64'; mutable: boolean }, value: number | bigint) => object;
 }
 

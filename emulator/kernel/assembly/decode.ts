@@ -18,6 +18,7 @@ import { ACCESS_EXECUTE, pmpAllows, pmpUniform } from './pmp';
 import * as R from './registers';
 import { fillInstruction, flushInstructions } from './tlb';
 import { CAUSE_FETCH_ACCESS, trap } from './trap';
+import { findTranslation } from './translation';
 import { walk, walkedPa } from './walk';
 
 // As in isa/table.ts
@@ -41,11 +42,12 @@ const FORMAT_F2: u32 = 13;
 const FORMAT_F4: u32 = 14;
 const FORMAT_FLOAD: u32 = 15;
 const FORMAT_FSTORE: u32 = 16;
+const FORMAT_NONE: u32 = 17;
 
 /** Page number of a host address, ROM first: the index of all per-page maps */
 // @ts-ignore: decorator
 @inline
-function pageIndex(host: u32): u32 {
+export function pageIndex(host: u32): u32 {
   return (host - ROM_AT) >> 12;
 }
 
@@ -54,7 +56,7 @@ function pageIndex(host: u32): u32 {
  * that into a new version, so that every hart finds its own copy stale at its next fetch-TLB fill. The bit is
  * cleared before the page is read, so a store that races is seen again.
  */
-function codeVersion(index: u32): u32 {
+export function codeVersion(index: u32): u32 {
   const dirty = DIRTY_AT + index;
   const version = CODE_VERSION_AT + (index << 2);
   if (atomic.load<u8>(dirty) & <u8>H.DIRTY_CODE_BIT) {
@@ -159,6 +161,9 @@ export function decodeSlot(slot: u32, slots: u32): u32 {
   const low = <u32>load<u16>(host);
   if ((low & 3) != 3 || offset != 4094) {
     decodeWord(slot, low, host + 2);
+    if (R.get32(H.HART_TRANSLATING) && findTranslation(host) != 0) {
+      store<u16>(slot, load<u16>(slot) | <u16>H.HANDLER_TRANSLATED);
+    }
     return DECODED;
   }
   // The second half lies in the next page, whose mapping may change on its own: decoded each time it is run
@@ -241,6 +246,7 @@ function immediate(word: u32, format: u32): i64 {
   if (format == FORMAT_SHIFT) return <i64>((word >> 20) & 63);
   if (format == FORMAT_SHIFTW) return <i64>((word >> 20) & 31);
   if (format == FORMAT_SYS) return <i64>(<u64>word);
+  if (format == FORMAT_NONE) return <i64>signed; // fence: which accesses it orders
   return 0;
 }
 

@@ -40,6 +40,18 @@ export declare const TABLE_ENTRIES: u32;
 @external("env", "TABLE_COMPRESSED")
 export declare const TABLE_COMPRESSED: u32;
 
+/** Records of code keys, of all harts; entries of this hart (hart_layout.ts) */
+// @ts-ignore: decorator
+@external("env", "CODE_KEYS_AT")
+export declare const CODE_KEYS_AT: u32;
+// @ts-ignore: decorator
+@external("env", "ENTRIES_AT")
+export declare const ENTRIES_AT: u32;
+/** How deep translated functions may call each other, << 16 */
+// @ts-ignore: decorator
+@external("env", "CALL_DEPTH")
+export declare const CALL_DEPTH: u32;
+
 /** mtime in ticks of 10 MHz; an integer */
 // @ts-ignore: decorator
 @external("env", "now")

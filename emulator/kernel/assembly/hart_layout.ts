@@ -85,6 +85,16 @@ export const HART_MSECCFG = 0x4a8;
 export const HART_FETCH_ONCE = 0x4b0;
 export const HART_STATE_BYTES = 0x4c0;
 
+// Words of the translator, derived from the rest: not part of a saved state
+/** u64: what indirect jumps mix into their key of the jump cache: the privilege */
+export const HART_JUMP_SALT = 0x4c0;
+/** u32: execution cells that are set */
+export const HART_EXEC_COUNT = 0x4c8;
+/** u32: nonzero where translated functions may be looked up */
+export const HART_TRANSLATING = 0x4cc;
+/** u32: address of the slot of the last indirect jump that was no return */
+export const HART_JUMP_FROM = 0x4d0;
+
 // Words that other threads touch, on a cache line of their own
 /** i32, atomic: interrupt pins: SSIP 1, MSIP 3, STIP 5, MTIP 7, SEIP 9, MEIP 11 */
 export const HART_MIP = 0x800;
@@ -113,8 +123,25 @@ export const HART_DTLB_SETS = 0x10000;
 export const DTLB_ENTRIES = 1024;
 export const DTLB_ENTRY_BYTES = 32;
 export const DTLB_SET_BYTES = 0x8000;
+
+// What the translator keeps for a hart (decisions/0007)
+/** u16 each, by a hash of the slot: how often a call, an indirect jump or a backward branch went there */
+export const HART_COUNTERS = 0x30000;
+export const COUNTERS = 16384;
+/** u32 slot | privilege, u32 table index, u32 argument, u32 least fuel: entries that were looked up, by slot */
+export const HART_ENTRY_CACHE = 0x38000;
+export const ENTRY_CACHE_ENTRIES = 2048;
+/** u64 each, by code key: the page at which the key's code is known to be mapped now; all ones where it is not */
+export const HART_EXEC_CELLS = 0x40000;
+/** u16 each: the keys whose cells are set */
+export const HART_EXEC_LIST = 0x50000;
+/** Code keys: one for each page, version and privilege that translated code was made of */
+export const CODE_KEYS = 8192;
+/** u64 address ^ HART_JUMP_SALT, u32 table index, u32 entry: where indirect jumps go */
+export const HART_JUMP_CACHE = 0x54000;
+export const JUMP_CACHE_ENTRIES = 1024;
 /** From one hart to the next */
-export const HART_STRIDE = 0x40000;
+export const HART_STRIDE = 0x80000;
 
 // Predecoded pages: one slot for each halfword of a 4 KiB page, and one that says the page ends
 export const SLOT_BYTES = 16;
@@ -133,6 +160,18 @@ export const CODE_PAGE_SLOTS = 2048;
 export const CODE_PAGE_BYTES = 32832;
 /** u32 host address of the page, u32 version */
 export const CODE_META_BYTES = 8;
+
+/** Handlers from here on stand for themselves less this, and say that a translated function begins here */
+export const HANDLER_TRANSLATED = 0x8000;
+
+/** u32 host page, u32 version, u32 privilege, u32 unused */
+export const CODE_KEY_BYTES = 16;
+/** Open addressing by address: u32 host address, 0 for none; u32 table index, 0 where it was dropped; u32 entry number,
+ * pages << 8 and privilege << 16; u32 least fuel; u16 × 8 code keys, 0xffff for none */
+export const ENTRY_BYTES = 32;
+export const ENTRIES = 32768;
+export const ENTRY_KEYS = 16;
+export const ENTRY_MAX_KEYS = 8;
 
 /** Bits of the dirty map (machine_api.ts) that belong to the code cache */
 export const DIRTY_CODE_BIT = 0x80;

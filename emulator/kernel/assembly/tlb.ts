@@ -8,6 +8,7 @@ export function updateModes(): void {
   const priv = R.get32(H.HART_PRIV);
   R.set32(H.HART_DTLB, HART + H.HART_DTLB_SETS + dataSet() * H.DTLB_SET_BYTES);
   R.set32(H.HART_ITLB, HART + H.HART_ITLB_SETS + priv * H.ITLB_SET_BYTES);
+  R.set64(H.HART_JUMP_SALT, <u64>priv << 61);
 }
 
 /** Privilege of loads and stores: MPRV makes M-mode borrow MPP's. */
@@ -25,6 +26,12 @@ export function dataSet(): u32 {
 
 export function flushInstructions(): void {
   memory.fill(HART + H.HART_ITLB_SETS, 0xff, 4 * H.ITLB_SET_BYTES);
+  const count = R.get32(H.HART_EXEC_COUNT);
+  for (let i: u32 = 0; i < count; i++) {
+    const key = <u32>load<u16>(HART + H.HART_EXEC_LIST + (i << 1));
+    store<u64>(HART + H.HART_EXEC_CELLS + (key << 3), ~0);
+  }
+  R.set32(H.HART_EXEC_COUNT, 0);
 }
 
 /** Forgets all translations: sfence.vma, satp, PMP. Sets that are empty already are left alone. */

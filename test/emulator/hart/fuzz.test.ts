@@ -4,7 +4,7 @@ import process from 'node:process';
 import test from 'ava';
 import { encode, INSTRUCTIONS } from '../../../emulator/isa/mod.ts';
 import * as H from '../../../emulator/kernel/assembly/hart_layout.ts';
-import { CODE_PAGES, ROM_BYTES } from '../../../emulator/memory/layout.ts';
+import { CODE_PAGES, ROM_BYTES, TRANSLATOR_DATA_BYTES } from '../../../emulator/memory/layout.ts';
 import { BareHart, CODE, DATA, MMIO, PTE, RAM, RWX, TABLES } from '../../fixtures/bare_hart.ts';
 
 /** More by the environment; seeds go on, so that a longer run contains the shorter */
@@ -170,6 +170,9 @@ function prepare(random: Random): void {
   hart.pc = random.pick([BigInt(CODE), BigInt(CODE + 4094), address(random) & ~1n, BigInt(RAM + RAM_BYTES - 4096)]);
 }
 
+/** Behind the last thing that a hart keeps in its own area */
+const END_OF_HART = H.HART_JUMP_CACHE + H.JUMP_CACHE_ENTRIES * 16;
+
 /** Everything that this hart may not write: by start and end in the shared memory */
 function forbidden(): readonly (readonly [number, number, string])[] {
   const own = layout.code(0);
@@ -180,10 +183,11 @@ function forbidden(): readonly (readonly [number, number, string])[] {
     // The kernel's soft float keeps a little static data below the tables
     [0, 0x1_0000, 'address 0'],
     [0x2_0000, layout.hart(0), 'decode tables, device and machine words'],
-    [layout.hart(0) + H.HART_DTLB_SETS + 4 * H.DTLB_SET_BYTES, layout.hart(1) + H.HART_STRIDE, 'the next hart'],
+    [layout.hart(0) + END_OF_HART, layout.hart(1) + H.HART_STRIDE, 'the next hart'],
     [layout.hart(1) + H.HART_STRIDE, own.pages, 'the other harts'],
     [own.pages + CODE_PAGES * H.CODE_PAGE_BYTES, own.meta, 'between code pages and their metadata'],
-    [ownEnd, romDirty, "the next hart's code cache"],
+    [ownEnd, layout.codeKeys, "the next hart's code cache"],
+    [layout.translatorData + TRANSLATOR_DATA_BYTES, romDirty, "behind the translator's data"],
     [layout.dirty + RAM_BYTES / 4096, layout.codeVersion, 'behind the dirty map'],
     [layout.codeVersion + pages * 4, layout.rom, 'behind the code versions'],
     [layout.rom, layout.ram, 'ROM'],

@@ -1,0 +1,55 @@
+// Accesses of one block off one unchanged register: their page is looked up once.
+import { writesX } from './analysis.ts';
+import { type Instruction, X } from './instruction.ts';
+
+/** Bytes from the first to behind the last: the longer, the more often a page ends between */
+const MAX_SPAN = 1024;
+
+export interface AccessGroup {
+  /** Least offset from the register, and bytes to behind the last access */
+  min: number;
+  span: number;
+  loads: boolean;
+  stores: boolean;
+  members: number;
+  /** Local with the host address of register + min, 0 where the lookup failed; -1 before it is made */
+  hostLocal: number;
+  /** Local with the host page's number, for stores */
+  pageLocal: number;
+}
+
+const SIZES: Readonly<Record<string, number>> = {
+  lb: 1, lbu: 1, lh: 2, lhu: 2, lw: 4, lwu: 4, ld: 8, sb: 1, sh: 2, sw: 4, sd: 8, flw: 4, fld: 8, fsw: 4, fsd: 8,
+}; // biome-ignore format: one table
+
+/** For each instruction that is in a group of at least two, its group */
+export function groupAccesses(instructions: readonly Instruction[]): ReadonlyMap<Instruction, AccessGroup> {
+  const open: (AccessGroup | undefined)[] = [];
+  const found = new Map<Instruction, AccessGroup>();
+  for (const instruction of instructions) {
+    const { facts, rs1, imm } = instruction;
+    const size = facts.loads ? SIZES[facts.row.name] : undefined;
+    if (size !== undefined && facts.rs1 === X) {
+      const stores = facts.rs2 !== 0;
+      const group = open[rs1];
+      const min = group === undefined ? imm : Math.min(group.min, imm);
+      const end = group === undefined ? imm + size : Math.max(group.min + group.span, imm + size);
+      if (group === undefined || end - min > MAX_SPAN) {
+        const made = { min: imm, span: size, loads: !stores, stores, members: 1, hostLocal: -1, pageLocal: -1 };
+        open[rs1] = made;
+        found.set(instruction, made);
+      } else {
+        group.min = min;
+        group.span = end - min;
+        group.loads ||= !stores;
+        group.stores ||= stores;
+        group.members++;
+        found.set(instruction, group);
+      }
+    }
+    const written = writesX(instruction);
+    if (written !== 0) open[instruction.rd] = undefined;
+  }
+  for (const [instruction, group] of found) if (group.members < 2) found.delete(instruction);
+  return found;
+}

@@ -1,0 +1,545 @@
+// Writes one region as one WebAssembly function: (address, argument, hart) → where to go on.
+import * as H from '../kernel/assembly/hart_layout.ts';
+import type { FunctionBody } from '../wasm/module_builder.ts';
+import {
+  CONVERT,
+  LOAD64,
+  MEMORY,
+  I32 as OP32,
+  I64 as OP64,
+  STORE64,
+  TYPE_F64,
+  TYPE_I32,
+  TYPE_I64,
+} from '../wasm/opcodes.ts';
+import { groupAccesses } from './access_groups.ts';
+import { type Analysis, analyse, type BlockFacts, writesF, writesX } from './analysis.ts';
+import { type FlowEdge, type FlowNode, structure } from './flow.ts';
+import type { Block, Region } from './region.ts';
+import { type EmitterFrame, RegisterEmitter } from './register_emitter.ts';
+
+/** Parameters of every translated function */
+const PC = 0;
+const ARGUMENT = 1;
+const HART = 2;
+/** The argument: entry number, pages from the region's first page to the entry's (signed byte), depth that is left */
+export const ARGUMENT_PAGES_SHIFT = 8;
+export const ARGUMENT_DEPTH_SHIFT = 16;
+const RA = 1;
+
+export interface EntryPoint {
+  readonly at: number;
+  readonly number: number;
+  /** The function does nothing with less fuel */
+  readonly leastFuel: number;
+}
+
+/** How a call reaches another region: as a function of the same module, or by the table */
+export type Link =
+  | { readonly kind: 'direct'; readonly index: number }
+  | { readonly kind: 'table'; readonly index: number };
+
+/** What the machine and the module give the functions that are written */
+export interface WriterContext {
+  /** Constant address of the hart, or undefined where the same code serves several: it is a parameter then */
+  readonly hart: number | undefined;
+  readonly dirtyOffset: number;
+  readonly fusesMultiplyAdd: boolean;
+  readonly strongOrder: boolean;
+  /** Index of a function of the kernel or a helper */
+  call(name: string): number;
+  /** Type index of a translated function */
+  readonly functionType: number;
+  /** The code key of a page of the region */
+  keyOf(pageNumber: number): number;
+  link(target: number): Link | undefined;
+  /** Address of a new table of bytes in memory, or undefined where there is no room */
+  byteTable(bytes: Uint8Array): number | undefined;
+}
+
+/** Appends the region's code to `f`; gives its entry points. */
+export function writeFunction(f: FunctionBody, region: Region, context: WriterContext): readonly EntryPoint[] {
+  return new FunctionWriter(f, region, context).write();
+}
+
+class FunctionWriter {
+  readonly #f: FunctionBody;
+  readonly #region: Region;
+  readonly #context: WriterContext;
+  readonly #flow;
+  readonly #analysis: Analysis;
+  readonly #emitter: RegisterEmitter;
+  readonly #x: number[] = [];
+  readonly #fp: number[] = [];
+  readonly #base: number;
+  readonly #dtlb: number;
+  /** i32: instructions that a trap leaves uncounted, itself included; 0 where no trap was taken */
+  readonly #trapped: number;
+  /** i64: where to go on */
+  readonly #result: number;
+  /** i32: the argument for calls: one less deep, entry 0 */
+  readonly #deeper: number;
+  readonly #usesMemory: boolean;
+  /** Label by which the function ends, registers stored; by set of registers that are still to be stored */
+  #leave = 0;
+  readonly #leaveBy = new Map<string, number>();
+  readonly #mergeLabels = new Map<FlowNode, number>();
+  readonly #loopLabels = new Map<FlowNode, number>();
+  readonly #dispatchLocals = new Map<FlowNode, number>();
+  /** Of the instruction being written: registers newer than memory, instructions not yet counted, itself included */
+  #dirtyX = 0;
+  #dirtyF = 0;
+  #spent = 0;
+
+  constructor(f: FunctionBody, region: Region, context: WriterContext) {
+    this.#f = f;
+    this.#region = region;
+    this.#context = context;
+    this.#flow = structure(region);
+    this.#analysis = analyse(region, this.#flow);
+    this.#base = f.local(TYPE_I64);
+    this.#result = f.local(TYPE_I64);
+    this.#trapped = f.local(TYPE_I32);
+    this.#deeper = f.local(TYPE_I32);
+    this.#dtlb = f.local(TYPE_I32);
+    this.#usesMemory = [...region.blocks.values()].some(({ instructions }) =>
+      instructions.some(({ facts }) => facts.loads),
+    );
+    const frame: EmitterFrame = {
+      f,
+      x: (register) => this.#registerX(register),
+      fp: (register) => this.#registerF(register),
+      base: this.#base,
+      dtlb: this.#dtlb,
+      pushHart: () => this.#pushHart(),
+      field: (offset) => this.#field(offset),
+      dirtyOffset: context.dirtyOffset,
+      fusesMultiplyAdd: context.fusesMultiplyAdd,
+      strongOrder: context.strongOrder,
+      call: (name) => context.call(name),
+      trap: (conditional) => {
+        if (conditional) f.hint(false).if();
+        f.i32(this.#spent).set(this.#trapped);
+        f.br(this.#leaveWith(this.#dirtyX, this.#dirtyF));
+        if (conditional) f.end();
+      },
+    };
+    this.#emitter = new RegisterEmitter(frame);
+  }
+
+  write(): readonly EntryPoint[] {
+    const f = this.#f;
+    this.#leave = f.block();
+    const sets = this.#collectSets();
+    for (const { key } of sets) this.#leaveBy.set(key, f.block());
+    this.#prologue();
+    this.#tree(this.#flow.root);
+    for (const { x, fp } of sets.reverse()) {
+      f.end();
+      this.#store(x, fp);
+      f.br(this.#leave);
+    }
+    f.end();
+    // A trap has set HART_PC, and perhaps the mode: an odd address says so
+    f.get(this.#trapped);
+    f.if(TYPE_I64);
+    this.#spend(() => f.get(this.#trapped));
+    this.#load(LOAD64.d, H.HART_PC).i64(1).op(OP64.or);
+    f.else();
+    f.get(this.#result);
+    f.end();
+    return this.#flow.entries.map((at, number) => ({ at, number, leastFuel: this.#facts(at).ahead }));
+  }
+
+  #facts(at: number): BlockFacts {
+    return this.#analysis.get(at)!;
+  }
+  #registerX(register: number): number {
+    this.#x[register] ??= this.#f.local(TYPE_I64);
+    return this.#x[register];
+  }
+  #registerF(register: number): number {
+    this.#fp[register] ??= this.#f.local(TYPE_F64);
+    return this.#fp[register];
+  }
+  #pushHart(): void {
+    if (this.#context.hart === undefined) this.#f.get(HART);
+    else this.#f.i32(0);
+  }
+  #field(offset: number): number {
+    return (this.#context.hart ?? 0) + offset;
+  }
+  #load(opcode: number, offset: number): FunctionBody {
+    this.#pushHart();
+    return this.#f.mem(opcode, this.#field(offset));
+  }
+
+  /** Sets of registers that some way out of the function stores, as their keys */
+  #collectSets(): { key: string; x: number; fp: number }[] {
+    const sets = new Map<string, { key: string; x: number; fp: number }>();
+    const add = (x: number, fp: number): void => {
+      if (x === 0 && fp === 0) return;
+      const key = `${x}:${fp}`;
+      if (!sets.has(key)) sets.set(key, { key, x, fp });
+    };
+    for (const { block } of this.#flow.nodes) {
+      if (block === undefined) continue;
+      let { dirtyInX: x, dirtyInF: fp } = this.#facts(block.at);
+      for (const instruction of block.instructions) {
+        if (instruction.facts.traps) add(x, fp);
+        x |= writesX(instruction);
+        fp |= writesF(instruction);
+      }
+      add(x, fp);
+    }
+    return [...sets.values()];
+  }
+  #leaveWith(x: number, fp: number): number {
+    if (x === 0 && fp === 0) return this.#leave;
+    return this.#leaveBy.get(`${x}:${fp}`)!;
+  }
+
+  #store(x: number, fp: number): void {
+    for (let register = 1; register < 32; register++) {
+      if ((x & (1 << register)) === 0) continue;
+      this.#pushHart();
+      this.#f.get(this.#registerX(register)).mem(STORE64.d, this.#field(H.HART_X + register * 8));
+    }
+    for (let register = 0; register < 32; register++) {
+      if ((fp & (1 << register)) === 0) continue;
+      this.#pushHart();
+      this.#f.get(this.#registerF(register)).mem(MEMORY.f64_store, this.#field(H.HART_F + register * 8));
+    }
+  }
+  /** Locals of what a block needs, from memory */
+  #reload(at: number): void {
+    const { liveX, liveF } = this.#facts(at);
+    for (let register = 1; register < 32; register++) {
+      if ((liveX & (1 << register)) === 0) continue;
+      this.#load(LOAD64.d, H.HART_X + register * 8).set(this.#registerX(register));
+    }
+    for (let register = 0; register < 32; register++) {
+      if ((liveF & (1 << register)) === 0) continue;
+      this.#load(MEMORY.f64_load, H.HART_F + register * 8).set(this.#registerF(register));
+    }
+    if (this.#usesMemory) this.#load(MEMORY.i32_load, H.HART_DTLB).set(this.#dtlb);
+  }
+
+  #address(at: number): FunctionBody {
+    this.#f.get(this.#base);
+    if (at !== 0) this.#f.i64(at).op(OP64.add);
+    return this.#f;
+  }
+  /** Takes what `push` pushes (i32) off the fuel. */
+  #spend(push: () => void): void {
+    this.#pushHart();
+    this.#load(MEMORY.i32_load, H.HART_FUEL);
+    push();
+    this.#f.op(OP32.sub).mem(MEMORY.i32_store, this.#field(H.HART_FUEL));
+  }
+
+  /** Where the function's pages are, whether they are what was translated, and whether it may go deeper. */
+  #prologue(): void {
+    const f = this.#f;
+    const ready = f.block();
+    const bail = f.block();
+    f.get(PC).i64(-4096).op(OP64.and);
+    if (this.#flow.entries.some((at) => at >> 12 !== 0)) {
+      f.get(ARGUMENT).i32(16).op(OP32.shl).i32(24).op(OP32.shr_s).op(CONVERT.i64_extend_i32_s);
+      f.i64(12).op(OP64.shl).op(OP64.sub);
+    }
+    f.set(this.#base);
+    f.get(ARGUMENT)
+      .i32(-1 << ARGUMENT_DEPTH_SHIFT)
+      .op(OP32.and)
+      .i32(1 << ARGUMENT_DEPTH_SHIFT)
+      .op(OP32.sub);
+    f.tee(this.#deeper).i32(0).op(OP32.lt_s).hint(false).brIf(bail);
+    for (const number of this.#region.pages.keys()) {
+      const key = this.#context.keyOf(number);
+      this.#load(LOAD64.d, H.HART_EXEC_CELLS + key * 8);
+      this.#address(number * 4096).op(OP64.ne);
+      f.hint(false).if();
+      f.i32(key);
+      this.#address(number * 4096)
+        .call(this.#context.call('validateCode'))
+        .op(OP32.eqz)
+        .brIf(bail);
+      f.end();
+    }
+    f.br(ready);
+    f.end();
+    f.get(PC).ret();
+    f.end();
+  }
+
+  // --- structure ------------------------------------------------------------------------------------------------
+
+  #tree(node: FlowNode): void {
+    if (!node.isLoop) {
+      this.#within(node, 0);
+      return;
+    }
+    this.#loopLabels.set(node, this.#f.loop());
+    this.#within(node, 0);
+    this.#f.end();
+    this.#f.op(0x00);
+  }
+  #within(node: FlowNode, merge: number): void {
+    const merged = node.merges[merge];
+    if (merged === undefined) {
+      this.#content(node);
+      return;
+    }
+    this.#mergeLabels.set(merged, this.#f.block());
+    this.#within(node, merge + 1);
+    this.#f.end();
+    this.#tree(merged);
+  }
+  #go(edge: FlowEdge): void {
+    for (const { node, value } of edge.labels) this.#f.i32(value).set(this.#dispatchLocal(node));
+    if (edge.to.order <= edge.from.order) this.#f.br(this.#loopLabels.get(edge.to)!);
+    else if (edge.to.isMerge) this.#f.br(this.#mergeLabels.get(edge.to)!);
+    else this.#tree(edge.to);
+  }
+  #dispatchLocal(node: FlowNode): number {
+    let local = this.#dispatchLocals.get(node);
+    if (local === undefined) {
+      local = this.#f.local(TYPE_I32);
+      this.#dispatchLocals.set(node, local);
+    }
+    return local;
+  }
+  /** Goes on by the edge whose number `push` pushes. */
+  #select(edges: readonly FlowEdge[], push: () => void, before: (edge: FlowEdge) => void): void {
+    const f = this.#f;
+    if (edges.length === 1) {
+      before(edges[0]!);
+      this.#go(edges[0]!);
+      return;
+    }
+    const labels: number[] = [];
+    for (let i = edges.length - 1; i >= 0; i--) labels[i] = f.block();
+    push();
+    f.brTable(labels.slice(0, -1), labels.at(-1)!);
+    for (const edge of edges) {
+      f.end();
+      before(edge);
+      this.#go(edge);
+    }
+  }
+
+  #content(node: FlowNode): void {
+    const f = this.#f;
+    if (node.kind === 'dispatch') {
+      this.#select(
+        node.edges,
+        () => f.get(this.#dispatchLocal(node)),
+        () => {},
+      );
+      return;
+    }
+    if (node.kind === 'entry') {
+      this.#select(
+        node.edges,
+        () => f.get(ARGUMENT).i32(0xff).op(OP32.and),
+        ({ target }) => {
+          f.get(PC).set(this.#result);
+          this.#load(MEMORY.i32_load, H.HART_FUEL).i32(this.#facts(target).ahead).op(OP32.lt_s);
+          f.hint(false).brIf(this.#leave);
+          this.#reload(target);
+        },
+      );
+      return;
+    }
+    this.#block(node, node.block!);
+  }
+
+  // --- blocks ---------------------------------------------------------------------------------------------------
+
+  #block(node: FlowNode, block: Block): void {
+    const its = this.#facts(block.at);
+    const groups = groupAccesses(block.instructions);
+    this.#dirtyX = its.dirtyInX;
+    this.#dirtyF = its.dirtyInF;
+    this.#spent = its.spent;
+    this.#emitter.beginBlock();
+    for (const instruction of block.instructions) {
+      this.#spent++;
+      this.#emitter.emit(instruction, groups.get(instruction));
+      this.#dirtyX |= writesX(instruction);
+      this.#dirtyF |= writesF(instruction);
+    }
+    const { end } = block;
+    switch (end.kind) {
+      case 'next':
+        this.#edge(node, block, end.to);
+        break;
+      case 'branch':
+        // The branch has left its condition on the stack
+        this.#f.if();
+        this.#edge(node, block, end.taken);
+        this.#f.end();
+        this.#edge(node, block, end.to);
+        break;
+      case 'leave':
+        this.#exit(block, () => this.#address(end.to));
+        break;
+      case 'register':
+        this.#register(node, block, end.targets);
+        break;
+      case 'call':
+        this.#callAndReturn(node, block, end.target, end.back);
+        break;
+    }
+  }
+
+  /** Leaves the function for the address that `push` pushes. */
+  #exit(block: Block, push: () => void): void {
+    const { dirtyX, dirtyF } = this.#facts(block.at);
+    const spent = this.#facts(block.at).spent + block.instructions.length;
+    this.#spend(() => this.#f.i32(spent));
+    push();
+    this.#f.set(this.#result);
+    this.#f.br(this.#leaveWith(dirtyX, dirtyF));
+  }
+
+  #edge(node: FlowNode, block: Block, to: number): void {
+    const f = this.#f;
+    const edge = node.edges.find(({ target }) => target === to);
+    if (edge === undefined) {
+      this.#exit(block, () => this.#address(to));
+      return;
+    }
+    const its = this.#facts(block.at);
+    const spent = its.spent + block.instructions.length;
+    const target = this.#facts(to);
+    if (target.isSync) {
+      const fuel = this.#dispatchFuel();
+      this.#pushHart();
+      this.#load(MEMORY.i32_load, H.HART_FUEL).i32(spent).op(OP32.sub).tee(fuel);
+      f.mem(MEMORY.i32_store, this.#field(H.HART_FUEL));
+      f.get(fuel).i32(target.ahead).op(OP32.lt_s).hint(false).if();
+      this.#address(to).set(this.#result).br(this.#leaveWith(its.dirtyX, its.dirtyF));
+      f.end();
+    } else if (target.spent > spent) {
+      // The shorter of two ways counts what the longer did
+      this.#spend(() => f.i32(spent - target.spent));
+    }
+    this.#go(edge);
+  }
+  #fuelLocal = -1;
+  #dispatchFuel(): number {
+    if (this.#fuelLocal < 0) this.#fuelLocal = this.#f.local(TYPE_I32);
+    return this.#fuelLocal;
+  }
+
+  /** A jump by register: a return, a tail call, a switch */
+  #register(node: FlowNode, block: Block, targets: readonly number[]): void {
+    const f = this.#f;
+    const jump = block.instructions.at(-1)!;
+    if (node.edges.length > 0) this.#switch(node, block, targets);
+    if (jump.rs1 !== RA) {
+      // Who asks where this jump goes finds its host address there
+      const page = this.#region.pages.get(jump.at >> 12)!;
+      this.#pushHart();
+      f.i32(page.host + (jump.at & 0xfff)).mem(MEMORY.i32_store, this.#field(H.HART_JUMP_FROM));
+    }
+    this.#exit(block, () => f.get(this.#emitter.target));
+  }
+
+  /** Goes to the known targets by a table of bytes, one for each halfword of the code that they span. */
+  #switch(node: FlowNode, block: Block, targets: readonly number[]): void {
+    const f = this.#f;
+    const { edges } = node;
+    const low = Math.min(...targets);
+    const high = Math.max(...targets);
+    const bytes = new Uint8Array(((high - low) >> 1) + 1).fill(edges.length);
+    for (const [index, { target }] of edges.entries()) bytes[(target - low) >> 1] = index;
+    const table = this.#context.byteTable(bytes);
+    if (table === undefined) return;
+    const distance = f.local(TYPE_I64);
+    const elsewhere = f.block();
+    f.get(this.#emitter.target);
+    this.#address(low)
+      .op(OP64.sub)
+      .tee(distance)
+      .i64(high - low)
+      .op(OP64.gt_u)
+      .hint(false)
+      .brIf(elsewhere);
+    const labels: number[] = [];
+    for (let i = edges.length - 1; i >= 0; i--) labels[i] = f.block();
+    f.get(distance).op(CONVERT.i32_wrap_i64).i32(1).op(OP32.shr_u).mem(MEMORY.i32_load8_u, table);
+    f.brTable(labels, elsewhere);
+    for (const { target } of edges) {
+      f.end();
+      this.#edge(node, block, target);
+    }
+    f.end();
+  }
+
+  #callAndReturn(node: FlowNode, block: Block, target: number | undefined, back: number): void {
+    const f = this.#f;
+    const { dirtyX, dirtyF, spent } = this.#facts(block.at);
+    const link = target === undefined ? undefined : this.#context.link(target);
+    if (target !== undefined && link === undefined) {
+      this.#exit(block, () => this.#address(target));
+      return;
+    }
+    this.#store(dirtyX, dirtyF);
+    this.#spend(() => f.i32(spent + block.instructions.length));
+    if (target !== undefined) {
+      this.#address(target);
+      f.get(this.#deeper);
+      this.#passHart();
+      if (link!.kind === 'direct') f.call(link!.index);
+      else f.i32(link!.index).callIndirect(this.#context.functionType);
+    } else this.#callRegister();
+    f.tee(this.#result);
+    this.#address(back).op(OP64.ne).hint(false).brIf(this.#leave);
+    const edge = node.edges[0];
+    if (edge === undefined) {
+      f.br(this.#leave);
+      return;
+    }
+    this.#load(MEMORY.i32_load, H.HART_FUEL).i32(this.#facts(back).ahead).op(OP32.lt_s).hint(false).brIf(this.#leave);
+    this.#reload(back);
+    this.#go(edge);
+  }
+  #passHart(): void {
+    if (this.#context.hart === undefined) this.#f.get(HART);
+    else this.#f.i32(this.#context.hart);
+  }
+
+  /** Calls where the jump cache says that the target's function is; else the target itself is the result. */
+  #callRegister(): void {
+    const f = this.#f;
+    const line = this.#dispatchFuel();
+    const { target } = this.#emitter;
+    f.get(target)
+      .op(CONVERT.i32_wrap_i64)
+      .i32(1)
+      .op(OP32.shr_u)
+      .i32(H.JUMP_CACHE_ENTRIES - 1)
+      .op(OP32.and);
+    f.i32(4).op(OP32.shl);
+    if (this.#context.hart === undefined) f.get(HART).op(OP32.add);
+    f.tee(line).mem(LOAD64.d, this.#field(H.HART_JUMP_CACHE));
+    f.get(target);
+    this.#load(LOAD64.d, H.HART_JUMP_SALT).op(OP64.xor).op(OP64.eq);
+    f.hint(true).if(TYPE_I64);
+    f.get(target)
+      .get(this.#deeper)
+      .get(line)
+      .mem(MEMORY.i32_load, this.#field(H.HART_JUMP_CACHE + 12))
+      .op(OP32.or);
+    this.#passHart();
+    f.get(line)
+      .mem(MEMORY.i32_load, this.#field(H.HART_JUMP_CACHE + 8))
+      .callIndirect(this.#context.functionType);
+    f.else();
+    f.get(target);
+    f.end();
+  }
+}

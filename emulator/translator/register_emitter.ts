@@ -1,0 +1,933 @@
+// The translator's half of the instruction table: operands are constants and WebAssembly locals. Longer than most
+// files, for it is one class: the other implementation of the interface that interpreter/slot_emitter.ts implements.
+import type {
+  AmoName, Emitter, FpName, I32, I32Name, I64, I64Name, IntegerKind, LoadWidth, Local, Precision, StoreWidth, SystemName,
+} from '../isa/emitter.ts'; // biome-ignore format: one list
+import * as H from '../kernel/assembly/hart_layout.ts';
+import type { FunctionBody } from '../wasm/module_builder.ts';
+import {
+  ATOMIC_FENCE, ATOMIC_RMW, CONVERT, F32, F64, F64_MORE, LOAD64, MEMORY, I32 as OP32, I64 as OP64, SELECT, STORE64,
+  TYPE_F64, TYPE_I32, TYPE_I64,
+} from '../wasm/opcodes.ts'; // biome-ignore format: one list
+import type { AccessGroup } from './access_groups.ts';
+import type { Instruction } from './instruction.ts';
+
+const WIDE: I64 = { kind: 'i64' };
+const WORD: I32 = { kind: 'i32' };
+/** Order is the `kind` argument of the kernel's loadSlow */
+const LOAD_KINDS: readonly LoadWidth[] = ['b', 'bu', 'h', 'hu', 'w', 'wu', 'd'];
+const LOAD_BYTES: Record<LoadWidth, number> = { b: 1, bu: 1, h: 2, hu: 2, w: 4, wu: 4, d: 8 };
+const STORE_BYTES: Record<StoreWidth, number> = { b: 1, h: 2, w: 4, d: 8 };
+const CANONICAL_NAN32 = 0x7fc0_0000;
+const BOX = -0x1_0000_0000n;
+const RM_NEAREST = 0;
+const RM_ZERO = 1;
+const RM_DYNAMIC = 7;
+/** fence: bits of pred and succ: in, out, read, write */
+const FENCE_WRITES = 0b0101;
+const FENCE_READS = 0b1010;
+const FENCE_TSO = 0b1000;
+
+/** What an emitter of one function works with. */
+export interface EmitterFrame {
+  readonly f: FunctionBody;
+  /** Local of register x1…x31 (i64), f0…f31 (f64) */
+  x(register: number): number;
+  fp(register: number): number;
+  /** Local with the address of the base page; with the data TLB's address */
+  readonly base: number;
+  readonly dtlb: number;
+  /** Pushes the base of hart fields; `field` is what is then the constant offset of one */
+  pushHart(): void;
+  field(offset: number): number;
+  /** `(host >>> 12) + dirtyOffset` is the page's dirty byte */
+  readonly dirtyOffset: number;
+  /** Fused multiply-add of the host is one rounding */
+  readonly fusesMultiplyAdd: boolean;
+  /** Plain loads and stores of the host are ordered as x86 orders them */
+  readonly strongOrder: boolean;
+  call(name: string): number;
+  /** Branches to where a trap leaves the function, the registers of now stored: always, or if the i32 on the stack is not 0 */
+  trap(conditional: boolean): void;
+}
+
+/** Emits one instruction after the other into a function. */
+export class RegisterEmitter implements Emitter {
+  readonly #f: FunctionBody;
+  readonly #frame: EmitterFrame;
+  readonly #temps64: number[] = [];
+  readonly #temps32: number[] = [];
+  readonly #tempsF: number[] = [];
+  #used64 = 0;
+  #used32 = 0;
+  #usedF = 0;
+  readonly #groupLocals: number[] = [];
+  #usedGroup = 0;
+  #instruction: Instruction | undefined;
+  #group: AccessGroup | undefined;
+  /** Where the code of the last rs1() begins: an address that a group knows already is taken back to there */
+  #operandAt = 0;
+  /** Of this block: 0 nothing known of mstatus.FS, 1 not Off, 2 Dirty */
+  #fpState = 0;
+  /** A double stands on the stack where the table thinks of its bits */
+  #doubleOnStack = false;
+  /** i64 local: where a jalr goes */
+  readonly target: number;
+
+  constructor(frame: EmitterFrame) {
+    this.#f = frame.f;
+    this.#frame = frame;
+    this.target = frame.f.local(TYPE_I64);
+  }
+
+  beginBlock(): void {
+    this.#fpState = 0;
+    this.#usedGroup = 0;
+  }
+
+  emit(instruction: Instruction, group: AccessGroup | undefined): void {
+    this.#instruction = instruction;
+    this.#group = group;
+    this.#used64 = 0;
+    this.#used32 = 0;
+    this.#usedF = 0;
+    const { row } = instruction.facts;
+    if (row.name.startsWith('fsgnj') && row.extension === 'D' && this.#signInject(row.name)) return;
+    row.emit(this);
+  }
+
+  #now(): Instruction {
+    return this.#instruction!;
+  }
+  #temp64(): number {
+    const index = this.#used64++;
+    this.#temps64[index] ??= this.#f.local(TYPE_I64);
+    return this.#temps64[index];
+  }
+  #temp32(): number {
+    const index = this.#used32++;
+    this.#temps32[index] ??= this.#f.local(TYPE_I32);
+    return this.#temps32[index];
+  }
+  #groupLocal(): number {
+    const index = this.#usedGroup++;
+    this.#groupLocals[index] ??= this.#f.local(TYPE_I32);
+    return this.#groupLocals[index];
+  }
+  #tempF(): number {
+    const index = this.#usedF++;
+    this.#tempsF[index] ??= this.#f.local(TYPE_F64);
+    return this.#tempsF[index];
+  }
+  #loadHart(opcode: number, offset: number): FunctionBody {
+    this.#frame.pushHart();
+    return this.#f.mem(opcode, this.#frame.field(offset));
+  }
+
+  // --- operands ---------------------------------------------------------------------------------------------
+
+  #x(register: number): void {
+    if (register === 0) this.#f.i64(0);
+    else this.#f.get(this.#frame.x(register));
+  }
+  rs1(): I64 {
+    this.#operandAt = this.#f.code.length;
+    this.#x(this.#now().rs1);
+    return WIDE;
+  }
+  rs2(): I64 {
+    this.#x(this.#now().rs2);
+    return WIDE;
+  }
+  rs1w(): I32 {
+    this.#x(this.#now().rs1);
+    this.#f.op(CONVERT.i32_wrap_i64);
+    return WORD;
+  }
+  rs2w(): I32 {
+    this.#x(this.#now().rs2);
+    this.#f.op(CONVERT.i32_wrap_i64);
+    return WORD;
+  }
+  imm(): I64 {
+    this.#f.i64(this.#now().imm);
+    return WIDE;
+  }
+  imm32(): I32 {
+    this.#f.i32(this.#now().imm);
+    return WORD;
+  }
+  #address(at: number): void {
+    this.#f.get(this.#frame.base);
+    if (at !== 0) this.#f.i64(at).op(OP64.add);
+  }
+  pc(): I64 {
+    this.#address(this.#now().at);
+    return WIDE;
+  }
+  nextPc(): I64 {
+    this.#address(this.#now().at + this.#now().length);
+    return WIDE;
+  }
+
+  // --- arithmetic -------------------------------------------------------------------------------------------
+
+  c64(value: bigint | number): I64 {
+    this.#f.i64(value);
+    return WIDE;
+  }
+  c32(value: number): I32 {
+    this.#f.i32(value);
+    return WORD;
+  }
+  i64(op: I64Name, _a: I64, _b: I64): I64 {
+    this.#f.op(OP64[op]);
+    return WIDE;
+  }
+  i32(op: I32Name, _a: I32, _b: I32): I32 {
+    this.#f.op(OP32[op]);
+    return WORD;
+  }
+  compare64(op: I64Name, _a: I64, _b: I64): I32 {
+    this.#f.op(OP64[op]);
+    return WORD;
+  }
+  unary64(op: 'clz' | 'ctz' | 'popcnt', _a: I64): I64 {
+    this.#f.op(OP64[op]);
+    return WIDE;
+  }
+  unary32(op: 'clz' | 'ctz' | 'popcnt', _a: I32): I32 {
+    this.#f.op(OP32[op]);
+    return WORD;
+  }
+  isZero64(_a: I64): I32 {
+    this.#f.op(OP64.eqz);
+    return WORD;
+  }
+  isZero32(_a: I32): I32 {
+    this.#f.op(OP32.eqz);
+    return WORD;
+  }
+  wrap(_a: I64): I32 {
+    this.#f.op(CONVERT.i32_wrap_i64);
+    return WORD;
+  }
+  signExtend(_a: I32): I64 {
+    this.#f.op(CONVERT.i64_extend_i32_s);
+    return WIDE;
+  }
+  zeroExtend(_a: I32): I64 {
+    this.#f.op(CONVERT.i64_extend_i32_u);
+    return WIDE;
+  }
+  signExtendFrom(bits: 8 | 16 | 32, _a: I64): I64 {
+    this.#f.op(bits === 8 ? 0xc2 : bits === 16 ? 0xc3 : CONVERT.i64_extend32_s);
+    return WIDE;
+  }
+  select(_a: I64, _b: I64, _condition: I32): I64 {
+    this.#f.op(SELECT);
+    return WIDE;
+  }
+  cond64(_condition: I32, then: () => I64, otherwise: () => I64): I64 {
+    this.#f.if(TYPE_I64);
+    then();
+    this.#f.else();
+    otherwise();
+    this.#f.end();
+    return WIDE;
+  }
+  cond32(_condition: I32, then: () => I32, otherwise: () => I32): I32 {
+    this.#f.if(TYPE_I32);
+    then();
+    this.#f.else();
+    otherwise();
+    this.#f.end();
+    return WORD;
+  }
+  let64(_value: I64): Local<I64> {
+    const local = this.#temp64();
+    this.#f.set(local);
+    return {
+      get: () => {
+        this.#f.get(local);
+        return WIDE;
+      },
+    };
+  }
+  let32(_value: I32): Local<I32> {
+    const local = this.#temp32();
+    this.#f.set(local);
+    return {
+      get: () => {
+        this.#f.get(local);
+        return WORD;
+      },
+    };
+  }
+  mulHigh(kind: 'ss' | 'uu' | 'su', _a: I64, _b: I64): I64 {
+    this.#f.call(this.#frame.call(`mulHigh_${kind}`));
+    return WIDE;
+  }
+
+  setRd(_value: I64): void {
+    const { rd } = this.#now();
+    if (rd === 0) this.#f.op(0x1a);
+    else this.#f.set(this.#frame.x(rd));
+  }
+
+  // --- memory -----------------------------------------------------------------------------------------------
+
+  #storePc(): void {
+    this.#frame.pushHart();
+    this.#address(this.#now().at);
+    this.#f.mem(STORE64.d, this.#frame.field(H.HART_PC));
+  }
+
+  #leaveIfTrapped(): void {
+    this.#loadHart(MEMORY.i32_load, H.HART_TRAPPED);
+    this.#frame.trap(true);
+  }
+
+  /** Leaves the address of the TLB entry for `va` on the stack. */
+  #entryOf(va: number): FunctionBody {
+    this.#f.get(va).op(CONVERT.i32_wrap_i64).i32(7).op(OP32.shr_u);
+    this.#f.i32((H.DTLB_ENTRIES - 1) * H.DTLB_ENTRY_BYTES).op(OP32.and);
+    return this.#f.get(this.#frame.dtlb).op(OP32.add);
+  }
+
+  /** Leaves i32 1 where the entry of `va` has [va, va + bytes); `entry` then points at it. */
+  #probe(va: number, entry: number, bytes: number, tagOffset: number): void {
+    const f = this.#f;
+    f.get(va);
+    if (bytes > 1) f.i64(bytes - 1).op(OP64.add);
+    f.i64(-4096).op(OP64.and);
+    this.#entryOf(va).tee(entry).mem(LOAD64.d, tagOffset).op(OP64.eq);
+  }
+
+  /** Looks the group's page up, at its first access. */
+  #openGroup(group: AccessGroup): void {
+    const f = this.#f;
+    group.hostLocal = this.#groupLocal();
+    const va = this.#temp64();
+    const entry = this.#temp32();
+    this.#x(this.#now().rs1);
+    if (group.min !== 0) f.i64(group.min).op(OP64.add);
+    f.set(va);
+    this.#probe(va, entry, group.span, group.loads ? 0 : 8);
+    if (group.loads && group.stores) {
+      // Readable and writable entries have equal tags
+      f.get(entry).mem(LOAD64.d, 0).get(entry).mem(LOAD64.d, 8).op(OP64.eq).op(OP32.and);
+    }
+    f.hint(true).if(TYPE_I32);
+    f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add);
+    f.else().i32(0).end().set(group.hostLocal);
+    if (!group.stores) return;
+    group.pageLocal = this.#groupLocal();
+    f.get(group.hostLocal).i32(12).op(OP32.shr_u).set(group.pageLocal);
+  }
+
+  /** Forgets the address on the stack where a group knows it; the group, looked up. */
+  #grouped(): AccessGroup | undefined {
+    const group = this.#group;
+    if (group === undefined) return undefined;
+    this.#f.code.truncate(this.#operandAt);
+    if (group.hostLocal < 0) this.#openGroup(group);
+    return group;
+  }
+  #va(): void {
+    this.#x(this.#now().rs1);
+    if (this.#now().imm !== 0) this.#f.i64(this.#now().imm).op(OP64.add);
+  }
+
+  load(width: LoadWidth, _address: I64): I64 {
+    const f = this.#f;
+    const double = this.#now().facts.row.name === 'fld';
+    this.#doubleOnStack = double;
+    const opcode = double ? MEMORY.f64_load : LOAD64[width];
+    const group = this.#grouped();
+    const va = this.#temp64();
+    const value = this.#temp64();
+    if (group !== undefined) {
+      f.get(group.hostLocal)
+        .hint(true)
+        .if(double ? TYPE_F64 : TYPE_I64);
+      f.get(group.hostLocal).mem(opcode, this.#now().imm - group.min);
+    } else {
+      const entry = this.#temp32();
+      f.set(va);
+      this.#probe(va, entry, LOAD_BYTES[width], 0);
+      f.hint(true).if(double ? TYPE_F64 : TYPE_I64);
+      f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add).mem(opcode, 0);
+    }
+    f.else();
+    this.#storePc();
+    if (group === undefined) f.get(va);
+    else this.#va();
+    f.i32(LOAD_KINDS.indexOf(width))
+      .call(this.#frame.call(group === undefined ? 'loadSlow' : 'loadAny'))
+      .set(value);
+    this.#leaveIfTrapped();
+    f.get(value);
+    if (double) f.op(CONVERT.f64_reinterpret_i64);
+    f.end();
+    return WIDE;
+  }
+
+  #markDirty(host: number): void {
+    this.#f.get(host).i32(12).op(OP32.shr_u).i32(0xff).mem(MEMORY.i32_store8, this.#frame.dirtyOffset);
+  }
+
+  store(width: StoreWidth, _address: I64, value: () => I64): void {
+    const f = this.#f;
+    const double = this.#now().facts.row.name === 'fsd';
+    const opcode = double ? MEMORY.f64_store : STORE64[width];
+    const push = (): void => {
+      if (double) f.get(this.#frame.fp(this.#now().rs2));
+      else value();
+    };
+    const group = this.#grouped();
+    const va = this.#temp64();
+    if (group !== undefined) {
+      f.get(group.hostLocal).hint(true).if();
+      f.get(group.hostLocal);
+      push();
+      f.mem(opcode, this.#now().imm - group.min);
+      f.get(group.pageLocal).i32(0xff).mem(MEMORY.i32_store8, this.#frame.dirtyOffset);
+    } else {
+      const entry = this.#temp32();
+      const host = this.#temp32();
+      f.set(va);
+      this.#probe(va, entry, STORE_BYTES[width], 8);
+      f.hint(true).if();
+      f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add).tee(host);
+      push();
+      f.mem(opcode, 0);
+      this.#markDirty(host);
+    }
+    f.else();
+    this.#storePc();
+    if (group === undefined) f.get(va);
+    else this.#va();
+    f.i32(STORE_BYTES[width]);
+    value();
+    f.call(this.#frame.call(group === undefined ? 'storeSlow' : 'storeAny'));
+    this.#leaveIfTrapped();
+    f.end();
+  }
+
+  /** Host address of the aligned word that rs1 names, in a local. */
+  #atomicHost(bytes: 4 | 8, write: boolean): number {
+    const f = this.#f;
+    const va = this.#temp64();
+    const entry = this.#temp32();
+    const host = this.#temp32();
+    this.rs1();
+    f.set(va);
+    // An unaligned address cannot equal a tag: its low bits go into the comparison
+    f.get(va)
+      .i64(-4096 | (bytes - 1))
+      .op(OP64.and);
+    this.#entryOf(va)
+      .tee(entry)
+      .mem(LOAD64.d, write ? 8 : 0)
+      .op(OP64.eq);
+    f.hint(true).if();
+    f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add).set(host);
+    f.else();
+    this.#storePc();
+    f.get(va)
+      .i32(bytes)
+      .i32(write ? 1 : 0)
+      .call(this.#frame.call('atomicAddress'));
+    f.tee(host).op(OP32.eqz);
+    this.#frame.trap(true);
+    f.end();
+    return host;
+  }
+
+  /** LR remembers address and value; SC compares and exchanges. Spurious success needs the same value back. */
+  loadReserved(bytes: 4 | 8): void {
+    const f = this.#f;
+    const frame = this.#frame;
+    const host = this.#atomicHost(bytes, false);
+    const value = this.#temp64();
+    f.get(host)
+      .atomic(bytes === 8 ? 0x11 : 0x16, bytes === 8 ? 3 : 2, 0)
+      .set(value);
+    frame.pushHart();
+    f.get(host).op(CONVERT.i64_extend_i32_u).mem(STORE64.d, frame.field(H.HART_RESERVATION));
+    frame.pushHart();
+    f.get(value).mem(STORE64.d, frame.field(H.HART_RESERVED_VALUE));
+    f.get(value);
+    if (bytes === 4) f.op(CONVERT.i64_extend32_s);
+    this.setRd(WIDE);
+  }
+
+  storeConditional(bytes: 4 | 8): void {
+    const f = this.#f;
+    const frame = this.#frame;
+    const host = this.#atomicHost(bytes, true);
+    const failed = this.#temp32();
+    f.i32(1).set(failed);
+    this.#loadHart(LOAD64.d, H.HART_RESERVATION).get(host).op(CONVERT.i64_extend_i32_u).op(OP64.eq);
+    f.if();
+    f.get(host);
+    this.#loadHart(LOAD64.d, H.HART_RESERVED_VALUE);
+    this.rs2();
+    // The 32-bit form compares and stores zero-extended values
+    if (bytes === 4) f.i64(0xffff_ffff).op(OP64.and);
+    f.atomic(ATOMIC_RMW.cmpxchg[bytes === 8 ? 1 : 0], bytes === 8 ? 3 : 2, 0);
+    this.#loadHart(LOAD64.d, H.HART_RESERVED_VALUE).op(OP64.ne).set(failed);
+    this.#markDirty(host);
+    f.end();
+    frame.pushHart();
+    f.i64(0).mem(STORE64.d, frame.field(H.HART_RESERVATION));
+    f.get(failed).op(CONVERT.i64_extend_i32_u);
+    this.setRd(WIDE);
+  }
+
+  amo(op: AmoName, bytes: 4 | 8): void {
+    const f = this.#f;
+    const wide = bytes === 8 ? 1 : 0;
+    const align = bytes === 8 ? 3 : 2;
+    const host = this.#atomicHost(bytes, true);
+    const old = this.#temp64();
+    if (op === 'min' || op === 'max' || op === 'minu' || op === 'maxu') {
+      const operand = this.#temp64();
+      const chosen = this.#temp64();
+      this.rs2();
+      if (bytes === 4) f.op(CONVERT.i64_extend32_s);
+      f.set(operand);
+      const again = f.loop();
+      f.get(host)
+        .atomic(bytes === 8 ? 0x11 : 0x16, align, 0)
+        .set(old);
+      // Words are compared sign-extended: that keeps the unsigned order too, if both sides are
+      const extend = (): void => {
+        f.get(old);
+        if (bytes === 4) f.op(CONVERT.i64_extend32_s);
+      };
+      extend();
+      f.get(operand);
+      extend();
+      f.get(operand)
+        .op(OP64[({ min: 'lt_s', max: 'gt_s', minu: 'lt_u', maxu: 'gt_u' } as const)[op]])
+        .op(SELECT)
+        .set(chosen);
+      f.get(host).get(old).get(chosen);
+      if (bytes === 4) f.i64(0xffff_ffff).op(OP64.and);
+      f.atomic(ATOMIC_RMW.cmpxchg[wide], align, 0).get(old).op(OP64.ne).brIf(again);
+      f.end();
+    } else {
+      f.get(host);
+      this.rs2();
+      f.atomic(ATOMIC_RMW[op][wide], align, 0).set(old);
+    }
+    this.#markDirty(host);
+    f.get(old);
+    if (bytes === 4) f.op(CONVERT.i64_extend32_s);
+    this.setRd(WIDE);
+  }
+
+  /**
+   * A strongly ordered host keeps every order but that of a store before a load. The machine's main thread reads
+   * queues in RAM too, so one hart alone does not make fences needless.
+   */
+  fence(): void {
+    const word = this.#now().imm;
+    const ordersStoreBeforeLoad =
+      ((word >>> 24) & FENCE_WRITES) !== 0 && ((word >>> 20) & FENCE_READS) !== 0 && word >>> 28 !== FENCE_TSO;
+    if (this.#frame.strongOrder && !ordersStoreBeforeLoad) return;
+    this.#f.op(0xfe, ATOMIC_FENCE, 0);
+  }
+
+  // --- control: the function's writer makes the jump ------------------------------------------------------------
+
+  /** Leaves the condition on the stack. */
+  branch(_condition: I32): void {}
+  jump(): void {}
+  jumpTo(_address: I64): void {
+    this.#f.set(this.target);
+  }
+  system(name: SystemName): void {
+    throw new Error(`${name} is left to the interpreter`);
+  }
+
+  // --- floating point ---------------------------------------------------------------------------------------
+
+  fpEnabled(): void {
+    if (this.#fpState > 0) return;
+    this.#fpState = 1;
+    const f = this.#f;
+    this.#loadHart(MEMORY.i32_load, H.HART_FS).op(OP32.eqz).hint(false).if();
+    this.#illegal();
+    f.end();
+  }
+  #illegal(): void {
+    this.#storePc();
+    this.#f.call(this.#frame.call('illegalHere'));
+    this.#frame.trap(false);
+  }
+
+  #fpDirty(): void {
+    if (this.#fpState === 2) return;
+    this.#fpState = 2;
+    this.#frame.pushHart();
+    this.#f.i32(3).mem(MEMORY.i32_store, this.#frame.field(H.HART_FS));
+  }
+
+  #double(register: number): FunctionBody {
+    return this.#f.get(this.#frame.fp(register));
+  }
+  #bits(register: number): FunctionBody {
+    return this.#double(register).op(CONVERT.i64_reinterpret_f64);
+  }
+  fs1(): I64 {
+    this.#bits(this.#now().rs1);
+    return WIDE;
+  }
+  fs2(): I64 {
+    this.#bits(this.#now().rs2);
+    return WIDE;
+  }
+
+  /** Takes a register's 64 bits from the stack and leaves its single, or the canonical NaN where it is not boxed. */
+  #unbox(): void {
+    const raw = this.#temp64();
+    const f = this.#f;
+    f.tee(raw).op(CONVERT.i32_wrap_i64).i32(CANONICAL_NAN32);
+    f.get(raw).i64(32).op(OP64.shr_u).i64(0xffff_ffff).op(OP64.eq).op(SELECT);
+  }
+  single1(): I32 {
+    this.fs1();
+    this.#unbox();
+    return WORD;
+  }
+  single2(): I32 {
+    this.fs2();
+    this.#unbox();
+    return WORD;
+  }
+
+  setFd(_value: I64): void {
+    if (!this.#doubleOnStack) this.#f.op(CONVERT.f64_reinterpret_i64);
+    this.#doubleOnStack = false;
+    this.#f.set(this.#frame.fp(this.#now().rd));
+    this.#fpDirty();
+  }
+  setSingle(_value: I32): void {
+    this.#doubleOnStack = false;
+    this.#f.op(CONVERT.i64_extend_i32_u).i64(BOX).op(OP64.or);
+    this.setFd(WIDE);
+  }
+
+  /** Sign injection of doubles without going through integers; false where it must. */
+  #signInject(name: string): boolean {
+    const { rs1, rs2 } = this.#now();
+    if (name === 'fsgnjx.d' && rs1 !== rs2) return false;
+    this.fpEnabled();
+    if (name === 'fsgnjx.d') this.#double(rs1).op(F64_MORE.abs);
+    else {
+      this.#double(rs1);
+      if (rs1 === rs2) {
+        if (name === 'fsgnjn.d') this.#f.op(F64_MORE.neg);
+      } else {
+        this.#double(rs2);
+        if (name === 'fsgnjn.d') this.#f.op(F64_MORE.neg);
+        this.#f.op(F64_MORE.copysign);
+      }
+    }
+    this.#doubleOnStack = true;
+    this.setFd(WIDE);
+    return true;
+  }
+
+  #mayBeNearest(): boolean {
+    const { rm } = this.#now();
+    return rm === RM_NEAREST || rm === RM_DYNAMIC;
+  }
+  /** Leaves i32 1 where flags and rounding let native arithmetic stand: NX accrued, frm RNE, FS Dirty. */
+  #fast(): FunctionBody {
+    return this.#loadHart(MEMORY.i32_load, H.HART_FP_FAST);
+  }
+
+  /** The rounding mode, resolved, in a local; the instruction ends where it is illegal. */
+  #rounding(): number {
+    const f = this.#f;
+    const rm = this.#temp32();
+    this.#storePc();
+    f.i32(this.#now().rm).call(this.#frame.call('beginFloat')).tee(rm).i32(8).op(OP32.eq);
+    this.#frame.trap(true);
+    return rm;
+  }
+  #operand(precision: Precision, register: number): void {
+    this.#bits(register);
+    if (precision === 's') this.#unbox();
+  }
+  #soft(precision: Precision, name: string): void {
+    this.#f.call(this.#frame.call(`f${precision === 's' ? 32 : 64}_${name}`));
+  }
+  #setFp(precision: Precision): void {
+    if (precision === 's') this.setSingle(WORD);
+    else this.setFd(WIDE);
+  }
+
+  /** Leaves i32 1 where all registers hold boxed singles */
+  #boxed(registers: readonly number[]): void {
+    for (const [index, register] of registers.entries()) {
+      this.#bits(register);
+      if (index > 0) this.#f.op(OP64.and);
+    }
+    this.#f.i64(32).op(OP64.shr_u).i64(0xffff_ffff).op(OP64.eq);
+  }
+  #nativeSingle(register: number): FunctionBody {
+    return this.#bits(register).op(CONVERT.i32_wrap_i64).op(CONVERT.f32_reinterpret_i32);
+  }
+
+  /**
+   * With NX accrued and rounding to nearest, the native result is right with its flags where its exponent is safely
+   * normal; where small results are exact, if it is finite. `compute` leaves the result on the stack; else `slow` does.
+   * `singles` are the registers that must be boxed.
+   */
+  #native(
+    precision: Precision,
+    exactSmall: boolean,
+    singles: readonly number[],
+    compute: () => void,
+    slow: () => void,
+  ): void {
+    const f = this.#f;
+    if (!this.#mayBeNearest()) {
+      slow();
+      this.#setFp(precision);
+      return;
+    }
+    const least = exactSmall ? 0 : 2;
+    const done = f.block();
+    const exact = f.block();
+    this.#fast().op(OP32.eqz).hint(false).brIf(exact);
+    if (singles.length > 0) {
+      this.#boxed(singles);
+      f.op(OP32.eqz).hint(false).brIf(exact);
+    }
+    if (precision === 'd') {
+      const result = this.#tempF();
+      compute();
+      f.tee(result).op(CONVERT.i64_reinterpret_f64).i64(52).op(OP64.shr_u).op(CONVERT.i32_wrap_i64);
+      f.i32(0x7ff).op(OP32.and);
+      if (least > 0) f.i32(least).op(OP32.sub);
+      f.i32(0x7ff - least)
+        .op(OP32.ge_u)
+        .hint(false)
+        .brIf(exact);
+      f.get(result).set(this.#frame.fp(this.#now().rd));
+    } else {
+      const bits = this.#temp32();
+      compute();
+      f.op(CONVERT.i32_reinterpret_f32).tee(bits).i32(23).op(OP32.shr_u).i32(0xff).op(OP32.and);
+      if (least > 0) f.i32(least).op(OP32.sub);
+      f.i32(0xff - least)
+        .op(OP32.ge_u)
+        .hint(false)
+        .brIf(exact);
+      f.get(bits).op(CONVERT.i64_extend_i32_u).i64(BOX).op(OP64.or).op(CONVERT.f64_reinterpret_i64);
+      f.set(this.#frame.fp(this.#now().rd));
+    }
+    f.br(done);
+    f.end();
+    slow();
+    // FS is dirty after either way: beginFloat has seen to it
+    this.#fpState = 2;
+    this.#setFp(precision);
+    f.end();
+  }
+
+  fpArithmetic(op: 'add' | 'sub' | 'mul' | 'div', precision: Precision): void {
+    const { rs1, rs2 } = this.#now();
+    const compute = (): void => {
+      if (precision === 'd') this.#double(rs1).get(this.#frame.fp(rs2)).op(F64[op]);
+      else {
+        this.#nativeSingle(rs1);
+        this.#nativeSingle(rs2).op(F32[op]);
+      }
+    };
+    const singles = precision === 's' ? [rs1, rs2] : [];
+    this.#native(precision, op === 'add' || op === 'sub', singles, compute, () => {
+      const rm = this.#rounding();
+      this.#operand(precision, rs1);
+      this.#operand(precision, rs2);
+      this.#f.get(rm);
+      this.#soft(precision, op);
+    });
+  }
+  fpSqrt(precision: Precision): void {
+    const { rs1 } = this.#now();
+    const op: FpName = 'sqrt';
+    const compute = (): void => {
+      if (precision === 'd') this.#double(rs1).op(F64[op]);
+      else this.#nativeSingle(rs1).op(F32[op]);
+    };
+    this.#native(precision, false, precision === 's' ? [rs1] : [], compute, () => {
+      const rm = this.#rounding();
+      this.#operand(precision, rs1);
+      this.#f.get(rm);
+      this.#soft(precision, op);
+    });
+  }
+  fpFused(negateProduct: boolean, negateAddend: boolean, precision: Precision): void {
+    const f = this.#f;
+    const { rs1, rs2, rs3 } = this.#now();
+    const slow = (): void => {
+      const rm = this.#rounding();
+      const negate = (yes: boolean): void => {
+        if (!yes) return;
+        if (precision === 's') f.i32(0x8000_0000 | 0).op(OP32.xor);
+        else f.i64(1n << 63n).op(OP64.xor);
+      };
+      this.#operand(precision, rs1);
+      negate(negateProduct);
+      this.#operand(precision, rs2);
+      this.#operand(precision, rs3);
+      negate(negateAddend);
+      f.get(rm);
+      this.#soft(precision, 'fma');
+    };
+    if (!this.#frame.fusesMultiplyAdd || precision === 's') {
+      slow();
+      this.#setFp(precision);
+      return;
+    }
+    const compute = (): void => {
+      const lanes = (register: number, negative: boolean): void => {
+        this.#double(register);
+        if (negative) f.op(F64_MORE.neg);
+        f.simd(0x14); // f64x2.splat
+      };
+      lanes(rs1, negateProduct);
+      lanes(rs2, false);
+      lanes(rs3, negateAddend);
+      f.simd(0x107).simd(0x21, 0); // f64x2.relaxed_madd, f64x2.extract_lane 0
+    };
+    this.#native('d', false, [], compute, slow);
+  }
+  fpMinMax(op: 'min' | 'max', precision: Precision): void {
+    this.fpEnabled();
+    this.#operand(precision, this.#now().rs1);
+    this.#operand(precision, this.#now().rs2);
+    this.#soft(precision, op);
+    this.#setFp(precision);
+  }
+  fpCompare(op: 'eq' | 'lt' | 'le', precision: Precision): void {
+    const f = this.#f;
+    const { rs1, rs2 } = this.#now();
+    this.fpEnabled();
+    const slow = (): void => {
+      this.#operand(precision, rs1);
+      this.#operand(precision, rs2);
+      this.#soft(precision, op);
+    };
+    if (precision === 'd') {
+      // No operand a NaN: no flag either
+      this.#double(rs1).get(this.#frame.fp(rs1)).op(F64_MORE.eq);
+      this.#double(rs2).get(this.#frame.fp(rs2)).op(F64_MORE.eq).op(OP32.and);
+      f.hint(true).if(TYPE_I32);
+      this.#double(rs1).get(this.#frame.fp(rs2)).op(F64_MORE[op]);
+      f.else();
+      slow();
+      f.end();
+    } else slow();
+    f.op(CONVERT.i64_extend_i32_u);
+    this.setRd(WIDE);
+    this.#fpDirty();
+  }
+  fpClass(precision: Precision): void {
+    this.fpEnabled();
+    this.#operand(precision, this.#now().rs1);
+    this.#soft(precision, 'class');
+    this.#f.op(CONVERT.i64_extend_i32_u);
+    this.setRd(WIDE);
+  }
+
+  fpToInteger(precision: Precision, to: IntegerKind): void {
+    const f = this.#f;
+    const { rs1, rm: encoded } = this.#now();
+    const slow = (): void => {
+      const rm = this.#rounding();
+      this.#operand(precision, rs1);
+      f.get(rm);
+      this.#soft(precision, `to_${to}`);
+    };
+    if (precision === 's' || !(this.#mayBeNearest() || encoded === RM_ZERO)) {
+      slow();
+      this.setRd(WIDE);
+      return;
+    }
+    const value = this.#tempF();
+    const done = f.block(TYPE_I64);
+    const exact = f.block();
+    this.#fast().op(OP32.eqz).hint(false).brIf(exact);
+    this.#double(rs1)
+      .op(encoded === RM_ZERO ? F64_MORE.trunc : F64_MORE.nearest)
+      .tee(value);
+    // In range, or the exact path saturates
+    const signed = to === 'i32' || to === 'i64';
+    const bound = { i32: 2 ** 31, u32: 2 ** 32, i64: 2 ** 63, u64: 2 ** 64 }[to];
+    if (signed) f.op(F64_MORE.abs);
+    f.f64(bound).op(F64_MORE.lt);
+    if (!signed) {
+      f.get(value).f64(0).op(F64_MORE.ge).op(OP32.and);
+    }
+    f.op(OP32.eqz).hint(false).brIf(exact);
+    f.get(value).op(to === 'u64' ? CONVERT.i64_trunc_f64_u : CONVERT.i64_trunc_f64_s);
+    if (to === 'u32') f.op(CONVERT.i64_extend32_s);
+    f.br(done);
+    f.end();
+    slow();
+    f.end();
+    this.setRd(WIDE);
+  }
+  integerToFp(from: IntegerKind, precision: Precision): void {
+    const f = this.#f;
+    const { rs1 } = this.#now();
+    const slow = (): void => {
+      const rm = this.#rounding();
+      this.#x(rs1);
+      f.get(rm).call(this.#frame.call(`${from}_to_f${precision === 's' ? 32 : 64}`));
+    };
+    if (precision === 's' || !this.#mayBeNearest()) {
+      slow();
+      this.#setFp(precision);
+      return;
+    }
+    const done = f.block(TYPE_F64);
+    const exact = f.block();
+    this.#fast().op(OP32.eqz).hint(false).brIf(exact);
+    this.#x(rs1);
+    if (from === 'i32') f.op(CONVERT.i32_wrap_i64).op(CONVERT.f64_convert_i32_s);
+    else if (from === 'u32') f.op(CONVERT.i32_wrap_i64).op(CONVERT.f64_convert_i32_u);
+    else f.op(from === 'i64' ? CONVERT.f64_convert_i64_s : CONVERT.f64_convert_i64_u);
+    f.br(done);
+    f.end();
+    slow();
+    f.op(CONVERT.f64_reinterpret_i64);
+    f.end();
+    this.#doubleOnStack = true;
+    this.#fpState = 2;
+    this.setFd(WIDE);
+  }
+
+  fpConvert(from: Precision, to: Precision): void {
+    const { rs1 } = this.#now();
+    const slow = (): void => {
+      const rm = this.#rounding();
+      this.#operand(from, rs1);
+      if (from === 'd') this.#f.get(rm);
+      this.#soft(from, to === 's' ? 'to_f32' : 'to_f64');
+    };
+    if (from === 's') {
+      this.#native('d', true, [rs1], () => this.#nativeSingle(rs1).op(CONVERT.f64_promote_f32), slow);
+    } else {
+      this.#native('s', false, [], () => this.#double(rs1).op(CONVERT.f32_demote_f64), slow);
+    }
+  }
+}

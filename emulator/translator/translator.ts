@@ -1,0 +1,351 @@
+// Decides what is translated, and keeps what was: one for each hart's thread.
+import * as H from '../kernel/assembly/hart_layout.ts';
+import { type MemoryLayout, TRANSLATOR_DATA_BYTES } from '../memory/layout.ts';
+import { type WasmMemory, type WasmTable, wasm } from '../wasm/platform.ts';
+import { ARGUMENT_PAGES_SHIFT, type EntryPoint } from './function_writer.ts';
+import { type ModulePart, writeModule } from './module_writer.ts';
+import { type CodePage, findRegion, type Region } from './region.ts';
+
+/** Places in the table of functions; 0 is never used */
+export const TABLE_SIZE = 32768;
+/** Entries that a hart may hold: the table of them is at most half full */
+const MAX_ENTRIES = H.ENTRIES / 2;
+/** Instructions that one module may hold before callees are left out */
+const MODULE_INSTRUCTIONS = 4000;
+/** Places that one indirect jump is remembered to go to */
+const MAX_JUMP_TARGETS = 250;
+const NO_KEY = 0xffff;
+const PAGE = 4096;
+
+/** What the kernel of the hart does for the translator */
+export interface TranslatorKernel {
+  /** Slots of the page at `va`, if it is mapped for execution and was run; else 0 */
+  codePage(va: bigint): number;
+  flushInstructions(): void;
+}
+
+export interface TranslatorOptions {
+  readonly memory: WasmMemory;
+  readonly layout: MemoryLayout;
+  readonly hart: number;
+  readonly table: WasmTable;
+  /** What modules import beside memory and table */
+  readonly imports: Record<string, unknown>;
+  readonly kernel: TranslatorKernel;
+  /** What stands in empty places of the table */
+  readonly leave: unknown;
+  readonly strongOrder: boolean;
+}
+
+export interface TranslatorCounters {
+  modules: number;
+  functions: number;
+  instructions: number;
+  wasmBytes: number;
+  /** In `ms`: reading and writing code; compiling it */
+  generateMs: number;
+  compileMs: number;
+  flushes: number;
+}
+
+/** One region that is part of a module, where it is in guest memory now */
+interface Candidate {
+  readonly region: Region;
+  /** Page of the region's start, as it is mapped now */
+  readonly va: bigint;
+  readonly host: number;
+}
+
+export class Translator {
+  readonly #options: TranslatorOptions;
+  readonly #view: DataView;
+  readonly #hart: number;
+  readonly #code: ReturnType<MemoryLayout['code']>;
+  readonly #fuses: boolean;
+  /** By host page, privilege and version */
+  readonly #keys = new Map<string, number>();
+  /** By host address and privilege: place in the table by which calls go there, translated or not */
+  readonly #links = new Map<string, number>();
+  /** By host address and privilege: what is translated, and the code keys of its pages */
+  readonly #translated = new Map<string, readonly number[]>();
+  /** By host address of an indirect jump: distances that it went */
+  readonly #jumpTargets = new Map<number, Set<number>>();
+  #tableNext = 1;
+  #entries = 0;
+  #dataNext = 0;
+  readonly counters: TranslatorCounters = {
+    modules: 0, functions: 0, instructions: 0, wasmBytes: 0, generateMs: 0, compileMs: 0, flushes: 0,
+  }; // biome-ignore format: one value
+
+  constructor(options: TranslatorOptions) {
+    this.#options = options;
+    this.#view = new DataView(options.memory.buffer);
+    this.#hart = options.layout.hart(options.hart);
+    this.#code = options.layout.code(options.hart);
+    this.#fuses = fusesMultiplyAdd();
+    this.#view.setUint32(this.#hart + H.HART_TRANSLATING, 1, true);
+  }
+
+  /** The interpreter has gone to this slot often; HART_PC is its address. */
+  hot(slot: number): void {
+    const host = this.#hostOf(slot);
+    if (host === 0) return;
+    this.#rememberJump(host);
+    const pc = this.#view.getBigUint64(this.#hart + H.HART_PC, true);
+    const privilege = this.#view.getUint32(this.#hart + H.HART_PRIV, true);
+    if (this.#isTranslated(host, privilege)) return;
+    const started = performance.now();
+    const parts = this.#collect(pc, privilege);
+    if (parts.length > 0) this.#translate(parts, privilege, started);
+  }
+
+  /** Forgets everything translated. No translated function may be running. */
+  flush(): void {
+    this.counters.flushes++;
+    const { table, leave } = this.#options;
+    for (let i = 1; i < this.#tableNext; i++) table.set(i, leave);
+    this.#tableNext = 1;
+    this.#entries = 0;
+    this.#dataNext = 0;
+    this.#keys.clear();
+    this.#links.clear();
+    this.#translated.clear();
+    new Uint8Array(this.#view.buffer, this.#code.entries, H.ENTRIES * H.ENTRY_BYTES).fill(0);
+    new Uint8Array(this.#view.buffer, this.#hart + H.HART_ENTRY_CACHE, H.ENTRY_CACHE_ENTRIES * 16).fill(0);
+    new Uint8Array(this.#view.buffer, this.#hart + H.HART_JUMP_CACHE, H.JUMP_CACHE_ENTRIES * 16).fill(0xff);
+    this.#options.kernel.flushInstructions();
+  }
+
+  #isTranslated(host: number, privilege: number): boolean {
+    const keys = this.#translated.get(`${host}:${privilege}`);
+    return keys?.every((key) => this.#isCurrent(key)) ?? false;
+  }
+  #isCurrent(key: number): boolean {
+    const at = this.#options.layout.codeKeys + key * H.CODE_KEY_BYTES;
+    return this.#view.getUint32(at + 4, true) === this.#version(this.#view.getUint32(at, true));
+  }
+  #version(host: number): number {
+    const { codeVersion, rom } = this.#options.layout;
+    return this.#view.getUint32(codeVersion + ((host - rom) >>> 12) * 4, true);
+  }
+
+  // --- guest code -------------------------------------------------------------------------------------------------
+
+  /** Host address of a slot's instruction; 0 where the slot is none of a page. */
+  #hostOf(slot: number): number {
+    const { pages, meta } = this.#code;
+    const index = Math.floor((slot - pages) / H.CODE_PAGE_BYTES);
+    if (slot < pages || slot >= meta) return 0;
+    const page = this.#view.getUint32(meta + index * H.CODE_META_BYTES, true);
+    return page + ((slot - (pages + index * H.CODE_PAGE_BYTES)) >> 3);
+  }
+
+  /** The page that `slots` belong to */
+  #page(slots: number): CodePage {
+    const index = (slots - this.#code.pages) / H.CODE_PAGE_BYTES;
+    return { slots, host: this.#view.getUint32(this.#code.meta + index * H.CODE_META_BYTES, true) };
+  }
+
+  /** The place that got hot may be where an indirect jump goes. */
+  #rememberJump(host: number): void {
+    const at = this.#hart + H.HART_JUMP_FROM;
+    const from = this.#view.getUint32(at, true);
+    this.#view.setUint32(at, 0, true);
+    const jump = from >= this.#options.layout.rom ? from : this.#hostOf(from);
+    if (jump === 0) return;
+    // Distances hold in virtual memory too only inside a page, or where neighbours are neighbours on the host
+    let known = this.#jumpTargets.get(jump);
+    if (known === undefined) {
+      known = new Set();
+      this.#jumpTargets.set(jump, known);
+    }
+    if (known.size < MAX_JUMP_TARGETS) known.add(host - jump);
+  }
+
+  /** The region at `pc`, and those that it calls and that are not translated yet. */
+  #collect(pc: bigint, privilege: number): Candidate[] {
+    const found: Candidate[] = [];
+    const seen = new Set<bigint>();
+    const work = [pc];
+    let instructions = 0;
+    for (let at = work.shift(); at !== undefined && instructions < MODULE_INSTRUCTIONS; at = work.shift()) {
+      if (seen.has(at)) continue;
+      seen.add(at);
+      const va = BigInt.asUintN(64, at & -4096n);
+      const slots = this.#options.kernel.codePage(BigInt.asIntN(64, va)) >>> 0;
+      if (slots === 0) continue;
+      const offset = Number(at & 0xfffn);
+      const { host } = this.#page(slots);
+      if (this.#isTranslated(host + offset, privilege)) continue;
+      const region = this.#find(va, offset);
+      if (region === undefined) continue;
+      found.push({ region, va, host });
+      for (const block of region.blocks.values()) {
+        instructions += block.instructions.length;
+        const { end } = block;
+        if (end.kind === 'call' && end.target !== undefined) work.push(va + BigInt(end.target));
+      }
+    }
+    return found;
+  }
+
+  #find(va: bigint, offset: number): Region | undefined {
+    return findRegion(
+      {
+        view: this.#view,
+        page: (number) => {
+          const slots = this.#options.kernel.codePage(BigInt.asIntN(64, va + BigInt(number * PAGE))) >>> 0;
+          return slots === 0 ? undefined : this.#page(slots);
+        },
+        jumpTargets: (host) => [...(this.#jumpTargets.get(host) ?? [])],
+      },
+      offset,
+    );
+  }
+
+  // --- modules ------------------------------------------------------------------------------------------------------
+
+  #translate(candidates: readonly Candidate[], privilege: number, started: number): void {
+    if (this.#isFull(candidates)) this.flush();
+    const { layout, memory, table } = this.#options;
+    const partAt = new Map(candidates.map(({ va, region }, index) => [va + BigInt(region.start), index]));
+    const tableAt = this.#tableNext;
+    this.#tableNext += candidates.length;
+    const parts = candidates.map(({ region, va }): ModulePart => {
+      return {
+        region,
+        keyOf: (number) => this.#keyOf(region.pages.get(number)!.host, privilege),
+        link: (target) => {
+          const at = va + BigInt(target);
+          const part = partAt.get(at);
+          if (part !== undefined) return { part };
+          const slots = this.#options.kernel.codePage(BigInt.asIntN(64, at & -4096n)) >>> 0;
+          if (slots === 0) return undefined;
+          return { table: this.#linkOf(this.#page(slots).host + Number(at & 0xfffn), privilege) };
+        },
+        byteTable: (bytes) => this.#byteTable(bytes),
+      };
+    });
+    const written = writeModule(parts, tableAt, {
+      hart: layout.harts === 1 ? this.#hart : undefined,
+      dirtyOffset: layout.dirty - (layout.ram >>> 12),
+      fusesMultiplyAdd: this.#fuses,
+      strongOrder: this.#options.strongOrder,
+    });
+    const generated = performance.now();
+    const module = new wasm.Module(written.bytes);
+    new wasm.Instance(module, { env: { memory, table, ...this.#options.imports } });
+    for (const [index, candidate] of candidates.entries()) {
+      this.#install(candidate, privilege, tableAt + index, written.entries[index]!);
+    }
+    const { counters } = this;
+    counters.modules++;
+    counters.functions += candidates.length;
+    for (const { region } of candidates) {
+      for (const { instructions } of region.blocks.values()) counters.instructions += instructions.length;
+    }
+    counters.wasmBytes += written.bytes.length;
+    counters.generateMs += generated - started;
+    counters.compileMs += performance.now() - generated;
+  }
+
+  #isFull(candidates: readonly Candidate[]): boolean {
+    return (
+      this.#tableNext + candidates.length * 8 > TABLE_SIZE - 1024 ||
+      this.#entries + candidates.length * 32 > MAX_ENTRIES ||
+      this.#keys.size + candidates.length * 4 > H.CODE_KEYS
+    );
+  }
+
+  #keyOf(host: number, privilege: number): number {
+    const { layout } = this.#options;
+    const version = this.#version(host);
+    const name = `${host}:${privilege}:${version}`;
+    let key = this.#keys.get(name);
+    if (key === undefined) {
+      key = this.#keys.size;
+      this.#keys.set(name, key);
+      const at = layout.codeKeys + key * H.CODE_KEY_BYTES;
+      this.#view.setUint32(at, host, true);
+      this.#view.setUint32(at + 4, version, true);
+      this.#view.setUint32(at + 8, privilege, true);
+      this.#view.setBigUint64(this.#hart + H.HART_EXEC_CELLS + key * 8, 0xffff_ffff_ffff_ffffn, true);
+    }
+    return key;
+  }
+
+  #linkOf(host: number, privilege: number): number {
+    const name = `${host}:${privilege}`;
+    let link = this.#links.get(name);
+    if (link === undefined) {
+      link = this.#tableNext++;
+      this.#links.set(name, link);
+    }
+    return link;
+  }
+
+  #byteTable(bytes: Uint8Array): number | undefined {
+    if (this.#dataNext + bytes.length > TRANSLATOR_DATA_BYTES) return undefined;
+    const at = this.#options.layout.translatorData + this.#dataNext;
+    new Uint8Array(this.#view.buffer).set(bytes, at);
+    this.#dataNext += bytes.length;
+    return at;
+  }
+
+  /** Makes a function's entries known, to calls by the table and to the interpreter by its slots. */
+  #install(candidate: Candidate, privilege: number, place: number, entries: readonly EntryPoint[]): void {
+    const { region, host } = candidate;
+    const { table } = this.#options;
+    const start = `${host + region.start}:${privilege}`;
+    const keys = [...region.pages.values()].map((page) => this.#keyOf(page.host, privilege));
+    this.#translated.set(start, keys);
+    const link = this.#links.get(start);
+    if (link === undefined) this.#links.set(start, place);
+    else table.set(link, table.get(place));
+    for (const { at, number, leastFuel } of entries) {
+      const page = region.pages.get(at >> 12)!;
+      const offset = at & 0xfff;
+      const packed = number | (((at >> 12) & 0xff) << ARGUMENT_PAGES_SHIFT) | (privilege << 16);
+      this.#enter(page.host + offset, place, packed, leastFuel, keys);
+      const slot = page.slots + offset * 8;
+      this.#view.setUint16(slot, this.#view.getUint16(slot, true) | H.HANDLER_TRANSLATED, true);
+      // Another function may have been cached for it
+      const line = this.#hart + H.HART_ENTRY_CACHE + (slot & ((H.ENTRY_CACHE_ENTRIES - 1) << 4));
+      this.#view.setUint32(line, 0, true);
+    }
+  }
+
+  #enter(host: number, place: number, packed: number, leastFuel: number, keys: readonly number[]): void {
+    let index = Math.imul(host >>> 1, 0x9e3779b1) >>> 17;
+    for (;;) {
+      const at = this.#code.entries + index * H.ENTRY_BYTES;
+      const known = this.#view.getUint32(at, true);
+      if (known === 0 || known === host) {
+        if (known === 0) this.#entries++;
+        this.#view.setUint32(at, host, true);
+        this.#view.setUint32(at + 4, place, true);
+        this.#view.setUint32(at + 8, packed, true);
+        this.#view.setUint32(at + 12, leastFuel, true);
+        for (let i = 0; i < H.ENTRY_MAX_KEYS; i++) {
+          this.#view.setUint16(at + H.ENTRY_KEYS + i * 2, keys[i] ?? NO_KEY, true);
+        }
+        return;
+      }
+      index = (index + 1) & (H.ENTRIES - 1);
+    }
+  }
+}
+
+/** Whether the host's relaxed multiply-add rounds once: (1 + ε)² − (1 + 2ε + ε²) tells. */
+function fusesMultiplyAdd(): boolean {
+  // (func (export "f") (param f64 f64 f64) (result f64) …splat each, f64x2.relaxed_madd, extract_lane 0)
+  const code = [0x20, 0, 0xfd, 0x14, 0x20, 1, 0xfd, 0x14, 0x20, 2, 0xfd, 0x14, 0xfd, 0x87, 2, 0xfd, 0x21, 0, 0x0b];
+  const bytes = new Uint8Array([
+    0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 8, 1, 0x60, 3, 0x7c, 0x7c, 0x7c, 1, 0x7c, 3, 2, 1, 0, 7, 5, 1, 1, 0x66, 0, 0,
+    10, code.length + 3, 1, code.length + 1, 0, ...code,
+  ]); // biome-ignore format: one module
+  if (!wasm.validate(bytes)) return false;
+  const f = new wasm.Instance(new wasm.Module(bytes), {}).exports.f as (a: number, b: number, c: number) => number;
+  const e = 2 ** -30;
+  return f(1 + e, 1 + e, -(1 + 2 * e)) === e * e;
+}
