@@ -12,11 +12,11 @@ import {
   HART_STATE_BYTES,
 } from '../../emulator/kernel/assembly/hart_layout.ts';
 import { type MemoryLayout, planMemory } from '../../emulator/memory/layout.ts';
-import { type WasmMemory, wasm } from '../../emulator/wasm/platform.ts';
+import { wasm } from '../../emulator/wasm/platform.ts';
 import type { Image } from './image.ts';
 import { PAGE, RAM_BASE, RAM_BYTES, STATE, STATE_WORDS } from './layout.ts';
 
-export const ENGINES = ['interpreter'] as const;
+export const ENGINES = ['interpreter', 'translator'] as const;
 export type Engine = (typeof ENGINES)[number];
 
 const MTIP = 1 << 7;
@@ -25,10 +25,8 @@ const CLINT_BYTES = 0x1_0000;
 const MTIMECMP = CLINT + 0x4000;
 const TEST_DEVICE = 0x10_0000;
 
-/** Here the engine is chosen: one line for each there is */
-function makeHart(memory: WasmMemory, layout: MemoryLayout, _engine: Engine, host: HartHost): Hart {
-  return new Hart(memory, layout, 0, host);
-}
+/** Jumps to a place after which it is translated: early, since programs are short */
+const HOT_AFTER = 30;
 
 export class EngineMachine {
   readonly hart: Hart;
@@ -47,12 +45,13 @@ export class EngineMachine {
     installDecodeTables(memory);
     this.bytes = new Uint8Array(memory.buffer);
     this.dirty = this.bytes.subarray(this.layout.dirty, this.layout.dirty + RAM_BYTES / PAGE);
-    this.hart = makeHart(memory, this.layout, engine, {
+    const host: HartHost = {
       now: () => 0,
       poll: () => (this.poweredOff ? 1 : 0),
       mmioRead: (address) => (address >= CLINT && address < CLINT + CLINT_BYTES ? 0 : -1),
       mmioWrite: (address) => this.#write(address),
-    });
+    };
+    this.hart = new Hart(memory, this.layout, 0, host, { engine, hotAfter: HOT_AFTER });
   }
 
   #write(address: number): boolean {
