@@ -42,17 +42,21 @@ interface KernelExports extends TranslatorKernel {
   peekAddress(va: bigint, size: number): number;
 }
 
-/** How deep translated functions call each other before they return to the interpreter */
+/** For a thread whose stack has the usual size */
 const CALL_DEPTH = 200;
 /** Jumps to one place after which it is translated */
 const HOT_AFTER = 500;
 
+export type Engine = 'interpreter' | 'translator';
+
 export interface HartOptions {
   /** `translator`: what is run often is compiled; the interpreter does the rest */
-  readonly engine?: 'interpreter' | 'translator';
+  readonly engine?: Engine;
   readonly hotAfter?: number;
   /** The processor keeps the order of plain loads and stores as x86 does */
   readonly strongOrder?: boolean;
+  /** How deep translated functions call each other before they return to the interpreter: a frame takes up to 1 KB or so */
+  readonly callDepth?: number;
 }
 
 let kernelModule: WasmModule | undefined;
@@ -144,7 +148,7 @@ export class Hart {
         TABLE_COMPRESSED: i32(TABLE_COMPRESSED),
         CODE_KEYS_AT: i32(layout.codeKeys),
         ENTRIES_AT: i32(code.entries),
-        CALL_DEPTH: i32(CALL_DEPTH << ARGUMENT_DEPTH_SHIFT),
+        CALL_DEPTH: i32((options.callDepth ?? CALL_DEPTH) << ARGUMENT_DEPTH_SHIFT),
         now: () => host.now(),
         poll: () => host.poll(),
         mmioRead: (low: number, high: number, size: number) => {

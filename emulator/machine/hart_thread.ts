@@ -1,5 +1,5 @@
 import type { AccessSize } from '../devices/device.ts';
-import { Hart, type HartHost } from '../hart/hart.ts';
+import { type Engine, Hart, type HartHost } from '../hart/hart.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
 import type { WasmMemory } from '../wasm/platform.ts';
@@ -27,6 +27,8 @@ import {
 
 /** Instructions between looks at timers and requests: about 10 µs */
 const QUANTUM = 4096;
+/** Translated functions call each other so deep on a thread whose stack the platform made for it */
+const CALL_DEPTH = 4000;
 /** The longest sleep of an idle hart, in `ms`: wake-ups end it sooner */
 const MAX_SLEEP_MS = 10_000;
 /** `mip` bits of the timers */
@@ -42,6 +44,9 @@ export interface HartInit {
   readonly harts: number;
   readonly ramBytes: number;
   readonly hart: number;
+  readonly engine: Engine;
+  /** The processor keeps the order of plain loads and stores as x86 does */
+  readonly strongOrder?: boolean;
 }
 
 /**
@@ -94,7 +99,8 @@ class HartThread {
         return true;
       },
     };
-    this.#hart = new Hart(memory, this.#layout, id, host);
+    const { engine, strongOrder = false } = init;
+    this.#hart = new Hart(memory, this.#layout, id, host, { engine, strongOrder, callDepth: CALL_DEPTH });
     this.#sbi = new HartSbi({
       hart: this.#hart,
       signals: this.#signals,

@@ -126,7 +126,13 @@ export class Machine implements MachineApi {
     this.#load();
     for (let hart = 0; hart < options.harts; hart++) this.#signals.request(hart, ATTENTION_PAUSE);
     this.#threads = this.#harts.map((_, hart) =>
-      platform.startHart({ memory: this.#memory, harts: options.harts, ramBytes: options.ramBytes, hart }),
+      platform.startHart({
+        memory: this.#memory,
+        harts: options.harts,
+        ramBytes: options.ramBytes,
+        hart,
+        engine: options.engine ?? 'translator',
+      }),
     );
     for (const [hart, thread] of this.#threads.entries()) {
       void thread.ended.then((error) => this.#hartEnded(hart, error));

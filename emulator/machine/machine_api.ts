@@ -1,5 +1,6 @@
 import type { Observable } from 'rxjs';
 import type { BlockBackend, CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
+import type { Engine } from '../hart/hart.ts';
 import type { StateValue } from '../state/state.ts';
 
 /** `running` harts execute; `paused` they stand at an instruction boundary; `shutdown` the guest has ended. */
@@ -29,6 +30,8 @@ export interface MachineOptions {
   readonly ramBytes: number;
   /** 1..8 */
   readonly harts: number;
+  /** What runs the guest's code; `translator` (default) compiles what is run often */
+  readonly engine?: Engine;
   /** `-bios`: 'builtin' is our SBI, 'none' starts the kernel in M-mode, bytes are a firmware image */
   readonly bios: 'builtin' | 'none' | Uint8Array;
   readonly kernel?: Uint8Array;
