@@ -26,7 +26,7 @@ const MTIMECMP = CLINT + 0x4000;
 const TEST_DEVICE = 0x10_0000;
 
 /** Jumps to a place after which it is translated: early, since programs are short */
-const HOT_AFTER = 30;
+const HOT_AFTER = 8;
 
 export class EngineMachine {
   readonly hart: Hart;
