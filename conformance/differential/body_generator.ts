@@ -37,7 +37,8 @@ export interface BodyRules extends TrapRules {
   readonly weights: Weights;
   /** What a call of a later function costs; calls go only to those that are known already */
   readonly costs: ReadonlyMap<number, number>;
-  readonly isMillicode: (index: number) => boolean;
+  /** Functions of the same kind can be called from the same place */
+  readonly kindOf: (index: number) => string;
 }
 
 export class BodyGenerator {
@@ -121,6 +122,7 @@ export class BodyGenerator {
       case 'reserve':
         return 4 + this.costOf(node.body);
       case 'patch':
+      case 'patchOther':
         return 12;
       default:
         return 4;
@@ -244,11 +246,13 @@ export class BodyGenerator {
   }
 
   #call(budget: number): Node[] | undefined {
-    const { random, costs, isMillicode } = this.#rules;
+    const { random, costs, kindOf } = this.#rules;
     const scope = this.#scope;
     if (this.#leaf) return undefined;
     if (random.once(12)) {
-      return scope.reserve(1, (temporary) => [{ t: 'windowCall', offset: random.below(WINDOW_FUNCTIONS), temporary }]);
+      // Of both pages; where the second begins, an instruction ends
+      const offset = (WINDOW_FUNCTIONS + 1 + random.below(2 * WINDOW_FUNCTIONS - 1)) % (2 * WINDOW_FUNCTIONS);
+      return scope.reserve(1, (temporary) => [{ t: 'windowCall', offset, temporary }]);
     }
     if (this.#jumpSlot === undefined && random.once(10)) return this.#setjmp(budget);
     if (this.#jumpSlot !== undefined && random.once(4)) return this.#longjmp(this.#jumpSlot);
@@ -256,7 +260,7 @@ export class BodyGenerator {
     if (affordable.length === 0) return undefined;
     const callee = random.pick(affordable);
     const how = random.pick(['jal', 'jal', 'far', 'register', 'table'] as const);
-    const same = affordable.filter((index) => isMillicode(index) === isMillicode(callee));
+    const same = affordable.filter((index) => kindOf(index) === kindOf(callee));
     const others = how === 'table' ? Array.from({ length: random.pick([1, 3, 7]) }, () => random.pick(same)) : [];
     return scope.reserve(1, (temporary) => [{ t: 'call', callee, how, temporary, others }]);
   }
@@ -288,20 +292,24 @@ export class BodyGenerator {
 
   #patch(): Node[] | undefined {
     const { random } = this.#rules;
+    const callee = random.once(2) ? random.pick([...this.#rules.costs.keys(), -1]) : -1;
+    // Another function's registers are not ours
+    const scope = callee === -1 ? this.#scope : new Scope(random, [], { leaf: true, millicode: true });
     return this.#scope.reserve(2, (t1, t2) => {
-      const words = Array.from({ length: random.pick([2, 4]) }, () => this.#patchWord());
-      return [{ t: 'patch', index: random.once(2) ? tp : this.#scope.source(), t1, t2, words }];
+      const words = Array.from({ length: random.pick([2, 4]) }, () => this.#patchWord(scope));
+      const patch = { index: random.once(2) ? tp : this.#scope.source(), t1, t2, words };
+      return [callee === -1 ? { t: 'patch', ...patch } : { t: 'patchOther', callee, ...patch }];
     });
   }
 
   /** 32 bits: one instruction or two short ones */
-  #patchWord(): Word {
+  #patchWord(scope: Scope): Word {
     const { random } = this.#rules;
     for (;;) {
-      const word = random.once(4) ? this.#words.float(this.#scope) : this.#words.integer(this.#scope)[0]!;
+      const word = random.once(4) ? this.#words.float(scope) : this.#words.integer(scope)[0]!;
       if ((word & 3) === 3) return word;
       const second = shortForm(encode('addi', { rd: 10, rs1: 10, imm: 1 + random.below(15) }));
-      if (second !== undefined && !this.#scope.isReserved(10)) return ((word & 0xffff) | (second << 16)) >>> 0;
+      if (second !== undefined && !scope.isReserved(10)) return ((word & 0xffff) | (second << 16)) >>> 0;
     }
   }
 }

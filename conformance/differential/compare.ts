@@ -7,6 +7,8 @@ import {
   RAM_BASE,
   RECORD,
   SLOT_BYTES,
+  SLOT_PAGES,
+  SLOTS,
   slotBase,
   TRAP_LOG,
   TRAP_LOG_ENTRIES,
@@ -91,11 +93,12 @@ export function compareRams(image: Image, ours: Uint8Array, theirs: Uint8Array):
       at < DATA_OFFSET ? `code+0x${at.toString(16)}` : `data+0x${(at - DATA_OFFSET).toString(16)}`;
     note(program, undefined, rangeDifferences(ours, theirs, base, SLOT_BYTES, name));
   }
-  for (const { slot, table } of programTables()) {
-    const program = image.programs.find((one) => one.slot === slot);
-    const bytes = (SLOT_BYTES / PAGE) * 8;
-    const texts = rangeDifferences(ours, theirs, table, bytes, (at) => `PTE of page ${at / 8}`);
-    if (program !== undefined) note(program, undefined, texts);
+  for (const program of image.programs) {
+    for (const owner of ['S', 'U'] as const) {
+      const entries = pageTables.entries(owner, program.slot);
+      const name = (at: number) => `${owner} PTE of page ${at / 8}`;
+      note(program, undefined, rangeDifferences(ours, theirs, entries, SLOT_PAGES * 8, name));
+    }
   }
   return [...found].map(([program, { leg, texts }]) => ({ program, leg, texts: texts.slice(0, SHOWN) }));
 }
@@ -106,19 +109,10 @@ export function compareRams(image: Image, ours: Uint8Array, theirs: Uint8Array):
  */
 export function isCodeMark(address: number, ours: bigint, theirs: bigint): boolean {
   if ((ours ^ theirs) !== PTE_A || (ours & PTE_A) === 0n) return false;
-  return programTables().some(({ table }) => address >= table && address < table + (DATA_OFFSET / PAGE) * 8);
-}
-
-/** Where the entries of each program's pages are, of the supervisor's tables and of the user's */
-function programTables(): { slot: number; table: number }[] {
-  const all: { slot: number; table: number }[] = [];
-  for (const level0 of pageTables.programs) {
-    for (const [index, table] of level0.entries()) {
-      const slotsPerTable = (512 * PAGE) / SLOT_BYTES;
-      for (let i = 0; i < slotsPerTable; i++) {
-        all.push({ slot: index * slotsPerTable + i, table: table + i * (SLOT_BYTES / PAGE) * 8 });
-      }
-    }
+  for (const owner of ['S', 'U'] as const) {
+    const offset = address - pageTables.entries(owner, 0);
+    // The tables of all slots follow each other
+    if (offset >= 0 && offset < SLOTS * SLOT_PAGES * 8) return (offset / 8) % SLOT_PAGES < DATA_OFFSET / PAGE;
   }
-  return all;
+  return false;
 }

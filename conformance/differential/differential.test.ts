@@ -11,7 +11,7 @@ import { Campaign, findDifference, generateImage, runOnEngine } from './campaign
 import { compareRams } from './compare.ts';
 import { ENGINES, EngineMachine } from './engine_machine.ts';
 import { type Image, pageTables } from './image.ts';
-import { DATA_OFFSET, JUMP_BUFFERS, PAGE, RAM_BASE, RECORD, SLOT_BYTES, slotBase } from './layout.ts';
+import { DATA_OFFSET, JUMP_BUFFERS, PAGE, RAM_BASE, RECORD, slotBase } from './layout.ts';
 import { listing } from './listing.ts';
 import { lockstep } from './lockstep.ts';
 import { countNodes, minimise } from './minimise.ts';
@@ -61,7 +61,7 @@ test.serial('The comparison sees a bit that differs in a register, in memory, an
   const places = [
     image.legs.find((leg) => leg.program === program)!.record + RECORD.x + 8 * 13,
     slotBase(program.slot) + DATA_OFFSET + 0x345,
-    pageTables.programs[0]![0]! + 8 * ((SLOT_BYTES / PAGE) * program.slot + 3),
+    pageTables.entries('S', program.slot) + 8 * (DATA_OFFSET / PAGE + 3),
   ];
   for (const address of places) {
     const changed = ram.slice();

@@ -34,7 +34,7 @@ const EMPHASES: readonly Partial<Weights>[] = [
   { patch: 8, call: 20 },
 ];
 const PLAIN: Weights = {
-  integer: 24, float: 12, memory: 16, control: 10, loop: 6, call: 12, system: 3, trap: 1, atomic: 3, patch: 1,
+  integer: 24, float: 12, memory: 16, control: 10, loop: 6, call: 12, system: 3, trap: 2, atomic: 3, patch: 1,
 }; // biome-ignore format: a table
 
 function randomLegs(random: Random): LegPlan[] {
@@ -61,6 +61,8 @@ export function generateProgram(options: GenerateOptions): ProgramPlan {
   const count = 3 + random.below(MAX_FUNCTIONS - 2);
   const millicode = new Set<number>();
   for (let index = 1; index < count; index++) if (random.once(7)) millicode.add(index);
+  const skips = new Set<number>();
+  for (let index = 1; index < count; index++) if (random.once(9)) skips.add(index);
   const costs = new Map<number, number>();
   const rules: BodyRules = {
     random,
@@ -71,14 +73,14 @@ export function generateProgram(options: GenerateOptions): ProgramPlan {
     anySupervisor: legs.some(({ mode }) => mode === 'S'),
     satpToggle: options.satpToggle,
     costs,
-    isMillicode: (index) => millicode.has(index),
+    kindOf: (index) => `${millicode.has(index)} ${skips.has(index)}`,
   };
   const functions: FunctionPlan[] = [];
   for (let index = count - 1; index > 0; index--) {
     // Called often: small ones at the bottom, larger ones above
     const budget = Math.min(options.instructions / 16, 40 * 3 ** Math.min(6, (count - 1 - index) / 2));
-    const plan = millicode.has(index) ? makeMillicode(rules) : makeFunction(rules, budget, index, millicode);
-    functions[index] = plan.plan;
+    const plan = millicode.has(index) ? makeMillicode(rules) : makeFunction(rules, budget, index);
+    functions[index] = { ...plan.plan, skips: skips.has(index) };
     costs.set(index, plan.cost);
   }
   functions[0] = makeMain(rules, options.instructions);
@@ -102,20 +104,28 @@ interface Made {
 
 const alignment = (random: Random): number => (random.once(6) ? 256 : random.once(2) ? 2 : 16);
 
-function makeFunction(rules: BodyRules, budget: number, index: number, millicode: ReadonlySet<number>): Made {
+function makeFunction(rules: BodyRules, budget: number, index: number): Made {
   const { random } = rules;
   const leaf = random.once(4);
   const saves = chooseSaves(random, leaf ? 1 : 3);
   const twice = random.once(2);
   const recursion =
-    !leaf && random.once(8) ? { counter: saves[0]!, depth: 1 + random.below(twice ? 7 : 12), twice } : undefined;
+    !leaf && random.once(8)
+      ? {
+          counter: saves[0]!,
+          depth: twice ? 1 + random.below(7) : random.once(4) ? 100 + random.below(200) : 1 + random.below(12),
+          twice,
+        }
+      : undefined;
   const calls = recursion === undefined ? 1 : twice ? 2 ** (recursion.depth * 0.8) : recursion.depth + 1;
   const body = new BodyGenerator(rules, recursion ? saves.slice(1) : saves, { leaf, millicode: false });
   const nodes = body.items(3 + random.below(8), budget / calls);
   nodes.push(body.fold());
   if (!leaf && random.once(6)) nodes.splice(random.below(nodes.length), 0, ...body.jumpOut());
   const own = body.costOf(nodes) + 2 * saves.length + 8;
-  const tails = [...rules.costs.keys()].filter((callee) => !millicode.has(callee) && callee > index);
+  const tails = [...rules.costs.keys()].filter(
+    (callee) => callee > index && rules.kindOf(callee) === rules.kindOf(index),
+  );
   const tail = recursion === undefined && tails.length > 0 && random.once(6) ? random.pick(tails) : undefined;
   const cost = own * calls + (tail === undefined ? 0 : rules.costs.get(tail)!);
   return { plan: { saves, leaf, millicode: false, recursion, align: alignment(random), body: nodes, tail }, cost };

@@ -6,6 +6,7 @@ import {
   PAGE,
   SCRATCH,
   SCRATCH_WORDS,
+  SLOT_PAGES,
   STATE,
   STATE_WORDS,
   TRAP_LOG,
@@ -32,19 +33,24 @@ export const CSR = {
 } as const; // biome-ignore format: a table
 
 const bits = (...numbers: readonly number[]): bigint => numbers.reduce((sum, bit) => sum | (1n << BigInt(bit)), 0n);
-const FETCH_CAUSES = bits(0, 1, 12);
+const FETCH_CAUSES = bits(0, 1);
 const FAULT_CAUSES = bits(1, 4, 5, 6, 7, 12, 13, 15);
 const CALL_CAUSES = bits(8, 9, 11);
 const FS_DIRTY = bits(13, 14);
 const SUM = bits(18);
 const MXR = bits(19);
 const MPRV = bits(17);
+/** Bits of an entry */
+const VRW = 7;
+const AD = 0xc0;
 const CLINT_MTIMECMP = 0x200_4000;
 const CLINT_MTIME = 0x200_bff8;
 const SSIP = 2;
 
 /** Calls that a program makes by `ecall`, chosen by the low bits of a7. Numbers above do nothing. */
-export const SERVICES = ['demand', 'readonly', 'space', 'sum', 'mxr', 'frm', 'fpOff', 'medeleg'] as const;
+export const SERVICES = [
+  'demand', 'readonly', 'space', 'sum', 'mxr', 'frm', 'fpOff', 'medeleg', 'age', 'unmap', 'protect',
+] as const; // biome-ignore format: a table
 
 export interface HandlerTargets {
   /** M only: stores the registers and goes on with the next leg; t0…t4 and sp are in the frame and in mscratch */
@@ -110,6 +116,8 @@ export function emitHandler(a: Assembly, mode: 'M' | 'S', pages: PageTables, tar
   a.op('csrrs', { rs1: t3, csr: csr.status }).jump(label('return'));
 
   a.label(label('pageFault'));
+  emitRepair(a, csr, label);
+  a.op('addi', { rd: t3, imm: 12 }).branch('beq', t0, t3, label('fetch'));
   read(t3, csr.tval);
   a.op('srli', { rd: t3, rs1: t3, imm: 12 }).constant(t4, WINDOW / PAGE + DEMAND_PAGE);
   a.branch('bne', t3, t4, label('skip'));
@@ -178,6 +186,53 @@ function changeEntry(a: Assembly, pages: PageTables, index: number, op: 'ori' | 
   }
 }
 
+/** The program's own pages become whole again, in both tables. t0 is the cause and t2 epc, before and after. */
+function emitRepair(a: Assembly, csr: (typeof CSRS)['M' | 'S'], label: (name: string) => string): void {
+  const [other, whole] = [label('other'), label('whole')];
+  a.op('csrrs', { rd: t3, csr: csr.tval }).op('ld', { rd: t4, rs1: t1, imm: STATE_WORDS.slot });
+  a.op('sub', { rd: t3, rs1: t3, rs2: t4 })
+    .op('srli', { rd: t3, rs1: t3, imm: 12 })
+    .op('addi', { rd: t4, imm: SLOT_PAGES });
+  a.branch('bgeu', t3, t4, other).op('slli', { rd: t3, rs1: t3, imm: 3 });
+  for (const word of [STATE_WORDS.entriesS, STATE_WORDS.entriesU]) {
+    a.op('ld', { rd: t4, rs1: t1, imm: word }).op('add', { rd: t4, rs1: t4, rs2: t3 }).op('ld', { rd: t0, rs1: t4 });
+    if (word === STATE_WORDS.entriesS) {
+      a.op('andi', { rd: t2, rs1: t0, imm: VRW })
+        .op('addi', { rd: t2, rs1: t2, imm: -VRW })
+        .branch('beq', t2, zero, whole);
+    }
+    a.op('ori', { rd: t0, rs1: t0, imm: VRW }).op('sd', { rs1: t4, rs2: t0 });
+  }
+  a.op('sfence.vma').jump(label('return'));
+  a.label(whole).op('csrrs', { rd: t0, csr: csr.cause }).op('csrrs', { rd: t2, csr: csr.epc }).label(other);
+}
+
+/** Changes of the program's own entries: of all, or of the one that a6 names. t0, t3 and t4 are lost. */
+function emitOwnPages(a: Assembly, label: (name: string) => string): void {
+  const tables = [STATE_WORDS.entriesS, STATE_WORDS.entriesU];
+  a.label(label('age'));
+  for (const word of tables) {
+    const loop = a.fresh('age');
+    a.op('ld', { rd: t3, rs1: t1, imm: word }).op('addi', { rd: t0, imm: SLOT_PAGES }).label(loop);
+    a.op('ld', { rd: t4, rs1: t3 }).op('andi', { rd: t4, rs1: t4, imm: ~AD }).op('sd', { rs1: t3, rs2: t4 });
+    a.op('addi', { rd: t3, rs1: t3, imm: 8 }).op('addi', { rd: t0, rs1: t0, imm: -1 }).branch('bne', t0, zero, loop);
+  }
+  a.op('sfence.vma').jump(label('goOn'));
+  for (const [name, kept] of [
+    ['unmap', ~1],
+    ['protect', ~4],
+  ] as const) {
+    a.label(label(name))
+      .op('andi', { rd: t0, rs1: a6, imm: SLOT_PAGES - 1 })
+      .op('slli', { rd: t0, rs1: t0, imm: 3 });
+    for (const word of tables) {
+      a.op('ld', { rd: t3, rs1: t1, imm: word }).op('add', { rd: t3, rs1: t3, rs2: t0 }).op('ld', { rd: t4, rs1: t3 });
+      a.op('andi', { rd: t4, rs1: t4, imm: kept }).op('sd', { rs1: t3, rs2: t4 });
+    }
+    a.op('sfence.vma').jump(label('goOn'));
+  }
+}
+
 function emitServices(
   a: Assembly,
   status: number,
@@ -200,6 +255,7 @@ function emitServices(
   a.label(label('readonly'));
   changeEntry(a, pages, 5, 'xori', 4);
   a.op('sfence.vma').jump(label('goOn'));
+  emitOwnPages(a, label);
   a.label(label('space')).op('csrrs', { rd: t3, csr: CSR.satp }).branch('beq', t3, zero, label('goOn'));
   // Which of the four it is: the owner follows from the root
   a.constant(t4, pages.satp('U', 0)).branch('bltu', t3, t4, label('spaceS'));

@@ -122,6 +122,10 @@ function windowCode(functions: readonly (readonly Word[])[]): Uint8Array {
   return bytes;
 }
 
+/**
+ * The end of what straddles; then functions that call those of the page before, which differ between the spaces, while
+ * this page does not.
+ */
 function sharedCode(): Uint8Array {
   const bytes = new Uint8Array(PAGE);
   const view = new DataView(bytes.buffer);
@@ -129,6 +133,16 @@ function sharedCode(): Uint8Array {
   const words = [encode('add', { rd: tp, rs1: tp, rs2: 10 }), encode('xor', { rd: tp, rs1: tp, rs2: 11 })];
   for (const [index, word] of [...words, encode('jalr', { rs1: ra })].entries())
     view.setUint32(2 + 4 * index, word, true);
+  const kept = 31;
+  for (let at = WINDOW_FUNCTION_BYTES; at < PAGE; at += WINDOW_FUNCTION_BYTES) {
+    const calling = [
+      encode('addi', { rd: kept, rs1: ra }),
+      encode('jal', { rd: ra, imm: -PAGE - 4 }),
+      encode('add', { rd: tp, rs1: tp, rs2: 12 }),
+      encode('jalr', { rs1: kept }),
+    ];
+    for (const [index, word] of calling.entries()) view.setUint32(at + 4 * index, word, true);
+  }
   return bytes;
 }
 
@@ -172,6 +186,9 @@ export function buildImage(programs: readonly ProgramPlan[]): Image {
       set(LEG.windowA, window);
       set(LEG.windowB, window + PAGE);
       set(LEG.trapLimit, TRAP_LIMIT);
+      set(LEG.slot, base);
+      set(LEG.entriesS, pageTables.entries('S', program.slot));
+      set(LEG.entriesU, pageTables.entries('U', program.slot));
       legs.push({ program, plan, record: recordAt(legs.length) });
     }
   }

@@ -26,6 +26,7 @@ export const PROGRAMS = RAM_BASE + 0x40_0000;
 export const SLOT_BYTES = 0x4_0000;
 export const DATA_OFFSET = 0x2_0000;
 export const SLOTS = 64;
+export const SLOT_PAGES = SLOT_BYTES / PAGE;
 
 /** Virtual address of the window: Sv39, 64 GiB, where bare machines have nothing */
 export const WINDOW = 0x10_0000_0000;
@@ -35,6 +36,7 @@ export const ABSENT = 0xc000_0000;
 /** Words at STATE, by offset */
 export const STATE_WORDS = {
   leg: 0, legs: 8, finishPc: 16, trapCount: 24, trapHash: 32, aborted: 40, record: 48, trapLimit: 56,
+  slot: 64, entriesS: 72, entriesU: 80,
 } as const; // biome-ignore format: a table
 /** Words at SCRATCH */
 export const SCRATCH_WORDS = { frameM: 0, frameS: 256, interrupts: 512, interval: 520 } as const;
@@ -42,8 +44,9 @@ export const SCRATCH_WORDS = { frameM: 0, frameS: 256, interrupts: 512, interval
 /** A leg is one run of one program in one mode. Words of its descriptor */
 export const LEG = {
   entry: 0, finishPc: 8, satp: 16, mstatus: 24, medeleg: 32, windowA: 40, windowB: 48, trapLimit: 56,
+  slot: 64, entriesS: 72, entriesU: 80,
 } as const; // biome-ignore format: a table
-export const LEG_BYTES = 64;
+export const LEG_BYTES = 128;
 export const MAX_LEGS = 256;
 
 /** A record: x0…x31, f0…f31, then these */

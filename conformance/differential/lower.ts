@@ -45,21 +45,25 @@ export class Lowering {
         .op('sd', { rs1: sp, rs2: ra })
         .op('sd', { rs1: sp, rs2: counter, imm: 8 });
       a.op('addi', { rd: counter, imm: depth }).jump(again, ra);
+      this.#skipped(plan);
       a.op('ld', { rd: ra, rs1: sp })
         .op('ld', { rd: counter, rs1: sp, imm: 8 })
         .op('addi', { rd: sp, rs1: sp, imm: 16 });
-      a.op('jalr', { rs1: ra }).label(again);
+      this.#return(plan, ra);
+      a.label(again);
     }
     if (framed) {
       a.op('addi', { rd: sp, rs1: sp, imm: -frame }).op('sd', { rs1: sp, rs2: link, imm: LOCALS_BYTES });
       for (const [i, rs2] of saves.entries()) a.op('sd', { rs1: sp, rs2, imm: LOCALS_BYTES + 8 + 8 * i });
     }
+    a.label(`${functionLabel(index)}.slot`).add(encode('addi'));
     this.#body(plan.body);
     if (recursion) {
       const over = a.fresh('over');
       const { counter, twice } = recursion;
       for (let call = 0; call < (twice ? 2 : 1); call++) {
         a.op('addi', { rd: counter, rs1: counter, imm: -1 }).branch('bge', zero, counter, over).jump(again, ra);
+        this.#skipped(plan);
       }
       a.label(over);
     }
@@ -67,10 +71,20 @@ export class Lowering {
       for (const [i, rd] of saves.entries()) a.op('ld', { rd, rs1: sp, imm: LOCALS_BYTES + 8 + 8 * i });
       a.op('ld', { rd: link, rs1: sp, imm: LOCALS_BYTES }).op('addi', { rd: sp, rs1: sp, imm: frame });
     }
-    if (plan.tail === undefined || !this.#plan.functions[plan.tail]) a.op('jalr', { rs1: link });
+    if (plan.tail === undefined || !this.#plan.functions[plan.tail]) this.#return(plan, link);
     else a.jump(functionLabel(plan.tail));
     a.add({ align: 8 }, ...this.#tables);
     this.#tables = [];
+  }
+
+  #return({ skips }: FunctionPlan, link: number): void {
+    if (skips) this.code.op('addi', { rd: link, rs1: link, imm: 4 });
+    this.code.op('jalr', { rs1: link });
+  }
+
+  /** What a function that skips does not return to */
+  #skipped({ skips }: FunctionPlan): void {
+    if (skips) this.code.add(encode('addi', { rd: tp, rs1: tp, imm: 1000 }));
   }
 
   #body(nodes: readonly Node[]): void {
@@ -119,6 +133,11 @@ export class Lowering {
       case 'patch':
         this.#patch(node);
         return;
+      case 'patchOther': {
+        const target = `${functionLabel(node.callee)}.slot`;
+        if (this.#plan.functions[node.callee]) this.#patchAt(target, node);
+        return;
+      }
       case 'codeData': {
         const a = this.code;
         const [words, over] = [a.fresh('words'), a.fresh('over')];
@@ -228,13 +247,13 @@ export class Lowering {
     switch (how) {
       case 'jal':
         a.jump(to, link);
-        return;
+        break;
       case 'far':
         a.add({ farCall: to, rd: link, via: link });
-        return;
+        break;
       case 'register':
         a.address(temporary, to).op('jalr', { rd: link, rs1: temporary });
-        return;
+        break;
       case 'table': {
         const known = [callee, ...others].filter((index) => this.#plan.functions[index]);
         while (known.length & (known.length - 1)) known.push(callee);
@@ -242,16 +261,23 @@ export class Lowering {
         a.op('jalr', { rd: link, rs1: temporary });
       }
     }
+    this.#skipped(plan);
   }
 
-  #patch({ index, t1, t2, words }: NodeOf<'patch'>): void {
+  #patch(node: NodeOf<'patch'>): void {
+    const slot = this.code.fresh('slot');
+    this.#patchAt(slot, node);
+    this.code.label(slot).add(encode('addi'));
+  }
+
+  #patchAt(slot: string, { index, t1, t2, words }: NodeOf<'patch' | 'patchOther'>): void {
     const a = this.code;
-    const [slot, table] = [a.fresh('slot'), a.fresh('words')];
+    const table = a.fresh('words');
     this.#tables.push({ align: 8 }, { label: table });
     for (const word of words) this.#tables.push({ u64: BigInt(word >>> 0) });
     a.op('andi', { rd: t1, rs1: index, imm: words.length - 1 }).address(t2, table);
     a.op('sh3add', { rd: t2, rs1: t1, rs2: t2 }).op('ld', { rd: t2, rs1: t2 });
-    a.address(t1, slot).op('sw', { rs1: t1, rs2: t2 }).op('fence.i').label(slot).add(encode('addi'));
+    a.address(t1, slot).op('sw', { rs1: t1, rs2: t2 }).op('fence.i');
   }
 
   #reserve({ pointer, value, status, double, body }: NodeOf<'reserve'>): void {

@@ -72,6 +72,15 @@ export type Node =
       readonly t2: number;
       readonly words: readonly Word[];
     }
+  /** The same on the instruction at the start of another function */
+  | {
+      readonly t: 'patchOther';
+      readonly callee: number;
+      readonly index: number;
+      readonly t1: number;
+      readonly t2: number;
+      readonly words: readonly Word[];
+    }
   /** Reads, changes and writes back words that stand between instructions */
   | { readonly t: 'codeData'; readonly t1: number; readonly t2: number; readonly store: Word; readonly load: Word }
   /** LR, then `body`, then SC, until it succeeds */
@@ -105,6 +114,8 @@ export interface FunctionPlan {
   /** How deep it calls itself at its end, counted in the register, which it saves; twice as the Fibonacci numbers do */
   readonly recursion?: { readonly counter: number; readonly depth: number; readonly twice: boolean } | undefined;
   readonly align: number;
+  /** Returns behind the instruction after the call */
+  readonly skips?: boolean;
   readonly body: readonly Node[];
   /** Jumps there at its end instead of returning */
   readonly tail?: number | undefined;
@@ -136,5 +147,5 @@ export interface ProgramPlan {
 }
 
 export const WINDOW_FUNCTION_BYTES = 256;
-/** The last function of the first code page runs over into the second, which both spaces share */
+/** Of the page that differs. The last one runs over into the page that is shared, whose functions call those of the first */
 export const WINDOW_FUNCTIONS = 16;

@@ -10,6 +10,7 @@ import {
   PROGRAMS,
   RAM_BASE,
   SLOT_BYTES,
+  SLOT_PAGES,
   SLOTS,
   TABLES,
   TABLES_BYTES,
@@ -40,8 +41,8 @@ export interface PageTables {
   satp(owner: Owner, space: Space): bigint;
   /** Address of the table that the window's entries are in, of all four spaces */
   readonly windows: readonly number[];
-  /** The last-level tables of the programs' pages, the supervisor's and the user's */
-  readonly programs: readonly (readonly number[])[];
+  /** Address of the entries of a program's pages, which follow each other */
+  entries(owner: Owner, slot: number): number;
   /** What toggles satp between the two spaces of an owner, given satp ^ this */
   readonly satpToggle: Readonly<Record<Owner, bigint>>;
 }
@@ -61,11 +62,11 @@ export function buildPageTables(random: Random): PageTables {
     view.setBigUint64(at + 8 * index - TABLES, value, true);
   const roots = new Map<string, number>();
   const windows: number[] = [];
-  const level0s: number[][] = [];
+  const level0s = new Map<Owner, readonly number[]>();
   for (const owner of ['S', 'U'] as const) {
     const user = owner === 'U' ? U : 0n;
     const { level1: programs, level0 } = programTables(owner, random, table, set);
-    level0s.push(level0);
+    level0s.set(owner, level0);
     for (const space of [0, 1] as const) {
       const root = table();
       const level1 = table();
@@ -83,7 +84,10 @@ export function buildPageTables(random: Random): PageTables {
     bytes: bytes.subarray(0, next - TABLES),
     satp,
     windows,
-    programs: level0s,
+    entries: (owner, slot) => {
+      const slotsPerTable = MEGA / SLOT_BYTES;
+      return level0s.get(owner)![Math.floor(slot / slotsPerTable)]! + (slot % slotsPerTable) * SLOT_PAGES * 8;
+    },
     satpToggle: { S: satp('S', 0) ^ satp('S', 1), U: satp('U', 0) ^ satp('U', 1) },
   };
 }

@@ -103,8 +103,9 @@ function emitNextLeg(a: Assembly, pages: PageTables): void {
   for (const word of [STATE_WORDS.trapCount, STATE_WORDS.trapHash, STATE_WORDS.aborted]) {
     a.op('sd', { rs1: s0, rs2: zero, imm: word });
   }
-  a.op('ld', { rd: t0, rs1: s1, imm: LEG.trapLimit }).op('sd', { rs1: s0, rs2: t0, imm: STATE_WORDS.trapLimit });
-  a.op('ld', { rd: t0, rs1: s1, imm: LEG.finishPc }).op('sd', { rs1: s0, rs2: t0, imm: STATE_WORDS.finishPc });
+  for (const word of ['trapLimit', 'finishPc', 'slot', 'entriesS', 'entriesU'] as const) {
+    a.op('ld', { rd: t0, rs1: s1, imm: LEG[word] }).op('sd', { rs1: s0, rs2: t0, imm: STATE_WORDS[word] });
+  }
   // The window as it was at first
   copy(WINDOW_PRISTINE, WINDOW_PAGES, DATA_PAGES * PAGE);
   copy(PRISTINE_SHARED_CODE, WINDOW_PAGES + CODE_PAGES.shared * PAGE, PAGE);
