@@ -5,8 +5,8 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
 import { parseArgs } from 'node:util';
-import { Campaign, type Failure, findDifference } from '../conformance/differential/campaign.ts';
-import { ENGINES, EngineMachine } from '../conformance/differential/engine_machine.ts';
+import { Campaign, DifferenceFinder, type Failure } from '../conformance/differential/campaign.ts';
+import { ENGINES } from '../conformance/differential/engine_machine.ts';
 import { listing } from '../conformance/differential/listing.ts';
 import { countNodes, minimise } from '../conformance/differential/minimise.ts';
 import { probeQemuSystem } from '../conformance/differential/qemu_machine.ts';
@@ -33,10 +33,8 @@ const say = (text: string): void => {
 
 async function keep({ pair, program, leg, texts }: Failure): Promise<void> {
   say(`  ${pair}: seed ${program.seed} slot ${program.slot} leg ${leg}: ${texts.join('; ')}`);
-  const machines = new Map(
-    ENGINES.flatMap((engine) => [engine, `${engine}'`].map((name) => [name, new EngineMachine(engine)] as const)),
-  );
-  const difference = (candidate: typeof program) => findDifference(candidate, pair, machines, MINIMISER_LIMIT);
+  const finder = new DifferenceFinder(pair, MINIMISER_LIMIT);
+  const difference = (candidate: typeof program) => finder.find(candidate);
   if ((await difference(program)) === undefined) {
     say('  not alone: needs its neighbours or another timing');
     return;

@@ -168,7 +168,12 @@ export class BodyGenerator {
     const fused = random.once(4);
     const loads = random.once(3) ? (floatLoads(this.#scope) ?? []) : [];
     const arithmetic = Array.from({ length: 1 + random.below(6) }, () => this.#words.float(this.#scope, fused));
-    return [...loads, ...arithmetic];
+    if (!random.once(3)) return [...loads, ...arithmetic];
+    // With nothing but "inexact" accrued, as the fast ways want it, another flag is seen before it is lost among others
+    const rd = this.#scope.destination();
+    const before = encode('csrrwi', { rs1: random.once(4) ? 0 : 1, csr: CSR.fflags });
+    const after = [encode('csrrs', { rd, csr: CSR.fflags }), encode('add', { rd: tp, rs1: tp, rs2: rd })];
+    return [...loads, together([before, ...arithmetic, ...after])];
   }
 
   #walk(): Node[] | undefined {

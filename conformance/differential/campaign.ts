@@ -63,10 +63,11 @@ export function runOnEngine(
   image: Image,
   machine: EngineMachine,
   random: Random,
+  limit = LIMIT,
 ): { ended: boolean; instructions: bigint } {
   machine.load(image);
   const start = machine.retired;
-  for (let spent = 0; spent < LIMIT; ) {
+  for (let spent = 0; spent < limit; ) {
     const slice = 1 + random.below(2 * SLICE);
     spent += slice;
     if (random.once(2)) machine.ringTimer();
@@ -162,29 +163,48 @@ function hung(image: Image, machine: EngineMachine, theirs: { ram: Uint8Array; e
   return [{ program: leg.program, leg: leg.program.legs.indexOf(leg.plan), texts }];
 }
 
-/** What a program alone does differently on the pair; undefined where nothing */
-export async function findDifference(
-  program: ProgramPlan,
-  pair: string,
-  machines: ReadonlyMap<string, EngineMachine>,
-  limit: number,
-): Promise<readonly string[] | undefined> {
-  const image = buildImage([program]);
-  const [first, second] = pair.split('–') as [string, string];
-  const machine = machines.get(first)!;
-  if (second !== 'qemu') {
-    const other = machines.get(`${second}'`)!;
-    const options = { random: new Random(program.seed), limit, divide: first === second };
-    const { mismatch, ended } = lockstep(image, machine, other, options);
-    if (mismatch) return mismatch.texts;
-    return ended ? undefined : ['did not end'];
+/** Orders of slices and interrupts that a program alone is tried with */
+const TIMINGS = 6;
+
+/** Looks for what a program alone does differently on a pair, in the way that was found first. */
+export class DifferenceFinder {
+  readonly #engines: readonly [Engine, Engine | 'qemu'];
+  readonly #limit: number;
+  readonly #first: EngineMachine;
+  #timing = 0;
+
+  /** @param pair as in a `Failure`. @param limit instructions after which a run does not count */
+  constructor(pair: string, limit: number) {
+    this.#engines = pair.split('–') as [Engine, Engine | 'qemu'];
+    this.#limit = limit;
+    this.#first = new EngineMachine(this.#engines[0]);
   }
-  const { ended } = runOnEngine(image, machine, new Random(program.seed));
-  if (!ended) return undefined;
-  const theirs = await runOnQemu(image, 10_000);
-  if (!theirs.ended) return undefined;
-  const texts = compareRams(image, machine.ram, theirs.ram)[0]?.texts;
-  if (texts === undefined) return undefined;
-  const trap = program.legs.length === 1 ? firstTrapDifference(machine.ram, theirs.ram) : undefined;
-  return trap === undefined ? texts : [...texts, trap];
+
+  /** Undefined where both do the same */
+  async find(program: ProgramPlan): Promise<readonly string[] | undefined> {
+    const image = buildImage([program]);
+    const [first, second] = this.#engines;
+    if (second === 'qemu') return this.#againstQemu(program, image);
+    for (let i = 0; i < TIMINGS; i++) {
+      const timing = (this.#timing + i) % TIMINGS;
+      const options = { random: new Random(program.seed + timing), limit: this.#limit, divide: first === second };
+      // What an engine has learned from another program must not decide
+      const { mismatch } = lockstep(image, this.#first, new EngineMachine(second), options);
+      if (mismatch === undefined) continue;
+      this.#timing = timing;
+      return mismatch.texts;
+    }
+    return undefined;
+  }
+
+  async #againstQemu(program: ProgramPlan, image: Image): Promise<readonly string[] | undefined> {
+    const machine = new EngineMachine(this.#engines[0]);
+    if (!runOnEngine(image, machine, new Random(program.seed), this.#limit).ended) return undefined;
+    const theirs = await runOnQemu(image, 10_000);
+    if (!theirs.ended) return undefined;
+    const texts = compareRams(image, machine.ram, theirs.ram)[0]?.texts;
+    if (texts === undefined) return undefined;
+    const trap = program.legs.length === 1 ? firstTrapDifference(machine.ram, theirs.ram) : undefined;
+    return trap === undefined ? texts : [...texts, trap];
+  }
 }

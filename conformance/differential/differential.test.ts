@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import { encode } from '../../emulator/isa/mod.ts';
 import { Random } from '../isa/random.ts';
-import { Campaign, findDifference, generateImage, runOnEngine } from './campaign.ts';
+import { Campaign, DifferenceFinder, generateImage, runOnEngine } from './campaign.ts';
 import { compareRams } from './compare.ts';
 import { ENGINES, EngineMachine } from './engine_machine.ts';
 import { type Image, pageTables } from './image.ts';
@@ -132,10 +132,7 @@ for (const file of readdirSync(REGRESSIONS).filter((name) => name.endsWith('.jso
       t.pass();
       return;
     }
-    const machines = new Map(
-      ENGINES.flatMap((engine) => [engine, `${engine}'`].map((name) => [name, new EngineMachine(engine)])),
-    );
-    const texts = await findDifference(program, pair, machines, LIMIT);
+    const texts = await new DifferenceFinder(pair, LIMIT).find(program);
     if (texts !== undefined) t.log(listing(program));
     t.deepEqual(texts, undefined);
   });
