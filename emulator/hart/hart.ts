@@ -45,7 +45,7 @@ interface KernelExports extends TranslatorKernel {
 /** For a thread whose stack has the usual size */
 const CALL_DEPTH = 200;
 /** Jumps to one place after which it is translated */
-const HOT_AFTER = 500;
+const HOT_AFTER = 4000;
 
 export type Engine = 'interpreter' | 'translator';
 
@@ -189,6 +189,7 @@ export class Hart {
         kernel: this.#kernel,
         leave,
         strongOrder: options.strongOrder ?? false,
+        calleeVisits: hotAfter >> 2,
       });
     }
     this.#run = interpreter.exports.run as (fuel: number) => number;

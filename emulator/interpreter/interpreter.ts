@@ -355,15 +355,14 @@ function emitDispatch(
     f.i32(hart).get(fuel).i32(1).op(OP32.add).mem(I32_STORE, H.HART_FUEL);
     f.get(page).get(slot).get(base).op(OP32.sub).i32(3).op(OP32.shr_u).op(I64_EXTEND_I32_U).op(OP64.add).tee(pc);
     f.get(line).mem(I32_LOAD, 8).i32(hart).get(line).mem(I32_LOAD, 4).callIndirect(own.translated).set(target);
-    f.get(target).get(pc).op(OP64.eq);
-    f.i32(hart).mem(I32_LOAD, H.HART_FUEL).get(fuel).i32(1).op(OP32.add).op(OP32.eq).op(OP32.and).brIf(interpret);
-    f.i32(hart).mem(I32_LOAD, H.HART_FUEL).set(fuel);
-    // An odd address: mode or mapping may be new
-    f.get(target).op(I32_WRAP).i32(1).op(OP32.and);
+    // An odd address: the interpreter is to do what stands there, and it counts as no visit
+    f.i32(1).get(target).op(I32_WRAP).op(OP32.sub).i32(1).op(OP32.and).set(frame.counted);
+    f.get(target).i64(-2).op(OP64.and).tee(target).get(pc).op(OP64.eq);
+    f.i32(hart).mem(I32_LOAD, H.HART_FUEL).get(fuel).i32(1).op(OP32.add).op(OP32.eq).op(OP32.and);
     f.if();
-    f.i32(hart).get(target).i64(-2).op(OP64.and).mem(STORE64.d, H.HART_PC).br(reload);
+    f.i32(0).set(frame.counted).br(interpret);
     f.end();
-    f.i32(1).set(frame.counted);
+    f.i32(hart).mem(I32_LOAD, H.HART_FUEL).set(fuel);
     f.br(far);
     f.end();
   }

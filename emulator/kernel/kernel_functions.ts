@@ -1,7 +1,7 @@
 import { signature } from '../wasm/module_builder.ts';
 import { TYPE_I32, TYPE_I64 } from '../wasm/opcodes.ts';
 
-/** A translated function: address, argument, hart → where to go on; odd where mode or mapping may be new */
+/** A translated function: address, argument, hart → where to go on; odd where the interpreter is to do what stands there */
 export const TRANSLATED_FUNCTION = signature([TYPE_I64, TYPE_I32, TYPE_I32], TYPE_I64);
 
 /** Functions of the kernel that generated code calls, by the types of their arguments and result. */
@@ -10,8 +10,6 @@ export const KERNEL_FUNCTIONS: Readonly<Record<string, ReturnType<typeof signatu
   decodeSlot: signature([TYPE_I32, TYPE_I32], TYPE_I32),
   loadSlow: signature([TYPE_I64, TYPE_I32], TYPE_I64),
   storeSlow: signature([TYPE_I64, TYPE_I32, TYPE_I64]),
-  loadAny: signature([TYPE_I64, TYPE_I32], TYPE_I64),
-  storeAny: signature([TYPE_I64, TYPE_I32, TYPE_I64]),
   atomicAddress: signature([TYPE_I64, TYPE_I32, TYPE_I32], TYPE_I32),
   system: signature([TYPE_I32, TYPE_I32], TYPE_I32),
   illegalInstruction: signature([TYPE_I64]),

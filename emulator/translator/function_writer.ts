@@ -26,6 +26,15 @@ const HART = 2;
 export const ARGUMENT_PAGES_SHIFT = 8;
 export const ARGUMENT_DEPTH_SHIFT = 16;
 const RA = 1;
+/** Instructions that a path may have executed since they were counted */
+const MAX_SPENT = 0xfff;
+const SITE_AT_SHIFT = 13;
+
+/** Where a function is left: place, instructions not yet counted, and whether the interpreter is to do the instruction there */
+function site(at: number, spent: number, interpret: boolean): number {
+  if (spent > MAX_SPENT) throw new RangeError(`A path of ${spent} instructions is too long for one function`);
+  return (at << SITE_AT_SHIFT) | (spent << 1) | (interpret ? 1 : 0);
+}
 
 export interface EntryPoint {
   readonly at: number;
@@ -73,9 +82,9 @@ class FunctionWriter {
   readonly #fp: number[] = [];
   readonly #base: number;
   readonly #dtlb: number;
-  /** i32: instructions that a trap leaves uncounted, itself included; 0 where no trap was taken */
-  readonly #trapped: number;
-  /** i64: where to go on */
+  /** i32: where the function is left, as site() gives it; 0 where `result` says it */
+  readonly #site: number;
+  /** i64: where to go on, the fuel counted */
   readonly #result: number;
   /** i32: the argument for calls: one less deep, entry 0 */
   readonly #deeper: number;
@@ -86,7 +95,8 @@ class FunctionWriter {
   readonly #mergeLabels = new Map<FlowNode, number>();
   readonly #loopLabels = new Map<FlowNode, number>();
   readonly #dispatchLocals = new Map<FlowNode, number>();
-  /** Of the instruction being written: registers newer than memory, instructions not yet counted, itself included */
+  /** Of the instruction being written: its place, registers newer than memory, instructions before it not yet counted */
+  #at = 0;
   #dirtyX = 0;
   #dirtyF = 0;
   #spent = 0;
@@ -99,7 +109,7 @@ class FunctionWriter {
     this.#analysis = analyse(region, this.#flow);
     this.#base = f.local(TYPE_I64);
     this.#result = f.local(TYPE_I64);
-    this.#trapped = f.local(TYPE_I32);
+    this.#site = f.local(TYPE_I32);
     this.#deeper = f.local(TYPE_I32);
     this.#dtlb = f.local(TYPE_I32);
     this.#usesMemory = [...region.blocks.values()].some(({ instructions }) =>
@@ -117,11 +127,11 @@ class FunctionWriter {
       fusesMultiplyAdd: context.fusesMultiplyAdd,
       strongOrder: context.strongOrder,
       call: (name) => context.call(name),
-      trap: (conditional) => {
-        if (conditional) f.hint(false).if();
-        f.i32(this.#spent).set(this.#trapped);
+      leaveIf: () => {
+        f.hint(false).if();
+        f.i32(site(this.#at, this.#spent, true)).set(this.#site);
         f.br(this.#leaveWith(this.#dirtyX, this.#dirtyF));
-        if (conditional) f.end();
+        f.end();
       },
     };
     this.#emitter = new RegisterEmitter(frame);
@@ -140,11 +150,11 @@ class FunctionWriter {
       f.br(this.#leave);
     }
     f.end();
-    // A trap has set HART_PC, and perhaps the mode: an odd address says so
-    f.get(this.#trapped);
+    f.get(this.#site);
     f.if(TYPE_I64);
-    this.#spend(() => f.get(this.#trapped));
-    this.#load(LOAD64.d, H.HART_PC).i64(1).op(OP64.or);
+    this.#spend(() => f.get(this.#site).i32(1).op(OP32.shr_u).i32(MAX_SPENT).op(OP32.and));
+    f.get(this.#base).get(this.#site).i32(SITE_AT_SHIFT).op(OP32.shr_s).op(CONVERT.i64_extend_i32_s).op(OP64.add);
+    f.get(this.#site).i32(1).op(OP32.and).op(CONVERT.i64_extend_i32_u).op(OP64.or);
     f.else();
     f.get(this.#result);
     f.end();
@@ -186,7 +196,7 @@ class FunctionWriter {
       if (block === undefined) continue;
       let { dirtyInX: x, dirtyInF: fp } = this.#facts(block.at);
       for (const instruction of block.instructions) {
-        if (instruction.facts.traps) add(x, fp);
+        if (instruction.facts.leaves) add(x, fp);
         x |= writesX(instruction);
         fp |= writesF(instruction);
       }
@@ -365,8 +375,9 @@ class FunctionWriter {
     this.#spent = its.spent;
     this.#emitter.beginBlock();
     for (const instruction of block.instructions) {
-      this.#spent++;
+      this.#at = instruction.at;
       this.#emitter.emit(instruction, groups.get(instruction));
+      this.#spent++;
       this.#dirtyX |= writesX(instruction);
       this.#dirtyF |= writesF(instruction);
     }
@@ -383,7 +394,7 @@ class FunctionWriter {
         this.#edge(node, block, end.to);
         break;
       case 'leave':
-        this.#exit(block, () => this.#address(end.to));
+        this.#exitTo(block, end.to);
         break;
       case 'register':
         this.#register(node, block, end.targets);
@@ -394,13 +405,10 @@ class FunctionWriter {
     }
   }
 
-  /** Leaves the function for the address that `push` pushes. */
-  #exit(block: Block, push: () => void): void {
-    const { dirtyX, dirtyF } = this.#facts(block.at);
-    const spent = this.#facts(block.at).spent + block.instructions.length;
-    this.#spend(() => this.#f.i32(spent));
-    push();
-    this.#f.set(this.#result);
+  /** Leaves the function for a known place. */
+  #exitTo(block: Block, to: number): void {
+    const { dirtyX, dirtyF, spent } = this.#facts(block.at);
+    this.#f.i32(site(to, spent + block.instructions.length, false)).set(this.#site);
     this.#f.br(this.#leaveWith(dirtyX, dirtyF));
   }
 
@@ -408,7 +416,7 @@ class FunctionWriter {
     const f = this.#f;
     const edge = node.edges.find(({ target }) => target === to);
     if (edge === undefined) {
-      this.#exit(block, () => this.#address(to));
+      this.#exitTo(block, to);
       return;
     }
     const its = this.#facts(block.at);
@@ -445,7 +453,10 @@ class FunctionWriter {
       this.#pushHart();
       f.i32(page.host + (jump.at & 0xfff)).mem(MEMORY.i32_store, this.#field(H.HART_JUMP_FROM));
     }
-    this.#exit(block, () => f.get(this.#emitter.target));
+    const { dirtyX, dirtyF, spent } = this.#facts(block.at);
+    this.#spend(() => f.i32(spent + block.instructions.length));
+    f.get(this.#emitter.target).set(this.#result);
+    f.br(this.#leaveWith(dirtyX, dirtyF));
   }
 
   /** Goes to the known targets by a table of bytes, one for each halfword of the code that they span. */
@@ -484,7 +495,7 @@ class FunctionWriter {
     const { dirtyX, dirtyF, spent } = this.#facts(block.at);
     const link = target === undefined ? undefined : this.#context.link(target);
     if (target !== undefined && link === undefined) {
-      this.#exit(block, () => this.#address(target));
+      this.#exitTo(block, target);
       return;
     }
     this.#store(dirtyX, dirtyF);

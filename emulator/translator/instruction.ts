@@ -20,8 +20,8 @@ export interface RowFacts {
   readonly rs1: RegisterFile;
   readonly rs2: RegisterFile;
   readonly rs3: RegisterFile;
-  /** It may trap, and so leave the function before it is done */
-  readonly traps: boolean;
+  /** It may be left to the interpreter: a miss of the TLB, a trap, a value that native arithmetic does not serve */
+  readonly leaves: boolean;
   readonly loads: boolean;
   readonly floats: boolean;
   /** Its funct3 is a rounding mode */
@@ -100,7 +100,7 @@ function factsOf(row: Row): RowFacts {
     rs1: rs1!,
     rs2: rs2!,
     rs3: rs3!,
-    traps: loads || floats,
+    leaves: loads || floats,
     loads,
     floats,
     rounds: (format === 'F' || format === 'F2' || format === 'F4') && (row.mask & 0x7000) === 0,

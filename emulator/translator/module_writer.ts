@@ -6,18 +6,9 @@ import { TYPE_I64 } from '../wasm/opcodes.ts';
 import { type EntryPoint, type Link, type WriterContext, writeFunction } from './function_writer.ts';
 import type { Region } from './region.ts';
 
-/** What every module imports; with arithmetic on floating point, all of KERNEL_FUNCTIONS' float functions beside */
-const ALWAYS = [
-  'loadSlow',
-  'storeSlow',
-  'loadAny',
-  'storeAny',
-  'atomicAddress',
-  'illegalHere',
-  'beginFloat',
-  'validateCode',
-];
-const FLOATS = Object.keys(KERNEL_FUNCTIONS).filter((name) => /^[fiu](32|64)_/.test(name));
+/** What every module imports; with arithmetic on floating point, what is not done natively beside */
+const ALWAYS = ['validateCode'];
+const FLOATS = ['f32_min', 'f32_max', 'f32_class', 'f64_class'];
 const HIGH = ['uu', 'ss', 'su'] as const;
 
 export type ModuleContext = Omit<WriterContext, 'call' | 'functionType' | 'keyOf' | 'link' | 'byteTable'>;

@@ -14,12 +14,26 @@ import type { Instruction } from './instruction.ts';
 
 const WIDE: I64 = { kind: 'i64' };
 const WORD: I32 = { kind: 'i32' };
-/** Order is the `kind` argument of the kernel's loadSlow */
-const LOAD_KINDS: readonly LoadWidth[] = ['b', 'bu', 'h', 'hu', 'w', 'wu', 'd'];
 const LOAD_BYTES: Record<LoadWidth, number> = { b: 1, bu: 1, h: 2, hu: 2, w: 4, wu: 4, d: 8 };
 const STORE_BYTES: Record<StoreWidth, number> = { b: 1, h: 2, w: 4, d: 8 };
 const CANONICAL_NAN32 = 0x7fc0_0000;
 const BOX = -0x1_0000_0000n;
+const F32_EQ = 0x5b;
+const F32_LT = 0x5d;
+const F32_LE = 0x5f;
+const F32_NEG = 0x8c;
+const TO_DOUBLE: Record<IntegerKind, number> = {
+  i32: CONVERT.f64_convert_i32_s,
+  u32: CONVERT.f64_convert_i32_u,
+  i64: CONVERT.f64_convert_i64_s,
+  u64: CONVERT.f64_convert_i64_u,
+};
+const TO_SINGLE: Record<IntegerKind, number> = {
+  i32: CONVERT.f32_convert_i32_s,
+  u32: CONVERT.f32_convert_i32_u,
+  i64: CONVERT.f32_convert_i64_s,
+  u64: CONVERT.f32_convert_i64_u,
+};
 const RM_NEAREST = 0;
 const RM_ZERO = 1;
 const RM_DYNAMIC = 7;
@@ -47,8 +61,8 @@ export interface EmitterFrame {
   /** Plain loads and stores of the host are ordered as x86 orders them */
   readonly strongOrder: boolean;
   call(name: string): number;
-  /** Branches to where a trap leaves the function, the registers of now stored: always, or if the i32 on the stack is not 0 */
-  trap(conditional: boolean): void;
+  /** Leaves the function before this instruction if the i32 on the stack is not 0: the interpreter does it */
+  leaveIf(): void;
 }
 
 /** Emits one instruction after the other into a function. */
@@ -67,7 +81,7 @@ export class RegisterEmitter implements Emitter {
   #group: AccessGroup | undefined;
   /** Where the code of the last rs1() begins: an address that a group knows already is taken back to there */
   #operandAt = 0;
-  /** Of this block: 0 nothing known of mstatus.FS, 1 not Off, 2 Dirty */
+  /** Of this block: 0 nothing known of mstatus.FS, 1 not Off, 2 Dirty, 3 native arithmetic stands too */
   #fpState = 0;
   /** A double stands on the stack where the table thinks of its bits */
   #doubleOnStack = false;
@@ -277,17 +291,6 @@ export class RegisterEmitter implements Emitter {
 
   // --- memory -----------------------------------------------------------------------------------------------
 
-  #storePc(): void {
-    this.#frame.pushHart();
-    this.#address(this.#now().at);
-    this.#f.mem(STORE64.d, this.#frame.field(H.HART_PC));
-  }
-
-  #leaveIfTrapped(): void {
-    this.#loadHart(MEMORY.i32_load, H.HART_TRAPPED);
-    this.#frame.trap(true);
-  }
-
   /** Leaves the address of the TLB entry for `va` on the stack. */
   #entryOf(va: number): FunctionBody {
     this.#f.get(va).op(CONVERT.i32_wrap_i64).i32(7).op(OP32.shr_u);
@@ -295,13 +298,18 @@ export class RegisterEmitter implements Emitter {
     return this.#f.get(this.#frame.dtlb).op(OP32.add);
   }
 
-  /** Leaves i32 1 where the entry of `va` has [va, va + bytes); `entry` then points at it. */
+  /** Leaves the function unless the entry of `va` has [va, va + bytes); `entry` then points at it. */
   #probe(va: number, entry: number, bytes: number, tagOffset: number): void {
     const f = this.#f;
     f.get(va);
     if (bytes > 1) f.i64(bytes - 1).op(OP64.add);
     f.i64(-4096).op(OP64.and);
-    this.#entryOf(va).tee(entry).mem(LOAD64.d, tagOffset).op(OP64.eq);
+    this.#entryOf(va).tee(entry).mem(LOAD64.d, tagOffset).op(OP64.ne);
+    this.#frame.leaveIf();
+  }
+  /** Host address of `va` by its entry */
+  #host(va: number, entry: number): FunctionBody {
+    return this.#f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add);
   }
 
   /** Looks the group's page up, at its first access. */
@@ -316,11 +324,10 @@ export class RegisterEmitter implements Emitter {
     this.#probe(va, entry, group.span, group.loads ? 0 : 8);
     if (group.loads && group.stores) {
       // Readable and writable entries have equal tags
-      f.get(entry).mem(LOAD64.d, 0).get(entry).mem(LOAD64.d, 8).op(OP64.eq).op(OP32.and);
+      f.get(entry).mem(LOAD64.d, 0).get(entry).mem(LOAD64.d, 8).op(OP64.ne);
+      this.#frame.leaveIf();
     }
-    f.hint(true).if(TYPE_I32);
-    f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add);
-    f.else().i32(0).end().set(group.hostLocal);
+    this.#host(va, entry).set(group.hostLocal);
     if (!group.stores) return;
     group.pageLocal = this.#groupLocal();
     f.get(group.hostLocal).i32(12).op(OP32.shr_u).set(group.pageLocal);
@@ -334,10 +341,6 @@ export class RegisterEmitter implements Emitter {
     if (group.hostLocal < 0) this.#openGroup(group);
     return group;
   }
-  #va(): void {
-    this.#x(this.#now().rs1);
-    if (this.#now().imm !== 0) this.#f.i64(this.#now().imm).op(OP64.add);
-  }
 
   load(width: LoadWidth, _address: I64): I64 {
     const f = this.#f;
@@ -345,31 +348,15 @@ export class RegisterEmitter implements Emitter {
     this.#doubleOnStack = double;
     const opcode = double ? MEMORY.f64_load : LOAD64[width];
     const group = this.#grouped();
-    const va = this.#temp64();
-    const value = this.#temp64();
     if (group !== undefined) {
-      f.get(group.hostLocal)
-        .hint(true)
-        .if(double ? TYPE_F64 : TYPE_I64);
       f.get(group.hostLocal).mem(opcode, this.#now().imm - group.min);
-    } else {
-      const entry = this.#temp32();
-      f.set(va);
-      this.#probe(va, entry, LOAD_BYTES[width], 0);
-      f.hint(true).if(double ? TYPE_F64 : TYPE_I64);
-      f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add).mem(opcode, 0);
+      return WIDE;
     }
-    f.else();
-    this.#storePc();
-    if (group === undefined) f.get(va);
-    else this.#va();
-    f.i32(LOAD_KINDS.indexOf(width))
-      .call(this.#frame.call(group === undefined ? 'loadSlow' : 'loadAny'))
-      .set(value);
-    this.#leaveIfTrapped();
-    f.get(value);
-    if (double) f.op(CONVERT.f64_reinterpret_i64);
-    f.end();
+    const va = this.#temp64();
+    const entry = this.#temp32();
+    f.set(va);
+    this.#probe(va, entry, LOAD_BYTES[width], 0);
+    this.#host(va, entry).mem(opcode, 0);
     return WIDE;
   }
 
@@ -386,33 +373,22 @@ export class RegisterEmitter implements Emitter {
       else value();
     };
     const group = this.#grouped();
-    const va = this.#temp64();
     if (group !== undefined) {
-      f.get(group.hostLocal).hint(true).if();
       f.get(group.hostLocal);
       push();
       f.mem(opcode, this.#now().imm - group.min);
       f.get(group.pageLocal).i32(0xff).mem(MEMORY.i32_store8, this.#frame.dirtyOffset);
-    } else {
-      const entry = this.#temp32();
-      const host = this.#temp32();
-      f.set(va);
-      this.#probe(va, entry, STORE_BYTES[width], 8);
-      f.hint(true).if();
-      f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add).tee(host);
-      push();
-      f.mem(opcode, 0);
-      this.#markDirty(host);
+      return;
     }
-    f.else();
-    this.#storePc();
-    if (group === undefined) f.get(va);
-    else this.#va();
-    f.i32(STORE_BYTES[width]);
-    value();
-    f.call(this.#frame.call(group === undefined ? 'storeSlow' : 'storeAny'));
-    this.#leaveIfTrapped();
-    f.end();
+    const va = this.#temp64();
+    const entry = this.#temp32();
+    const host = this.#temp32();
+    f.set(va);
+    this.#probe(va, entry, STORE_BYTES[width], 8);
+    this.#host(va, entry).tee(host);
+    push();
+    f.mem(opcode, 0);
+    this.#markDirty(host);
   }
 
   /** Host address of the aligned word that rs1 names, in a local. */
@@ -430,18 +406,9 @@ export class RegisterEmitter implements Emitter {
     this.#entryOf(va)
       .tee(entry)
       .mem(LOAD64.d, write ? 8 : 0)
-      .op(OP64.eq);
-    f.hint(true).if();
-    f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add).set(host);
-    f.else();
-    this.#storePc();
-    f.get(va)
-      .i32(bytes)
-      .i32(write ? 1 : 0)
-      .call(this.#frame.call('atomicAddress'));
-    f.tee(host).op(OP32.eqz);
-    this.#frame.trap(true);
-    f.end();
+      .op(OP64.ne);
+    this.#frame.leaveIf();
+    this.#host(va, entry).set(host);
     return host;
   }
 
@@ -558,19 +525,12 @@ export class RegisterEmitter implements Emitter {
   fpEnabled(): void {
     if (this.#fpState > 0) return;
     this.#fpState = 1;
-    const f = this.#f;
-    this.#loadHart(MEMORY.i32_load, H.HART_FS).op(OP32.eqz).hint(false).if();
-    this.#illegal();
-    f.end();
-  }
-  #illegal(): void {
-    this.#storePc();
-    this.#f.call(this.#frame.call('illegalHere'));
-    this.#frame.trap(false);
+    this.#loadHart(MEMORY.i32_load, H.HART_FS).op(OP32.eqz);
+    this.#frame.leaveIf();
   }
 
   #fpDirty(): void {
-    if (this.#fpState === 2) return;
+    if (this.#fpState >= 2) return;
     this.#fpState = 2;
     this.#frame.pushHart();
     this.#f.i32(3).mem(MEMORY.i32_store, this.#frame.field(H.HART_FS));
@@ -642,23 +602,25 @@ export class RegisterEmitter implements Emitter {
     return true;
   }
 
-  #mayBeNearest(): boolean {
+  /** Arithmetic in another rounding mode is the interpreter's; gives false then. */
+  #isNearest(): boolean {
     const { rm } = this.#now();
     return rm === RM_NEAREST || rm === RM_DYNAMIC;
   }
-  /** Leaves i32 1 where flags and rounding let native arithmetic stand: NX accrued, frm RNE, FS Dirty. */
-  #fast(): FunctionBody {
-    return this.#loadHart(MEMORY.i32_load, H.HART_FP_FAST);
+  /**
+   * Leaves unless flags and rounding let native arithmetic stand: NX accrued, frm RNE, FS Dirty. Nothing in a
+   * block changes that, so one look is enough for it.
+   */
+  #beginNative(): void {
+    if (this.#fpState === 3) return;
+    this.#fpState = 3;
+    this.#loadHart(MEMORY.i32_load, H.HART_FP_FAST).op(OP32.eqz);
+    this.#frame.leaveIf();
   }
-
-  /** The rounding mode, resolved, in a local; the instruction ends where it is illegal. */
-  #rounding(): number {
-    const f = this.#f;
-    const rm = this.#temp32();
-    this.#storePc();
-    f.i32(this.#now().rm).call(this.#frame.call('beginFloat')).tee(rm).i32(8).op(OP32.eq);
-    this.#frame.trap(true);
-    return rm;
+  /** To the interpreter, whatever the operands are */
+  #leave(): void {
+    this.#f.i32(1);
+    this.#frame.leaveIf();
   }
   #operand(precision: Precision, register: number): void {
     this.#bits(register);
@@ -667,175 +629,147 @@ export class RegisterEmitter implements Emitter {
   #soft(precision: Precision, name: string): void {
     this.#f.call(this.#frame.call(`f${precision === 's' ? 32 : 64}_${name}`));
   }
-  #setFp(precision: Precision): void {
-    if (precision === 's') this.setSingle(WORD);
-    else this.setFd(WIDE);
-  }
 
-  /** Leaves i32 1 where all registers hold boxed singles */
+  /** Leaves unless the registers hold boxed singles. */
   #boxed(registers: readonly number[]): void {
     for (const [index, register] of registers.entries()) {
       this.#bits(register);
       if (index > 0) this.#f.op(OP64.and);
     }
-    this.#f.i64(32).op(OP64.shr_u).i64(0xffff_ffff).op(OP64.eq);
+    this.#f.i64(32).op(OP64.shr_u).i64(0xffff_ffff).op(OP64.ne);
+    this.#frame.leaveIf();
   }
   #nativeSingle(register: number): FunctionBody {
     return this.#bits(register).op(CONVERT.i32_wrap_i64).op(CONVERT.f32_reinterpret_i32);
   }
+  #native(precision: Precision, register: number): FunctionBody {
+    return precision === 'd' ? this.#double(register) : this.#nativeSingle(register);
+  }
 
   /**
-   * With NX accrued and rounding to nearest, the native result is right with its flags where its exponent is safely
-   * normal; where small results are exact, if it is finite. `compute` leaves the result on the stack; else `slow` does.
-   * `singles` are the registers that must be boxed.
+   * Takes the native result from the stack as the instruction's: it is right with its flags where its exponent is
+   * safely normal; where small results are exact, if it is finite. Else the interpreter does the instruction;
+   * but a product is exactly zero where `zeroOperand` leaves i32 1.
    */
-  #native(
-    precision: Precision,
-    exactSmall: boolean,
-    singles: readonly number[],
-    compute: () => void,
-    slow: () => void,
-  ): void {
+  #accept(precision: Precision, exactSmall: boolean, zeroOperand?: () => void): void {
     const f = this.#f;
-    if (!this.#mayBeNearest()) {
-      slow();
-      this.#setFp(precision);
-      return;
-    }
     const least = exactSmall ? 0 : 2;
-    const done = f.block();
-    const exact = f.block();
-    this.#fast().op(OP32.eqz).hint(false).brIf(exact);
-    if (singles.length > 0) {
-      this.#boxed(singles);
-      f.op(OP32.eqz).hint(false).brIf(exact);
-    }
+    const [infinite, shift] = precision === 'd' ? [0x7ff, 52] : [0xff, 23];
+    const result = precision === 'd' ? this.#tempF() : -1;
+    const bits = precision === 'd' ? -1 : this.#temp32();
+    const { rd } = this.#now();
     if (precision === 'd') {
-      const result = this.#tempF();
-      compute();
-      f.tee(result).op(CONVERT.i64_reinterpret_f64).i64(52).op(OP64.shr_u).op(CONVERT.i32_wrap_i64);
-      f.i32(0x7ff).op(OP32.and);
-      if (least > 0) f.i32(least).op(OP32.sub);
-      f.i32(0x7ff - least)
-        .op(OP32.ge_u)
-        .hint(false)
-        .brIf(exact);
-      f.get(result).set(this.#frame.fp(this.#now().rd));
-    } else {
-      const bits = this.#temp32();
-      compute();
-      f.op(CONVERT.i32_reinterpret_f32).tee(bits).i32(23).op(OP32.shr_u).i32(0xff).op(OP32.and);
-      if (least > 0) f.i32(least).op(OP32.sub);
-      f.i32(0xff - least)
-        .op(OP32.ge_u)
-        .hint(false)
-        .brIf(exact);
-      f.get(bits).op(CONVERT.i64_extend_i32_u).i64(BOX).op(OP64.or).op(CONVERT.f64_reinterpret_i64);
-      f.set(this.#frame.fp(this.#now().rd));
-    }
-    f.br(done);
-    f.end();
-    slow();
-    // FS is dirty after either way: beginFloat has seen to it
-    this.#fpState = 2;
-    this.#setFp(precision);
-    f.end();
+      f.tee(result).op(CONVERT.i64_reinterpret_f64).i64(shift).op(OP64.shr_u).op(CONVERT.i32_wrap_i64);
+    } else f.op(CONVERT.i32_reinterpret_f32).tee(bits).i32(shift).op(OP32.shr_u);
+    f.i32(infinite).op(OP32.and);
+    if (least > 0) f.i32(least).op(OP32.sub);
+    f.i32(infinite - least).op(OP32.ge_u);
+    if (zeroOperand !== undefined) {
+      f.hint(false).if();
+      zeroOperand();
+      f.op(OP32.eqz);
+      this.#frame.leaveIf();
+      f.end();
+    } else this.#frame.leaveIf();
+    if (precision === 'd') f.get(result);
+    else f.get(bits).op(CONVERT.i64_extend_i32_u).i64(BOX).op(OP64.or).op(CONVERT.f64_reinterpret_i64);
+    f.set(this.#frame.fp(rd));
   }
 
   fpArithmetic(op: 'add' | 'sub' | 'mul' | 'div', precision: Precision): void {
-    const { rs1, rs2 } = this.#now();
-    const compute = (): void => {
-      if (precision === 'd') this.#double(rs1).get(this.#frame.fp(rs2)).op(F64[op]);
-      else {
-        this.#nativeSingle(rs1);
-        this.#nativeSingle(rs2).op(F32[op]);
-      }
-    };
-    const singles = precision === 's' ? [rs1, rs2] : [];
-    this.#native(precision, op === 'add' || op === 'sub', singles, compute, () => {
-      const rm = this.#rounding();
-      this.#operand(precision, rs1);
-      this.#operand(precision, rs2);
-      this.#f.get(rm);
-      this.#soft(precision, op);
-    });
-  }
-  fpSqrt(precision: Precision): void {
-    const { rs1 } = this.#now();
-    const op: FpName = 'sqrt';
-    const compute = (): void => {
-      if (precision === 'd') this.#double(rs1).op(F64[op]);
-      else this.#nativeSingle(rs1).op(F32[op]);
-    };
-    this.#native(precision, false, precision === 's' ? [rs1] : [], compute, () => {
-      const rm = this.#rounding();
-      this.#operand(precision, rs1);
-      this.#f.get(rm);
-      this.#soft(precision, op);
-    });
-  }
-  fpFused(negateProduct: boolean, negateAddend: boolean, precision: Precision): void {
-    const f = this.#f;
-    const { rs1, rs2, rs3 } = this.#now();
-    const slow = (): void => {
-      const rm = this.#rounding();
-      const negate = (yes: boolean): void => {
-        if (!yes) return;
-        if (precision === 's') f.i32(0x8000_0000 | 0).op(OP32.xor);
-        else f.i64(1n << 63n).op(OP64.xor);
-      };
-      this.#operand(precision, rs1);
-      negate(negateProduct);
-      this.#operand(precision, rs2);
-      this.#operand(precision, rs3);
-      negate(negateAddend);
-      f.get(rm);
-      this.#soft(precision, 'fma');
-    };
-    if (!this.#frame.fusesMultiplyAdd || precision === 's') {
-      slow();
-      this.#setFp(precision);
+    if (!this.#isNearest()) {
+      this.#leave();
       return;
     }
-    const compute = (): void => {
-      const lanes = (register: number, negative: boolean): void => {
-        this.#double(register);
-        if (negative) f.op(F64_MORE.neg);
-        f.simd(0x14); // f64x2.splat
-      };
-      lanes(rs1, negateProduct);
-      lanes(rs2, false);
-      lanes(rs3, negateAddend);
-      f.simd(0x107).simd(0x21, 0); // f64x2.relaxed_madd, f64x2.extract_lane 0
+    const f = this.#f;
+    const { rs1, rs2 } = this.#now();
+    this.#beginNative();
+    if (precision === 's') this.#boxed([rs1, rs2]);
+    this.#native(precision, rs1);
+    this.#native(precision, rs2).op(precision === 'd' ? F64[op] : F32[op]);
+    // Zero times a finite number; of two zeros or an infinity the result would not be zero
+    const zeroOperand =
+      op !== 'mul' || precision === 's'
+        ? undefined
+        : () => {
+            this.#double(rs1).get(this.#frame.fp(rs2)).op(F64[op]).f64(0).op(F64_MORE.eq);
+            this.#double(rs1).f64(0).op(F64_MORE.eq).get(this.#frame.fp(rs2)).f64(0).op(F64_MORE.eq);
+            f.op(OP32.or).op(OP32.and);
+          };
+    this.#accept(precision, op === 'add' || op === 'sub', zeroOperand);
+  }
+  fpSqrt(precision: Precision): void {
+    if (!this.#isNearest()) {
+      this.#leave();
+      return;
+    }
+    const { rs1 } = this.#now();
+    const op: FpName = 'sqrt';
+    this.#beginNative();
+    if (precision === 's') this.#boxed([rs1]);
+    this.#native(precision, rs1).op(precision === 'd' ? F64[op] : F32[op]);
+    this.#accept(precision, false);
+  }
+  fpFused(negateProduct: boolean, negateAddend: boolean, precision: Precision): void {
+    if (!this.#isNearest() || !this.#frame.fusesMultiplyAdd) {
+      this.#leave();
+      return;
+    }
+    const f = this.#f;
+    const { rs1, rs2, rs3 } = this.#now();
+    this.#beginNative();
+    if (precision === 's') this.#boxed([rs1, rs2, rs3]);
+    const lanes = (register: number, negative: boolean): void => {
+      this.#native(precision, register);
+      if (negative) f.op(precision === 'd' ? F64_MORE.neg : F32_NEG);
+      f.simd(precision === 'd' ? 0x14 : 0x13); // splat
     };
-    this.#native('d', false, [], compute, slow);
+    lanes(rs1, negateProduct);
+    lanes(rs2, false);
+    lanes(rs3, negateAddend);
+    // relaxed_madd, extract_lane 0
+    if (precision === 'd') f.simd(0x107).simd(0x21, 0);
+    else f.simd(0x105).simd(0x1f, 0);
+    this.#accept(precision, false);
+  }
+  /** Leaves where an operand is a NaN: flags and canonical values are the interpreter's. */
+  #ordered(precision: Precision): void {
+    const { rs1, rs2 } = this.#now();
+    const equal = precision === 'd' ? F64_MORE.eq : F32_EQ;
+    for (const register of rs1 === rs2 ? [rs1] : [rs1, rs2]) {
+      this.#native(precision, register);
+      this.#native(precision, register).op(equal);
+    }
+    if (rs1 !== rs2) this.#f.op(OP32.and);
+    this.#f.op(OP32.eqz);
+    this.#frame.leaveIf();
   }
   fpMinMax(op: 'min' | 'max', precision: Precision): void {
+    const { rs1, rs2 } = this.#now();
     this.fpEnabled();
-    this.#operand(precision, this.#now().rs1);
-    this.#operand(precision, this.#now().rs2);
-    this.#soft(precision, op);
-    this.#setFp(precision);
+    if (precision === 's') {
+      this.#operand(precision, rs1);
+      this.#operand(precision, rs2);
+      this.#soft(precision, op);
+      this.setSingle(WORD);
+      return;
+    }
+    this.#ordered(precision);
+    this.#double(rs1)
+      .get(this.#frame.fp(rs2))
+      .op(op === 'min' ? F64_MORE.min : F64_MORE.max);
+    this.#doubleOnStack = true;
+    this.setFd(WIDE);
   }
   fpCompare(op: 'eq' | 'lt' | 'le', precision: Precision): void {
     const f = this.#f;
     const { rs1, rs2 } = this.#now();
     this.fpEnabled();
-    const slow = (): void => {
-      this.#operand(precision, rs1);
-      this.#operand(precision, rs2);
-      this.#soft(precision, op);
-    };
-    if (precision === 'd') {
-      // No operand a NaN: no flag either
-      this.#double(rs1).get(this.#frame.fp(rs1)).op(F64_MORE.eq);
-      this.#double(rs2).get(this.#frame.fp(rs2)).op(F64_MORE.eq).op(OP32.and);
-      f.hint(true).if(TYPE_I32);
-      this.#double(rs1).get(this.#frame.fp(rs2)).op(F64_MORE[op]);
-      f.else();
-      slow();
-      f.end();
-    } else slow();
+    if (precision === 's') this.#boxed([rs1, rs2]);
+    this.#ordered(precision);
+    this.#native(precision, rs1);
+    this.#native(precision, rs2);
+    f.op(precision === 'd' ? F64_MORE[op] : { eq: F32_EQ, lt: F32_LT, le: F32_LE }[op]);
     f.op(CONVERT.i64_extend_i32_u);
     this.setRd(WIDE);
     this.#fpDirty();
@@ -850,84 +784,62 @@ export class RegisterEmitter implements Emitter {
 
   fpToInteger(precision: Precision, to: IntegerKind): void {
     const f = this.#f;
-    const { rs1, rm: encoded } = this.#now();
-    const slow = (): void => {
-      const rm = this.#rounding();
-      this.#operand(precision, rs1);
-      f.get(rm);
-      this.#soft(precision, `to_${to}`);
-    };
-    if (precision === 's' || !(this.#mayBeNearest() || encoded === RM_ZERO)) {
-      slow();
-      this.setRd(WIDE);
+    const { rs1, rm } = this.#now();
+    if (!this.#isNearest() && rm !== RM_ZERO) {
+      this.#leave();
       return;
     }
+    this.#beginNative();
     const value = this.#tempF();
-    const done = f.block(TYPE_I64);
-    const exact = f.block();
-    this.#fast().op(OP32.eqz).hint(false).brIf(exact);
-    this.#double(rs1)
-      .op(encoded === RM_ZERO ? F64_MORE.trunc : F64_MORE.nearest)
-      .tee(value);
-    // In range, or the exact path saturates
+    if (precision === 's') {
+      this.#boxed([rs1]);
+      this.#nativeSingle(rs1).op(CONVERT.f64_promote_f32);
+    } else this.#double(rs1);
+    f.op(rm === RM_ZERO ? F64_MORE.trunc : F64_MORE.nearest).tee(value);
+    // Out of range, or a NaN: the interpreter saturates and says so
     const signed = to === 'i32' || to === 'i64';
     const bound = { i32: 2 ** 31, u32: 2 ** 32, i64: 2 ** 63, u64: 2 ** 64 }[to];
     if (signed) f.op(F64_MORE.abs);
     f.f64(bound).op(F64_MORE.lt);
-    if (!signed) {
-      f.get(value).f64(0).op(F64_MORE.ge).op(OP32.and);
-    }
-    f.op(OP32.eqz).hint(false).brIf(exact);
+    if (!signed) f.get(value).f64(0).op(F64_MORE.ge).op(OP32.and);
+    f.op(OP32.eqz);
+    this.#frame.leaveIf();
     f.get(value).op(to === 'u64' ? CONVERT.i64_trunc_f64_u : CONVERT.i64_trunc_f64_s);
     if (to === 'u32') f.op(CONVERT.i64_extend32_s);
-    f.br(done);
-    f.end();
-    slow();
-    f.end();
     this.setRd(WIDE);
   }
+
   integerToFp(from: IntegerKind, precision: Precision): void {
     const f = this.#f;
-    const { rs1 } = this.#now();
-    const slow = (): void => {
-      const rm = this.#rounding();
-      this.#x(rs1);
-      f.get(rm).call(this.#frame.call(`${from}_to_f${precision === 's' ? 32 : 64}`));
-    };
-    if (precision === 's' || !this.#mayBeNearest()) {
-      slow();
-      this.#setFp(precision);
+    if (!this.#isNearest()) {
+      this.#leave();
       return;
     }
-    const done = f.block(TYPE_F64);
-    const exact = f.block();
-    this.#fast().op(OP32.eqz).hint(false).brIf(exact);
-    this.#x(rs1);
-    if (from === 'i32') f.op(CONVERT.i32_wrap_i64).op(CONVERT.f64_convert_i32_s);
-    else if (from === 'u32') f.op(CONVERT.i32_wrap_i64).op(CONVERT.f64_convert_i32_u);
-    else f.op(from === 'i64' ? CONVERT.f64_convert_i64_s : CONVERT.f64_convert_i64_u);
-    f.br(done);
-    f.end();
-    slow();
-    f.op(CONVERT.f64_reinterpret_i64);
-    f.end();
-    this.#doubleOnStack = true;
-    this.#fpState = 2;
-    this.setFd(WIDE);
+    this.#beginNative();
+    this.#x(this.#now().rs1);
+    const narrow = from === 'i32' || from === 'u32';
+    if (narrow) f.op(CONVERT.i32_wrap_i64);
+    const opcodes = precision === 'd' ? TO_DOUBLE : TO_SINGLE;
+    f.op(opcodes[from]);
+    if (precision === 'd') {
+      this.#doubleOnStack = true;
+      this.setFd(WIDE);
+    } else {
+      f.op(CONVERT.i32_reinterpret_f32);
+      this.setSingle(WORD);
+    }
   }
 
   fpConvert(from: Precision, to: Precision): void {
     const { rs1 } = this.#now();
-    const slow = (): void => {
-      const rm = this.#rounding();
-      this.#operand(from, rs1);
-      if (from === 'd') this.#f.get(rm);
-      this.#soft(from, to === 's' ? 'to_f32' : 'to_f64');
-    };
-    if (from === 's') {
-      this.#native('d', true, [rs1], () => this.#nativeSingle(rs1).op(CONVERT.f64_promote_f32), slow);
-    } else {
-      this.#native('s', false, [], () => this.#double(rs1).op(CONVERT.f32_demote_f64), slow);
+    if (!this.#isNearest()) {
+      this.#leave();
+      return;
     }
+    this.#beginNative();
+    if (from === 's') this.#boxed([rs1]);
+    this.#native(from, rs1).op(from === 's' ? CONVERT.f64_promote_f32 : CONVERT.f32_demote_f64);
+    // To double is exact
+    this.#accept(to, to === 'd');
   }
 }

@@ -35,6 +35,8 @@ export interface TranslatorOptions {
   /** What stands in empty places of the table */
   readonly leave: unknown;
   readonly strongOrder: boolean;
+  /** A callee that was entered so often is translated with its caller */
+  readonly calleeVisits: number;
 }
 
 export interface TranslatorCounters {
@@ -129,6 +131,12 @@ export class Translator {
     return this.#view.getUint32(codeVersion + ((host - rom) >>> 12) * 4, true);
   }
 
+  /** How often the interpreter counted a jump to a slot */
+  #visits(slot: number): number {
+    const index = (slot >>> 3) & ((H.COUNTERS - 1) << 1);
+    return this.#view.getUint16(this.#hart + H.HART_COUNTERS + index, true);
+  }
+
   // --- guest code -------------------------------------------------------------------------------------------------
 
   /** Host address of a slot's instruction; 0 where the slot is none of a page. */
@@ -175,6 +183,7 @@ export class Translator {
       const slots = this.#options.kernel.codePage(BigInt.asIntN(64, va)) >>> 0;
       if (slots === 0) continue;
       const offset = Number(at & 0xfffn);
+      if (at !== pc && this.#visits(slots + offset * 8) < this.#options.calleeVisits) continue;
       const { host } = this.#page(slots);
       if (this.#isTranslated(host + offset, privilege)) continue;
       const region = this.#find(va, offset);

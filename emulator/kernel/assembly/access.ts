@@ -99,21 +99,6 @@ export function loadSlow(va: u64, kind: u32): u64 {
   return extend(raw, kind);
 }
 
-/** loadSlow where the TLB was not looked at yet */
-export function loadAny(va: u64, kind: u32): u64 {
-  const size: u32 = 1 << (kind >> 1);
-  const entry = R.get32(H.HART_DTLB) + (<u32>(va >> 12) & (H.DTLB_ENTRIES - 1)) * H.DTLB_ENTRY_BYTES;
-  if (((va + size - 1) & ~0xfff) == load<u64>(entry)) return extend(loadHost(<u32>va + load<u32>(entry + 16), size), kind);
-  return loadSlow(va, kind);
-}
-
-/** storeSlow where the TLB was not looked at yet */
-export function storeAny(va: u64, size: u32, value: u64): void {
-  const entry = R.get32(H.HART_DTLB) + (<u32>(va >> 12) & (H.DTLB_ENTRIES - 1)) * H.DTLB_ENTRY_BYTES;
-  if (((va + size - 1) & ~0xfff) == load<u64>(entry + 8)) storeHost(<u32>va + load<u32>(entry + 16), size, value);
-  else storeSlow(va, size, value);
-}
-
 function loadCrossing(va: u64, size: u32, kind: u32): u64 {
   const first: u32 = 4096 - <u32>(va & 0xfff);
   const low = translate(va, first, ACCESS_READ, va);

@@ -1,5 +1,5 @@
 // The hart's kernel: what is too long for a row of the instruction table. One instance a hart.
-export { atomicAddress, loadAny, loadSlow, peekAddress, storeAny, storeSlow } from './access';
+export { atomicAddress, loadSlow, peekAddress, storeSlow } from './access';
 export { updateSupervisorTimer } from './csr';
 export { decodeSlot, fetchSlow } from './decode';
 export { updatePmp } from './pmp';
