@@ -8,7 +8,7 @@ import { LITMUS_TESTS } from './litmus_tests.ts';
 import { isForbidden } from './program.ts';
 import { HARTS, runLitmus } from './run.ts';
 
-const ROUNDS = Number(process.env.CAISSON_LITMUS_ROUNDS ?? 4000);
+const ROUNDS = Number(process.env.CAISSON_LITMUS_ROUNDS ?? 2000);
 const TIMEOUT_MS = 10 * 60_000;
 
 for (const engine of ENGINES) {

@@ -7,7 +7,7 @@ import { COUNTERS, emitIncrement } from './counters.ts';
 import type { LitmusTest, Location, Register, Step } from './litmus_tests.ts';
 
 export const RAM_BASE = 0x8000_0000;
-export const RAM_BYTES = 8 << 20;
+export const RAM_BYTES = 16 << 20;
 /** Words that the harts meet by, a cache line each */
 const BARRIER = RAM_BASE + 0x8_0000;
 const SENSE = BARRIER + 64;
@@ -16,13 +16,14 @@ const LINE = 64;
 /** Of each counter: the count, and in the next line the lock */
 const COUNTS = RAM_BASE + 0x9_0000;
 const COUNT_BYTES = 2 * LINE;
-const PLACES = RAM_BASE + 0x10_0000;
-const PLACE_BYTES = 256;
-const RESULTS = RAM_BASE + 0x20_0000;
-const RESULT_BYTES = 64;
-const HISTOGRAMS = RAM_BASE + 0x30_0000;
+const HISTOGRAMS = RAM_BASE + 0x10_0000;
 const HISTOGRAM_ENTRIES = 4096;
-export const BATCH = 1000;
+const PLACES = RAM_BASE + 0x40_0000;
+const PLACE_BYTES = 256;
+const RESULTS = RAM_BASE + 0x80_0000;
+const RESULT_BYTES = 64;
+/** Rounds of the longest batch: harts meet for certain between batches only, and that takes long on a busy host */
+export const LONGEST_BATCH = 10_000;
 const TEST_DEVICE = 0x10_0000;
 const POWER_OFF = 0x5555;
 
@@ -43,8 +44,14 @@ function observed(test: LitmusTest): (Register | Location)[] {
 /** How long harts wait for each other before a round: with more harts than processors, waiting is in vain */
 const patience = (harts: number): number => (harts > 2 ? 60 : 600);
 
-/** Every test of the list, then every counter. @param batches of BATCH rounds */
-export function litmusProgram(tests: readonly LitmusTest[], harts: number, batches: number): Uint8Array {
+export interface Rounds {
+  readonly batches: number;
+  /** Rounds of one */
+  readonly batch: number;
+}
+
+/** Every test of the list, then every counter. */
+export function litmusProgram(tests: readonly LitmusTest[], harts: number, rounds: Rounds): Uint8Array {
   const a = new Assembly('.t');
   a.op('csrrs', { rd: s5, csr: 0xf14 });
   for (let hart = 0; hart < harts; hart++) {
@@ -55,13 +62,13 @@ export function litmusProgram(tests: readonly LitmusTest[], harts: number, batch
   emitBarrier(a, harts);
   for (let hart = 0; hart < harts; hart++) {
     a.label(`hart${hart}`);
-    for (const [index, test] of tests.entries()) emitTest(a, test, index, hart, batches);
+    for (const [index, test] of tests.entries()) emitTest(a, test, index, hart, rounds);
     for (const [index, counter] of COUNTERS.entries()) {
       const [count, loop] = [COUNTS + index * COUNT_BYTES, a.fresh('loop')];
       a.jump('barrier', ra)
         .constant(s1, count)
         .constant(s0, count + LINE)
-        .constant(s4, batches * BATCH)
+        .constant(s4, rounds.batches * rounds.batch)
         .label(loop);
       emitIncrement(a, counter);
       a.op('addi', { rd: s4, rs1: s4, imm: -1 }).branch('bne', s4, zero, loop);
@@ -75,13 +82,13 @@ export function litmusProgram(tests: readonly LitmusTest[], harts: number, batch
   return bytes;
 }
 
-function emitTest(a: Assembly, test: LitmusTest, index: number, hart: number, batches: number): void {
+function emitTest(a: Assembly, test: LitmusTest, index: number, hart: number, rounds: Rounds): void {
   const steps = test.harts[hart] ?? [];
   const [batch, round] = [a.fresh('batch'), a.fresh('round')];
-  a.constant(s4, batches).label(batch);
+  a.constant(s4, rounds.batches).label(batch);
   a.jump('barrier', ra);
   a.constant(s0, PLACES)
-    .constant(s1, RESULTS + hart * RESULT_BYTES * BATCH)
+    .constant(s1, RESULTS + hart * RESULT_BYTES * rounds.batch)
     .constant(s2, 0);
   a.label(round);
   emitMeeting(a, hart, test.harts.length);
@@ -90,9 +97,9 @@ function emitTest(a: Assembly, test: LitmusTest, index: number, hart: number, ba
     if ('to' in step && step.to) a.op('sw', { rs1: s1, rs2: REGISTERS[step.to], imm: 4 * ORDER.indexOf(step.to) });
   }
   a.op('addi', { rd: s0, rs1: s0, imm: PLACE_BYTES }).op('addi', { rd: s1, rs1: s1, imm: RESULT_BYTES });
-  a.op('addi', { rd: s2, rs1: s2, imm: 1 }).constant(t0, BATCH).branch('blt', s2, t0, round);
+  a.op('addi', { rd: s2, rs1: s2, imm: 1 }).constant(t0, rounds.batch).branch('blt', s2, t0, round);
   a.jump('barrier', ra);
-  if (hart === 0) emitCount(a, test, HISTOGRAMS + index * HISTOGRAM_ENTRIES * 4);
+  if (hart === 0) emitCount(a, test, HISTOGRAMS + index * HISTOGRAM_ENTRIES * 4, rounds.batch);
   a.op('addi', { rd: s4, rs1: s4, imm: -1 }).branch('bne', s4, zero, batch);
 }
 
@@ -178,7 +185,7 @@ function emitStep(a: Assembly, step: Step): void {
 }
 
 /** Hart 0, after a batch: one more for each round's outcome, and the places empty again */
-function emitCount(a: Assembly, test: LitmusTest, histogram: number): void {
+function emitCount(a: Assembly, test: LitmusTest, histogram: number, batch: number): void {
   const count = a.fresh('count');
   const homes = new Map<Register, number>();
   for (const [hart, steps] of test.harts.entries())
@@ -189,7 +196,7 @@ function emitCount(a: Assembly, test: LitmusTest, histogram: number): void {
     const hart = homes.get(name as Register);
     if (hart === undefined) a.op('lw', { rd: t1, rs1: s0, imm: OFFSETS[name as Location] });
     else {
-      a.constant(t2, hart * RESULT_BYTES * BATCH).op('add', { rd: t2, rs1: t2, rs2: s1 });
+      a.constant(t2, hart * RESULT_BYTES * batch).op('add', { rd: t2, rs1: t2, rs2: s1 });
       a.op('lw', { rd: t1, rs1: t2, imm: 4 * ORDER.indexOf(name as Register) });
     }
     a.op('andi', { rd: t1, rs1: t1, imm: 3 }).op('slli', { rd: t1, rs1: t1, imm: VALUE_BITS * index });
@@ -199,7 +206,7 @@ function emitCount(a: Assembly, test: LitmusTest, histogram: number): void {
   a.op('addi', { rd: t1, rs1: t1, imm: 1 }).op('sw', { rs1: t0, rs2: t1 });
   for (const offset of Object.values(OFFSETS)) a.op('sd', { rs1: s0, rs2: zero, imm: offset });
   a.op('addi', { rd: s0, rs1: s0, imm: PLACE_BYTES }).op('addi', { rd: s1, rs1: s1, imm: RESULT_BYTES });
-  a.op('addi', { rd: s2, rs1: s2, imm: 1 }).constant(t0, BATCH).branch('blt', s2, t0, count);
+  a.op('addi', { rd: s2, rs1: s2, imm: 1 }).constant(t0, batch).branch('blt', s2, t0, count);
   // Nobody may be ahead in the next batch because of this one
   a.constant(t0, PROGRESS);
   for (let hart = 0; hart < test.harts.length; hart++) a.op('sw', { rs1: t0, rs2: zero, imm: hart * LINE });

@@ -5,7 +5,15 @@ import type { Engine } from '../differential/engine_machine.ts';
 import { writeElf } from '../isa/elf.ts';
 import { COUNTERS } from './counters.ts';
 import { LITMUS_TESTS, type LitmusTest } from './litmus_tests.ts';
-import { BATCH, isForbidden, litmusProgram, RAM_BASE, RAM_BYTES, readCounts, readHistogram } from './program.ts';
+import {
+  isForbidden,
+  LONGEST_BATCH,
+  litmusProgram,
+  RAM_BASE,
+  RAM_BYTES,
+  readCounts,
+  readHistogram,
+} from './program.ts';
 
 export interface LitmusResult {
   readonly test: LitmusTest;
@@ -48,14 +56,15 @@ async function runMachine(kernel: Uint8Array, harts: number, engine: Engine, tim
 export const HARTS: readonly number[] = [...new Set(LITMUS_TESTS.map((test) => test.harts.length))].toSorted();
 
 export async function runLitmus(harts: number, rounds: number, engine: Engine, timeoutMs: number): Promise<LitmusRun> {
-  const batches = Math.ceil(rounds / BATCH);
+  const batch = Math.min(LONGEST_BATCH, Math.ceil(rounds / 8));
+  const batches = Math.ceil(rounds / batch);
   const tests = LITMUS_TESTS.filter((test) => test.harts.length === harts);
-  const program = litmusProgram(tests, harts, batches);
+  const program = litmusProgram(tests, harts, { batches, batch });
   const kernel = writeElf(RAM_BASE, [{ address: RAM_BASE, bytes: program }]);
   const ram = await runMachine(kernel, harts, engine, timeoutMs);
   const counts = readCounts(ram);
   return {
-    rounds: batches * BATCH,
+    rounds: batches * batch,
     results: tests.map((test, index) => {
       const histogram = readHistogram(test, index, ram);
       const forbidden = new Map([...histogram].filter(([outcome]) => isForbidden(test, outcome)));
