@@ -1,5 +1,4 @@
 import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const COMPILER = 'riscv64-unknown-elf-gcc';
@@ -17,19 +16,40 @@ export function guestCompiler(): string | undefined {
   return run.status === 0 ? run.stdout.split('\n', 1)[0] : undefined;
 }
 
+export interface GuestProgram {
+  /** `guest/<name>.c` */
+  readonly name: string;
+  /** In S-mode behind Sv39 page tables instead of M-mode */
+  readonly sv39?: boolean;
+  /** Share of the workload, in `%` */
+  readonly percent?: number;
+  /** Starts at once and ends by itself: no host at the serial port */
+  readonly alone?: boolean;
+}
+
 /**
- * Compiles `guest/<name>.c` into an ELF file in `folder` and gives its path.
+ * Compiles a program into an ELF file in `folder` and gives its path.
  * @throws Error with the compiler's own words
  */
-export function compileGuest(name: string, folder: string): { readonly path: string; readonly bytes: Uint8Array } {
-  const path = join(folder, `${name}.elf`);
-  const files = ['start.S', 'main.c', `${name}.c`];
-  const run = spawnSync(COMPILER, [...FLAGS, '-o', path, ...files], {
-    cwd: SOURCES,
-    encoding: 'utf8',
-    timeout: 60_000,
-  });
+export function compileGuest(program: GuestProgram, folder: string): string {
+  const { name } = program;
+  const path = join(folder, `${name}${program.sv39 === true ? '-sv39' : ''}.elf`);
+  const defines = [
+    `-DPERCENT=${program.percent ?? 100}`,
+    ...(program.sv39 === true ? ['-DSV39'] : []),
+    ...(program.alone === true ? ['-DALONE'] : []),
+  ];
+  const files = ['start.S', 'main.c', 'paging.c', 'pci.c', `${name}.c`];
+  const run = spawnSync(
+    COMPILER,
+    [...FLAGS, '-Wl,--gc-sections', '-ffunction-sections', ...defines, '-o', path, ...files],
+    {
+      cwd: SOURCES,
+      encoding: 'utf8',
+      timeout: 60_000,
+    },
+  );
   if (run.error) throw run.error;
   if (run.status !== 0) throw new Error(`Cannot compile ${name}: ${run.stderr.trim()}`);
-  return { path, bytes: new Uint8Array(readFileSync(path)) };
+  return path;
 }

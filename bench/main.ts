@@ -1,46 +1,50 @@
-// `npm run bench [PART…]`: measures our services against their peers and prints one table a part.
+// `npm run bench -- [PART…]` or `npm run bench -- PART OPTIONS…`: measures us against our peers.
 import { existsSync } from 'node:fs';
-import { cpus, loadavg, release } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
+import { MACHINE_USAGE } from './machine/options.ts';
+import { describeHost, formatTable, type Row } from './machine/report.ts';
 
 const PARTS = ['machine', 'nbd', 'migration'] as const;
+type Part = (typeof PARTS)[number];
 
-type Cell = string | number | undefined;
-type Row = Readonly<Record<string, Cell>>;
+const isPart = (word: string | undefined): word is Part => PARTS.includes(word as Part);
 
-function printTable(rows: readonly Row[]): void {
-  const columns = [...new Set(rows.flatMap((row) => Object.keys(row)))];
-  const cells = [columns, ...rows.map((row) => columns.map((column) => String(row[column] ?? '-')))];
-  const widths = columns.map((_, index) => Math.max(...cells.map((line) => line[index]!.length)));
-  for (const line of cells) {
-    const padded = line.map((cell, index) =>
-      index === 0 ? cell.padEnd(widths[index]!) : cell.padStart(widths[index]!),
-    );
-    process.stdout.write(`${padded.join('  ').trimEnd()}\n`);
-  }
-}
-
-const wanted = process.argv.slice(2);
-const unknown = wanted.find((name) => !PARTS.includes(name as (typeof PARTS)[number]));
-if (unknown !== undefined) {
-  process.stderr.write(`Cannot measure ${unknown}: expected ${PARTS.join(', ')}\n`);
+function fail(text: string): never {
+  process.stderr.write(`${text}\n`);
   process.exit(2);
 }
-const model = cpus()[0]?.model ?? 'unknown CPU';
+
+/** Leading words are parts; what follows the only one is its own business. */
+function splitArguments(args: readonly string[]): { readonly parts: readonly Part[]; readonly rest: string[] } {
+  let count = 0;
+  while (isPart(args[count])) count++;
+  const rest = args.slice(count);
+  if (rest.length > 0 && (count !== 1 || args[0] !== 'machine')) {
+    fail(`Cannot measure ${rest[0]}: expected ${PARTS.join(', ')}, or machine with\n${MACHINE_USAGE}`);
+  }
+  return { parts: count === 0 ? PARTS : (args.slice(0, count) as Part[]), rest };
+}
+
+const { parts, rest } = splitArguments(process.argv.slice(2));
+const host = describeHost();
 process.stdout.write(
-  `${new Date().toISOString().slice(0, 10)}, ${cpus().length} × ${model}, kernel ${release()}, Node ${process.version}, ` +
-    `load ${loadavg()[0]!.toFixed(1)} at the start\n`,
+  `${String(host.date).slice(0, 10)}, ${host.processors} × ${host.model}, kernel ${host.kernel}, Node ${host.node}, ` +
+    `load ${host.load} at the start\n`,
 );
-for (const part of PARTS) {
-  if (wanted.length > 0 && !wanted.includes(part)) continue;
+for (const part of parts) {
   const file = join(import.meta.dirname, `${part}.ts`);
   process.stdout.write(`\n${part}\n`);
   if (!existsSync(file)) {
     process.stdout.write(`SKIPPED: there is no bench/${part}.ts\n`);
     continue;
   }
-  const { run } = (await import(file)) as { run: () => Promise<readonly Row[]> };
-  const rows = await run();
-  if (rows.length > 0) printTable(rows);
+  const { run } = (await import(file)) as { run: (args: readonly string[]) => Promise<readonly Row[] | undefined> };
+  try {
+    const rows = await run(rest);
+    if (rows !== undefined && rows.length > 0) process.stdout.write(`${formatTable(rows)}\n`);
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== 'ERR_BENCH_USAGE') throw error;
+    fail(`${(error as Error).message}\n${MACHINE_USAGE}`);
+  }
 }

@@ -5,4 +5,8 @@ __attribute__((noinline, optimize("no-optimize-sibling-calls", "no-inline"))) st
   return n < 2 ? n : fib(n - 1) + fib(n - 2);
 }
 
-uint64_t workload(void) { return fib(32); }
+uint64_t workload(void) {
+  uint64_t sum = 0;
+  for (uint64_t round = 0; round < SCALED(5); round++) sum = sum * 31 + fib(31);
+  return sum;
+}

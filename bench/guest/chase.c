@@ -19,7 +19,7 @@ uint64_t workload(void) {
   }
   for (uint32_t i = 0; i < NODES; i++) nodes[order[i]].next = &nodes[order[(i + 1) % NODES]];
   struct node *at = nodes;
-  for (uint32_t i = 0; i < 3000000; i++) at = at->next;
+  for (uint64_t i = 0; i < SCALED(3000000); i++) at = at->next;
   for (uint32_t i = 0; i < 1000; i++, at = at->next) sum = sum * 31 + (uint64_t)(at - nodes);
   return sum;
 }

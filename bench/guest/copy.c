@@ -18,7 +18,7 @@ __attribute__((noinline)) static void copy(uint64_t *restrict target, const uint
 uint64_t workload(void) {
   uint64_t state = 3, sum = 0;
   for (uint32_t i = 0; i < WORDS; i++) from[i] = next_random(&state);
-  for (int round = 0; round < 120; round++) {
+  for (uint64_t round = 0; round < SCALED(400); round++) {
     from[round]++;
     copy(to, from, WORDS);
   }

@@ -11,7 +11,7 @@ uint64_t workload(void) {
       b[i][j] = (i * 5 + j * 11) % 19 / 18.0;
     }
   }
-  for (int round = 0; round < 6; round++) {
+  for (uint64_t round = 0; round < SCALED(48); round++) {
     for (int i = 0; i < N; i++) {
       double largest = 1;
       for (int j = 0; j < N; j++) {

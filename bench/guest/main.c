@@ -1,26 +1,41 @@
-// Runs the workload once and prints: its result, ticks of the 10 MHz clock, instructions retired. Then powers off.
+// Waits until the host sends a byte, runs the workload once and prints its result, ticks of the 10 MHz clock and
+// instructions retired; powers off at a second byte. Meanwhile the host looks at its own clocks.
 #include "bench.h"
 
 static volatile uint8_t *const uart = (volatile uint8_t *)0x10000000;
 static volatile uint32_t *const test_device = (volatile uint32_t *)0x100000;
 
-static void put(char c) {
+uint8_t start_byte;
+
+int serial_has_input(void) { return uart[5] & 1; }
+
+void put(char c) {
   while ((uart[5] & 0x20) == 0) {}
   uart[0] = (uint8_t)c;
 }
 
-static void put_hex(uint64_t value) {
+void put_hex(uint64_t value) {
   for (int shift = 60; shift >= 0; shift -= 4) put("0123456789abcdef"[value >> shift & 15]);
 }
 
-static inline uint64_t ticks(void) {
-  // CLINT mtime: the `time` CSR would do, but firmware-less machines need not have it
-  return *(volatile uint64_t *)0x200bff8;
+void put_figure(const char *name, uint64_t value) {
+  put('@');
+  while (*name) put(*name++);
+  put(' ');
+  put_hex(value);
+  put('\n');
 }
+
+#ifndef ALONE
+static uint8_t take(void) {
+  while (!serial_has_input()) {}
+  return uart[0];
+}
+#endif
 
 static inline uint64_t retired(void) {
   uint64_t value;
-  __asm__ volatile("csrr %0, minstret" : "=r"(value));
+  __asm__ volatile("csrr %0, instret" : "=r"(value));
   return value;
 }
 
@@ -30,16 +45,31 @@ void *memset(void *to, int value, unsigned long size) {
   return to;
 }
 
+void *memcpy(void *to, const void *from, unsigned long size) {
+  const uint8_t *source = from;
+  for (uint8_t *at = to; size > 0; size--) *at++ = *source++;
+  return to;
+}
+
 void bench_main(void) {
-  put('.'); // the host's clocks start here
+#ifndef ALONE
+  put('.');
+  start_byte = take();
+#endif
   uint64_t from_ticks = ticks(), from_retired = retired();
   uint64_t result = workload();
   uint64_t to_retired = retired(), to_ticks = ticks();
+#ifndef ALONE
+  put('=');
   put_hex(result);
   put(' ');
   put_hex(to_ticks - from_ticks);
   put(' ');
   put_hex(to_retired - from_retired);
   put('\n');
+  take();
+#else
+  (void)(result + to_ticks + to_retired + from_ticks + from_retired);
+#endif
   *test_device = 0x5555;
 }

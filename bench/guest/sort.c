@@ -32,11 +32,13 @@ static void sort(uint64_t *low, uint64_t *high) {
 
 uint64_t workload(void) {
   uint64_t state = 7, sum = 0;
-  for (uint32_t i = 0; i < COUNT; i++) numbers[i] = next_random(&state);
-  sort(numbers, numbers + COUNT - 1);
-  for (uint32_t i = 1; i < COUNT; i++) {
-    if (numbers[i - 1] > numbers[i]) return 0;
-    sum += numbers[i] * i;
+  for (uint64_t round = 0; round < SCALED(8); round++) {
+    for (uint32_t i = 0; i < COUNT; i++) numbers[i] = next_random(&state);
+    sort(numbers, numbers + COUNT - 1);
+    for (uint32_t i = 1; i < COUNT; i++) {
+      if (numbers[i - 1] > numbers[i]) return 0;
+      sum += numbers[i] * i;
+    }
   }
   return sum;
 }

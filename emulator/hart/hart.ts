@@ -146,7 +146,7 @@ export class Hart {
         TABLE_BUCKETS: i32(TABLE_BUCKETS),
         TABLE_ENTRIES: i32(TABLE_ENTRIES),
         TABLE_COMPRESSED: i32(TABLE_COMPRESSED),
-        CODE_KEYS_AT: i32(layout.codeKeys),
+        CODE_KEYS_AT: i32(code.keys),
         ENTRIES_AT: i32(code.entries),
         CALL_DEPTH: i32((options.callDepth ?? CALL_DEPTH) << ARGUMENT_DEPTH_SHIFT),
         now: () => host.now(),

@@ -2,7 +2,6 @@ import type { CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../de
 import type { MmioDevice } from '../devices/device.ts';
 import { FwCfg } from '../devices/fw_cfg/mod.ts';
 import { PciHost } from '../devices/pci/mod.ts';
-import type { Plic } from '../devices/plic/mod.ts';
 import {
   emptyVirtioMmio,
   VirtioBalloon,
@@ -32,6 +31,7 @@ import {
   virtioMmioSlot,
 } from './memory_map.ts';
 import type { MachinePlatform } from './platform.ts';
+import type { SharedDevices } from './shared_devices.ts';
 
 /** As QEMU gives to its first card */
 const DEFAULT_MAC = Uint8Array.of(0x52, 0x54, 0x00, 0x12, 0x34, 0x56);
@@ -53,10 +53,10 @@ export interface MainDevices {
 export function buildMainDevices(
   options: MachineOptions,
   memory: GuestMemory,
-  plic: Plic,
+  { plic, pci: shared }: Pick<SharedDevices, 'plic' | 'pci'>,
   platform: MachinePlatform,
 ): MainDevices {
-  const pci = new PciHost({ interrupts: [0, 1, 2, 3].map((line) => plic.line(IRQ.pcie + line)) });
+  const pci = new PciHost({ shared });
   const virtio: VirtioDevice[] = [];
   const stateful: Stateful[] = [pci];
   const mmio: { slot: number; transport: VirtioMmioTransport }[] = [];

@@ -2,7 +2,7 @@ import { type Observable, Subject } from 'rxjs';
 import type { CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
 
 import { RtcAlarm } from '../devices/goldfish_rtc/mod.ts';
-import { waitForWord } from '../devices/shared/mod.ts';
+import { waitForWord, yieldToEventLoop } from '../devices/shared/mod.ts';
 import { UartPort } from '../devices/uart16550/mod.ts';
 import { installDecodeTables } from '../hart/hart.ts';
 import { resetHartRegisters } from '../hart/reset.ts';
@@ -18,7 +18,7 @@ import { buildMainDevices, type MainDevices } from './devices.ts';
 import { SharedHartSignals } from './hart_signals.ts';
 import type { MachineApi, MachineEvent, MachineOptions, MachineState, MachineStatus } from './machine_api.ts';
 import { MachineStateSet } from './machine_state.ts';
-import { serveMailboxes } from './mailbox.ts';
+import { MailboxServer, serveMailboxes } from './mailbox.ts';
 import { BOOT_ROM, RAM_START } from './memory_map.ts';
 import type { HartThreadHandle, MachinePlatform } from './platform.ts';
 import { attachSharedDevices, guestMemory, type SharedDevices } from './shared_devices.ts';
@@ -31,6 +31,7 @@ import {
   GUEST_REQUEST,
   GUEST_RESET,
   MAIN_DOORBELL,
+  NEVER,
   RUN_STATE_ENDED,
   RUN_STATE_RUNNING,
   THROTTLE,
@@ -110,7 +111,7 @@ export class Machine implements MachineApi {
       // Harts write to the test device on their own threads; nothing on this one does
     });
     this.#rtcAlarm = new RtcAlarm(this.#shared.rtc);
-    this.#devices = buildMainDevices(options, this.#guest, this.#shared.plic, platform);
+    this.#devices = buildMainDevices(options, this.#guest, this.#shared, platform);
     this.#bus = new Bus([...this.#devices.windows, ...this.#shared.windows]);
     this.#uartPort = new UartPort(this.#shared.uart);
     this.serial = this.#uartPort;
@@ -318,10 +319,12 @@ export class Machine implements MachineApi {
   /** Serves the harts until the machine is closed. */
   async #serve(): Promise<void> {
     const doorbell = MAIN_DOORBELL >> 2;
+    const mailboxes = new MailboxServer(this.#signals, this.#bus);
     while (!this.#closed) {
       const seen = Atomics.load(this.#signals.words, doorbell);
-      serveMailboxes(this.#signals, this.#bus);
+      const busy = mailboxes.serve();
       this.#serveGuestRequest();
+      if (busy) await yieldToEventLoop(this.#signals.words, NEVER >> 2, 0);
       await waitForWord(this.#signals.words, doorbell, seen);
     }
   }

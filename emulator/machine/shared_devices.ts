@@ -1,6 +1,7 @@
 import { Aclint } from '../devices/aclint/mod.ts';
 import type { Clock, HartSignals } from '../devices/device.ts';
 import { GoldfishRtc } from '../devices/goldfish_rtc/mod.ts';
+import { PciShared } from '../devices/pci/mod.ts';
 import { Plic } from '../devices/plic/mod.ts';
 import { type FinisherRequest, Syscon } from '../devices/syscon/mod.ts';
 import { Uart16550 } from '../devices/uart16550/mod.ts';
@@ -17,6 +18,8 @@ export interface SharedDevices {
   readonly uart: Uart16550;
   readonly rtc: GoldfishRtc;
   readonly syscon: Syscon;
+  /** Status registers of PCI functions, which harts serve though the bus lives on the main thread */
+  readonly pci: PciShared;
   readonly windows: readonly Window[];
 }
 
@@ -32,12 +35,17 @@ export function attachSharedDevices(
   const uart = new Uart16550(words.uart, plic.line(IRQ.uart0));
   const rtc = new GoldfishRtc(words.rtc, plic.line(IRQ.rtc), clock);
   const syscon = new Syscon(onFinish);
+  const pci = new PciShared(
+    words.pci,
+    [0, 1, 2, 3].map((line) => plic.line(IRQ.pcie + line)),
+  );
   return {
     plic,
     aclint,
     uart,
     rtc,
     syscon,
+    pci,
     windows: [
       { range: PLIC, device: plic },
       { range: CLINT, device: aclint },

@@ -2,6 +2,7 @@
 // of the devices that every thread serves.
 import { Aclint } from '../devices/aclint/mod.ts';
 import { GoldfishRtc } from '../devices/goldfish_rtc/mod.ts';
+import { PciShared } from '../devices/pci/mod.ts';
 import { Plic } from '../devices/plic/mod.ts';
 import { Uart16550 } from '../devices/uart16550/mod.ts';
 import { DEVICE_WORDS, DEVICE_WORDS_BYTES, MACHINE_WORDS } from '../memory/layout.ts';
@@ -47,6 +48,7 @@ export function deviceWords(buffer: SharedArrayBuffer): {
   aclint: Int32Array;
   uart: Int32Array;
   rtc: Int32Array;
+  pci: Int32Array;
 } {
   let at = DEVICE_WORDS;
   const slice = (words: number): Int32Array => {
@@ -60,5 +62,6 @@ export function deviceWords(buffer: SharedArrayBuffer): {
     aclint: slice(Aclint.WORDS),
     uart: slice(Uart16550.WORDS),
     rtc: slice(GoldfishRtc.WORDS),
+    pci: slice(PciShared.WORDS),
   };
 }

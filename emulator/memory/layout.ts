@@ -27,7 +27,8 @@ export const MAX_HARTS = 8;
 export const ROM_BYTES = 0x10000;
 /** Predecoded pages that one hart keeps */
 export const CODE_PAGES = 1024;
-export const TRANSLATOR_DATA_BYTES = 0x100000;
+/** Bytes of the tables by which translated switches of one hart jump */
+export const SWITCH_TABLE_BYTES = 0x100000;
 const WASM_PAGE = 65536;
 
 /** Where everything lies in the one shared memory. All values are byte addresses in it. */
@@ -37,13 +38,9 @@ export interface MemoryLayout {
   hart(index: number): number;
   /**
    * Predecoded pages of a hart, their metadata, for each RAM/ROM page a u16 (1 + its index, 0 none), and the entries
-   * of its translated functions
+   * of its translated functions; records of code keys, and the tables by which translated switches jump
    */
-  code(index: number): { pages: number; meta: number; index: number; entries: number };
-  /** Records of the code keys, of all harts */
-  readonly codeKeys: number;
-  /** Bytes for the translator: tables by which guest switches jump */
-  readonly translatorData: number;
+  code(index: number): { pages: number; meta: number; index: number; entries: number; keys: number; tables: number };
   /** One byte for each RAM page */
   readonly dirty: number;
   /** u32 for each ROM and RAM page: raised when predecoded code of it went stale */
@@ -69,11 +66,11 @@ export function planMemory(harts: number, ramBytes: number): MemoryLayout {
   const codeStart = HARTS + MAX_HARTS * HART_STRIDE;
   const metaAt = CODE_PAGES * CODE_PAGE_BYTES;
   const entriesAt = metaAt + CODE_PAGES * CODE_META_BYTES;
-  const indexAt = entriesAt + ENTRIES * ENTRY_BYTES;
+  const keysAt = entriesAt + ENTRIES * ENTRY_BYTES;
+  const tablesAt = keysAt + CODE_KEYS * CODE_KEY_BYTES;
+  const indexAt = tablesAt + SWITCH_TABLE_BYTES;
   const codeStride = align(indexAt + pages * 2, 64);
-  const codeKeys = codeStart + harts * codeStride;
-  const translatorData = codeKeys + CODE_KEYS * CODE_KEY_BYTES;
-  const dirtyAll = align(translatorData + TRANSLATOR_DATA_BYTES, PAGE_BYTES);
+  const dirtyAll = align(codeStart + harts * codeStride, PAGE_BYTES);
   const codeVersion = align(dirtyAll + pages, 64);
   const rom = align(codeVersion + pages * 4, WASM_PAGE);
   const ram = rom + ROM_BYTES;
@@ -90,10 +87,15 @@ export function planMemory(harts: number, ramBytes: number): MemoryLayout {
     hart: (index) => HARTS + index * HART_STRIDE,
     code: (index) => {
       const base = codeStart + index * codeStride;
-      return { pages: base, meta: base + metaAt, index: base + indexAt, entries: base + entriesAt };
+      return {
+        pages: base,
+        meta: base + metaAt,
+        index: base + indexAt,
+        entries: base + entriesAt,
+        keys: base + keysAt,
+        tables: base + tablesAt,
+      };
     },
-    codeKeys,
-    translatorData,
     dirty: dirtyAll + romPages,
     codeVersion,
     rom,

@@ -30,8 +30,14 @@ const RA = 1;
 const MAX_SPENT = 0xfff;
 const SITE_AT_SHIFT = 13;
 
+/** A call goes anywhere in 4 GiB; a site has room for what a region reaches */
+function isNear(at: number): boolean {
+  return (at << SITE_AT_SHIFT) >> SITE_AT_SHIFT === at;
+}
+
 /** Where a function is left: place, instructions not yet counted, and whether the interpreter is to do the instruction there */
 function site(at: number, spent: number, interpret: boolean): number {
+  if (!isNear(at)) throw new RangeError(`A function cannot be left for ${at} bytes from its page by a site`);
   if (spent > MAX_SPENT) throw new RangeError(`A path of ${spent} instructions is too long for one function`);
   return (at << SITE_AT_SHIFT) | (spent << 1) | (interpret ? 1 : 0);
 }
@@ -206,7 +212,9 @@ class FunctionWriter {
   }
   #leaveWith(x: number, fp: number): number {
     if (x === 0 && fp === 0) return this.#leave;
-    return this.#leaveBy.get(`${x}:${fp}`)!;
+    const label = this.#leaveBy.get(`${x}:${fp}`);
+    if (label === undefined) throw new Error(`No way out stores the registers ${x.toString(16)}, ${fp.toString(16)}`);
+    return label;
   }
 
   #store(x: number, fp: number): void {
@@ -408,7 +416,12 @@ class FunctionWriter {
   /** Leaves the function for a known place. */
   #exitTo(block: Block, to: number): void {
     const { dirtyX, dirtyF, spent } = this.#facts(block.at);
-    this.#f.i32(site(to, spent + block.instructions.length, false)).set(this.#site);
+    const uncounted = spent + block.instructions.length;
+    if (isNear(to)) this.#f.i32(site(to, uncounted, false)).set(this.#site);
+    else {
+      this.#spend(() => this.#f.i32(uncounted));
+      this.#address(to).set(this.#result);
+    }
     this.#f.br(this.#leaveWith(dirtyX, dirtyF));
   }
 

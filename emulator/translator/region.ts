@@ -165,7 +165,7 @@ class RegionFinder {
       case 'jalr': {
         if (rd !== 0) {
           this.#target(next);
-          return { kind: 'call', target: this.#farTarget(instruction), back: next };
+          return { kind: 'call', target: undefined, back: next };
         }
         const targets = rs1 === RA || rs1 === T0 ? [] : this.#switchTargets(at);
         for (const target of targets) this.#target(target);
@@ -174,15 +174,6 @@ class RegionFinder {
       default:
         return undefined;
     }
-  }
-
-  /** The target of `auipc rd; jalr rd`, as compilers write a far call */
-  #farTarget({ at, rs1, imm }: Instruction): number | undefined {
-    const before = this.#found.get(at - 4)?.instruction;
-    if (before === undefined || before.length !== 4 || before.facts.row.name !== 'auipc' || before.rd !== rs1) {
-      return undefined;
-    }
-    return before.at + before.imm + imm;
   }
 
   #switchTargets(at: number): readonly number[] {
@@ -201,13 +192,21 @@ class RegionFinder {
       const found = this.#found.get(at);
       if (found === undefined) break;
       instructions.push(found.instruction);
-      if (found.end !== undefined) return { at: start, instructions, end: found.end };
+      if (found.end !== undefined) return { at: start, instructions, end: knownTarget(instructions, found.end) };
       at += found.instruction.length;
       if (this.#leaders.has(at) && this.#found.has(at))
         return { at: start, instructions, end: { kind: 'next', to: at } };
     }
     return instructions.length === 0 ? undefined : { at: start, instructions, end: { kind: 'leave', to: at } };
   }
+}
+
+/** The target of `auipc rd; jalr rd`, as compilers write a far call, where nothing jumps between the two */
+function knownTarget(instructions: readonly Instruction[], end: BlockEnd): BlockEnd {
+  const [before, jump] = instructions.slice(-2);
+  if (end.kind !== 'call' || end.target !== undefined || before === undefined || jump === undefined) return end;
+  if (before.facts.row.name !== 'auipc' || before.rd !== jump.rs1) return end;
+  return { ...end, target: before.at + before.imm + jump.imm };
 }
 
 /** Where a block may go on inside its region, without entering a call */

@@ -1,6 +1,6 @@
 // Decides what is translated, and keeps what was: one for each hart's thread.
 import * as H from '../kernel/assembly/hart_layout.ts';
-import { type MemoryLayout, TRANSLATOR_DATA_BYTES } from '../memory/layout.ts';
+import { type MemoryLayout, SWITCH_TABLE_BYTES } from '../memory/layout.ts';
 import { type WasmMemory, type WasmTable, wasm } from '../wasm/platform.ts';
 import { ARGUMENT_PAGES_SHIFT, type EntryPoint } from './function_writer.ts';
 import { type ModulePart, writeModule } from './module_writer.ts';
@@ -66,10 +66,13 @@ export class Translator {
   readonly #fuses: boolean;
   /** By host page, privilege and version */
   readonly #keys = new Map<string, number>();
-  /** By host address and privilege: place in the table by which calls go there, translated or not */
+  /**
+   * By host address and privilege: place in the table by which calls go there, translated or not. Never a function's
+   * own place: what stands here changes when the code is translated again, and its entries are numbered anew then
+   */
   readonly #links = new Map<string, number>();
-  /** By host address and privilege: what is translated, and the code keys of its pages */
-  readonly #translated = new Map<string, readonly number[]>();
+  /** By host address and privilege: what is translated, the code keys of its pages and its own place */
+  readonly #translated = new Map<string, { readonly keys: readonly number[]; readonly place: number }>();
   /** By host address of an indirect jump: distances that it went */
   readonly #jumpTargets = new Map<number, Set<number>>();
   #tableNext = 1;
@@ -119,11 +122,11 @@ export class Translator {
   }
 
   #isTranslated(host: number, privilege: number): boolean {
-    const keys = this.#translated.get(`${host}:${privilege}`);
-    return keys?.every((key) => this.#isCurrent(key)) ?? false;
+    const known = this.#translated.get(`${host}:${privilege}`);
+    return known?.keys.every((key) => this.#isCurrent(key)) ?? false;
   }
   #isCurrent(key: number): boolean {
-    const at = this.#options.layout.codeKeys + key * H.CODE_KEY_BYTES;
+    const at = this.#code.keys + key * H.CODE_KEY_BYTES;
     return this.#view.getUint32(at + 4, true) === this.#version(this.#view.getUint32(at, true));
   }
   #version(host: number): number {
@@ -267,14 +270,13 @@ export class Translator {
   }
 
   #keyOf(host: number, privilege: number): number {
-    const { layout } = this.#options;
     const version = this.#version(host);
     const name = `${host}:${privilege}:${version}`;
     let key = this.#keys.get(name);
     if (key === undefined) {
       key = this.#keys.size;
       this.#keys.set(name, key);
-      const at = layout.codeKeys + key * H.CODE_KEY_BYTES;
+      const at = this.#code.keys + key * H.CODE_KEY_BYTES;
       this.#view.setUint32(at, host, true);
       this.#view.setUint32(at + 4, version, true);
       this.#view.setUint32(at + 8, privilege, true);
@@ -289,13 +291,16 @@ export class Translator {
     if (link === undefined) {
       link = this.#tableNext++;
       this.#links.set(name, link);
+      const known = this.#translated.get(name);
+      const { table } = this.#options;
+      if (known !== undefined) table.set(link, table.get(known.place));
     }
     return link;
   }
 
   #byteTable(bytes: Uint8Array): number | undefined {
-    if (this.#dataNext + bytes.length > TRANSLATOR_DATA_BYTES) return undefined;
-    const at = this.#options.layout.translatorData + this.#dataNext;
+    if (this.#dataNext + bytes.length > SWITCH_TABLE_BYTES) return undefined;
+    const at = this.#code.tables + this.#dataNext;
     new Uint8Array(this.#view.buffer).set(bytes, at);
     this.#dataNext += bytes.length;
     return at;
@@ -307,10 +312,9 @@ export class Translator {
     const { table } = this.#options;
     const start = `${host + region.start}:${privilege}`;
     const keys = [...region.pages.values()].map((page) => this.#keyOf(page.host, privilege));
-    this.#translated.set(start, keys);
+    this.#translated.set(start, { keys, place });
     const link = this.#links.get(start);
-    if (link === undefined) this.#links.set(start, place);
-    else table.set(link, table.get(place));
+    if (link !== undefined) table.set(link, table.get(place));
     for (const { at, number, leastFuel } of entries) {
       const page = region.pages.get(at >> 12)!;
       const offset = at & 0xfff;

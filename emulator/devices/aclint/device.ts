@@ -89,9 +89,9 @@ export class Aclint implements MmioDevice, Device {
       case 'msip':
         return (Atomics.load(this.#words, MSIP) >>> register.hart) & 1;
       case 'mtimecmp':
-        return half(this.mtimecmp(register.hart), register.high);
+        return Atomics.load(this.#words, MTIMECMP + register.hart * 2 + (register.high ? 1 : 0)) >>> 0;
       case 'mtime':
-        return half(this.mtime(), register.high);
+        return this.#mtimeHalf(register.high);
       default:
         return 0;
     }
@@ -104,7 +104,8 @@ export class Aclint implements MmioDevice, Device {
         this.#lock.run(() => this.#setMsip(register.hart, (value & 1) !== 0));
         break;
       case 'mtimecmp':
-        this.setMtimecmp(register.hart, withHalf(this.mtimecmp(register.hart), register.high, value));
+        Atomics.store(this.#words, MTIMECMP + register.hart * 2 + (register.high ? 1 : 0), value | 0);
+        this.#timerChanged(register.hart);
         break;
       case 'mtime':
         this.#lock.run(() => {
@@ -176,9 +177,22 @@ export class Aclint implements MmioDevice, Device {
     Atomics.store(this.#doubles, OFFSET / 2, BigInt.asIntN(64, offset));
   }
 
+  /** Whether nobody has written `mtime`: then it is the clock, and numbers do instead of 64-bit integers. */
+  get #clockIsTime(): boolean {
+    return (Atomics.load(this.#words, OFFSET) | Atomics.load(this.#words, OFFSET + 1)) === 0;
+  }
+
+  #mtimeHalf(high: boolean): number {
+    if (!this.#clockIsTime) return half(this.mtime(), high);
+    const ticks = this.#clock.ticks();
+    return high ? Math.floor(ticks / 0x1_0000_0000) : ticks >>> 0;
+  }
+
   #timerChanged(hart: number): void {
+    // A float holds deadlines below 2^53 exactly, and those above are beyond any tick of the clock in any case
+    const due = this.#clockIsTime ? this.mtimecmpTicks(hart) <= this.#clock.ticks() : this.ticksUntilTimer(hart) === 0;
     // At once, so that a handler which arms the next timer and returns is not interrupted by the old one
-    this.#signals.setPending(hart, MTIP, this.ticksUntilTimer(hart) === 0);
+    this.#signals.setPending(hart, MTIP, due);
     this.#signals.kick(hart);
   }
 }

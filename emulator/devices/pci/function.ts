@@ -1,5 +1,6 @@
 import { StateError } from '../../state/state.ts';
 import type { AccessSize } from '../device.ts';
+import type { InterruptStatus } from './shared.ts';
 
 /** Configuration space of a conventional function, in `bytes` */
 export const PCI_CONFIG_BYTES = 256;
@@ -69,13 +70,17 @@ export interface PciRegion {
   readonly base: number;
   readonly sizeBytes: number;
   readonly target: PciBarTarget;
+  /** The BAR's index */
+  readonly bar: number;
 }
 
-/** What a function tells its bus. */
+/** What a function tells its bus, and has from it. */
 export interface PciBus {
   /** Decoding of a BAR may have changed */
   regionsChanged(): void;
   interruptChanged(pciFunction: PciFunction): void;
+  /** Of this function's slot: harts may read it on their own threads, see {@link PciFunction.statusRegister} */
+  readonly status: InterruptStatus;
 }
 
 /** One function: configuration space with BAR sizing, capabilities and an INTx output. */
@@ -128,6 +133,7 @@ export class PciFunction {
 
   /** `offset` is below 256 and a multiple of `size`. */
   readConfig(offset: number, size: AccessSize): number {
+    this.#showInterrupt();
     if (size === 1) return this.#view.getUint8(offset);
     return size === 2 ? this.#view.getUint16(offset, true) : this.#view.getUint32(offset, true);
   }
@@ -146,14 +152,30 @@ export class PciFunction {
   /** Level of the INTx output before the disable bit. */
   setInterrupt(level: boolean): void {
     this.#interrupt = level;
-    const status = this.#config[PCI_STATUS]!;
-    this.#config[PCI_STATUS] = level ? status | PCI_STATUS_INTERRUPT : status & ~PCI_STATUS_INTERRUPT;
+    this.interruptChanged();
+  }
+
+  /** The level may have changed: the bus asks for it. */
+  protected interruptChanged(): void {
     this.#bus?.interruptChanged(this);
+  }
+
+  /** The level as it is now; another thread may change it where a status register is shared. */
+  protected get interruptLevel(): boolean {
+    return this.#interrupt;
   }
 
   /** True while the function pulls its interrupt pin. */
   get interruptAsserted(): boolean {
-    return this.#interrupt && (this.command & PCI_COMMAND_INTX_DISABLE) === 0;
+    return this.interruptLevel && (this.command & PCI_COMMAND_INTX_DISABLE) === 0;
+  }
+
+  /**
+   * A register behind a BAR that harts may read without this thread: reading takes what the bus's `status` of this
+   * slot holds, whatever the size of the access.
+   */
+  get statusRegister(): { readonly bar: number; readonly offset: number } | undefined {
+    return undefined;
   }
 
   /** BARs that are decoded now: those of a space that the command register enables. */
@@ -168,7 +190,7 @@ export class PciFunction {
       // A base above 2^53 lies in no window (it is what sizing writes), and a number would not be exact.
       if (high > 0x1f_ffff) continue;
       const base = high * 0x1_0000_0000 + low - (low % sizeBytes);
-      regions.push({ space: kind === 'io' ? 'io' : 'memory', base, sizeBytes, target });
+      regions.push({ space: kind === 'io' ? 'io' : 'memory', base, sizeBytes, target, bar: index });
     }
     return regions;
   }
@@ -184,6 +206,7 @@ export class PciFunction {
   }
 
   saveConfig(): Uint8Array {
+    this.#showInterrupt();
     return this.#config.slice();
   }
 
@@ -199,7 +222,6 @@ export class PciFunction {
     const copy = config.slice();
     return () => {
       this.#config.set(copy);
-      this.setInterrupt(this.#interrupt);
       this.#commandWritten();
     };
   }
@@ -207,6 +229,12 @@ export class PciFunction {
   /** Makes bits of the configuration writable, little-endian. */
   protected allowConfigWrites(offset: number, size: number, mask: number): void {
     this.#allowWrites(offset, size, mask);
+  }
+
+  /** The status register's interrupt bit follows the level (PCI Local Bus 3.0 §6.2.3). */
+  #showInterrupt(): void {
+    const status = this.#config[PCI_STATUS]!;
+    this.#config[PCI_STATUS] = this.interruptLevel ? status | PCI_STATUS_INTERRUPT : status & ~PCI_STATUS_INTERRUPT;
   }
 
   #commandWritten(): void {

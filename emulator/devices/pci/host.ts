@@ -1,7 +1,8 @@
 import { StateReader } from '../../state/read_state.ts';
 import { StateError, type StateValue } from '../../state/state.ts';
-import type { AccessSize, Device, InterruptLine, MmioDevice } from '../device.ts';
+import type { AccessSize, Device, MmioDevice } from '../device.ts';
 import { PCI_CONFIG_BYTES, PciFunction, type PciRegion } from './function.ts';
+import type { PciShared } from './shared.ts';
 
 // Windows of QEMU `-M virt`
 export const PCI_ECAM_BASE = 0x3000_0000;
@@ -23,8 +24,8 @@ export function pciInterruptLine(slot: number, pin: number): number {
 }
 
 export interface PciHostOptions {
-  /** Four lines, for {@link pciInterruptLine} */
-  readonly interrupts: readonly InterruptLine[];
+  /** Four lines, for {@link pciInterruptLine}, and what harts serve themselves */
+  readonly shared: PciShared;
   /** CPU address of each memory window's first byte; PCI addresses are the same */
   readonly mmio32Base?: number;
   readonly mmio64Base?: number;
@@ -42,23 +43,24 @@ export class PciHost implements Device {
   readonly mmio64: MmioDevice;
   /** Port 0 is at PCI I/O address 0 */
   readonly pio: MmioDevice;
-  readonly #interrupts: readonly InterruptLine[];
+  readonly #shared: PciShared;
   readonly #slots = new Map<number, PciFunction>();
-  readonly #asserted: readonly Set<PciFunction>[];
+  readonly #mmio32Base: number;
+  readonly #mmio64Base: number;
   /** Rebuilt at the next access after a change */
   #regions: PciRegion[] | undefined;
 
   constructor(options: PciHostOptions) {
-    if (options.interrupts.length !== PCI_INTERRUPT_LINES) throw new RangeError('Cannot wire INTx: expected 4 lines');
-    this.#interrupts = options.interrupts;
-    this.#asserted = options.interrupts.map(() => new Set());
+    this.#shared = options.shared;
     this.ecam = {
       name: 'pcie-ecam',
       read: (offset, size) => this.#readConfig(offset, size),
       write: (offset, size, value) => this.#writeConfig(offset, size, value),
     };
-    this.mmio32 = this.#window('pcie-mmio', 'memory', options.mmio32Base ?? PCI_MMIO32_BASE);
-    this.mmio64 = this.#window('pcie-mmio-high', 'memory', options.mmio64Base ?? PCI_MMIO64_BASE);
+    this.#mmio32Base = options.mmio32Base ?? PCI_MMIO32_BASE;
+    this.#mmio64Base = options.mmio64Base ?? PCI_MMIO64_BASE;
+    this.mmio32 = this.#window('pcie-mmio', 'memory', this.#mmio32Base);
+    this.mmio64 = this.#window('pcie-mmio-high', 'memory', this.#mmio64Base);
     this.pio = this.#window('pcie-pio', 'io', 0);
     this.add(
       0,
@@ -83,8 +85,10 @@ export class PciHost implements Device {
     pciFunction.connect({
       regionsChanged: () => {
         this.#regions = undefined;
+        this.#publishStatus();
       },
       interruptChanged: () => this.#updateInterrupt(slot, pciFunction),
+      status: this.#shared.status(slot),
     });
   }
 
@@ -164,10 +168,30 @@ export class PciHost implements Device {
   #updateInterrupt(slot: number, pciFunction: PciFunction): void {
     if (pciFunction.interruptPin === 0) return;
     const line = pciInterruptLine(slot, pciFunction.interruptPin);
-    const asserted = this.#asserted[line]!;
-    if (pciFunction.interruptAsserted) asserted.add(pciFunction);
-    else asserted.delete(pciFunction);
-    this.#interrupts[line]!.set(asserted.size > 0);
+    this.#shared.updateLine(slot, line, () => pciFunction.interruptAsserted);
+  }
+
+  /** Tells the harts where they find status registers now, before the guest's write that moved one is done. */
+  #publishStatus(): void {
+    for (const [slot, pciFunction] of this.#slots) {
+      const register = pciFunction.statusRegister;
+      if (register === undefined) continue;
+      const region = pciFunction.regions().find(({ bar }) => bar === register.bar);
+      let address = region === undefined ? undefined : region.base + register.offset;
+      // Where a guest has laid another BAR over it, or it lies outside the windows, this thread decides
+      if (
+        address !== undefined &&
+        !(this.#inWindow(address) && this.#find('memory', address)?.target === region?.target)
+      ) {
+        address = undefined;
+      }
+      this.#shared.publish(slot, address, pciInterruptLine(slot, pciFunction.interruptPin));
+    }
+  }
+
+  #inWindow(address: number): boolean {
+    const within = (base: number, size: number) => address >= base && address < base + size;
+    return within(this.#mmio32Base, PCI_MMIO32_BYTES) || within(this.#mmio64Base, PCI_MMIO64_BYTES);
   }
 }
 

@@ -3,6 +3,7 @@ export {
   PCI_CONFIG_BYTES,
   type PciBar,
   type PciBarTarget,
+  type PciBus,
   PciFunction,
   type PciFunctionOptions,
   type PciRegion,
@@ -21,3 +22,4 @@ export {
   type PciHostOptions,
   pciInterruptLine,
 } from './host.ts';
+export { InterruptStatus, PciShared } from './shared.ts';

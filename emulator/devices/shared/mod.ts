@@ -1,2 +1,2 @@
 export { SpinLock } from './spin_lock.ts';
-export { type WordWait, waitForWord } from './word_wait.ts';
+export { type WordWait, waitForWord, yieldToEventLoop } from './word_wait.ts';

@@ -28,3 +28,14 @@ export async function waitForWord(
   }
   return Atomics.load(words, index) === seen ? 'timed-out' : 'changed';
 }
+
+/** In `ms`: above 0, which would not wait at all */
+const A_MOMENT_MS = 0.001;
+
+/**
+ * Lets the event loop have one turn: I/O and timers that are due. A promise that is settled already would not, nor
+ * would a timer before a millisecond has passed. `words[index]` must be `value`, and nobody notify it.
+ */
+export async function yieldToEventLoop(words: Int32Array, index: number, value: number): Promise<void> {
+  await waitForWord(words, index, value, A_MOMENT_MS);
+}

@@ -4,6 +4,9 @@ import { waitForWord } from '../shared/mod.ts';
 import type { Uart16550 } from './device.ts';
 import { WORD } from './state.ts';
 
+/** How long output that comes without end is gathered, in `ms`: 64 KiB in that time is the most that can leave */
+const GATHER_MS = 1;
+
 /**
  * The host's side of a UART, for the thread that owns its streams: output is drained when the guest wakes us and
  * handed on as it comes. Subscribe before the guest runs; bytes that nobody listens to are dropped, as a serial
@@ -59,7 +62,10 @@ export class UartPort implements CharacterPort {
       // The count is read before the ring: a byte that comes in between makes the wait end at once
       const seen = Atomics.load(words, WORD.outputNotify);
       this.flush();
-      await waitForWord(words, WORD.outputNotify, seen);
+      // A guest that prints at length has more by now. Waiting would end at once, and again: the event loop would never
+      // get a turn, and every piece would be a few bytes. The ring holds what comes meanwhile.
+      if (Atomics.load(words, WORD.outputNotify) !== seen) await pause(GATHER_MS);
+      else await waitForWord(words, WORD.outputNotify, seen);
     }
   }
 
@@ -71,4 +77,8 @@ export class UartPort implements CharacterPort {
       if (!this.#closed && Atomics.load(words, WORD.inputNotify) !== seen) this.#ready.next();
     }
   }
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(() => resolve(), ms));
 }

@@ -79,7 +79,11 @@ export class Uart16550 implements MmioDevice, Device {
       const tail = this.#load(WORD.outputTail);
       const count = Math.min((this.#load(WORD.outputHead) - tail) >>> 0, maxBytes);
       const bytes = new Uint8Array(count);
-      for (let index = 0; index < count; index++) bytes[index] = this.#output[(tail + index) % OUTPUT_RING_BYTES]!;
+      // The guest waits for the lock meanwhile: two copies, not a loop
+      const from = tail % OUTPUT_RING_BYTES;
+      const first = Math.min(count, OUTPUT_RING_BYTES - from);
+      bytes.set(this.#output.subarray(from, from + first));
+      bytes.set(this.#output.subarray(0, count - first), first);
       this.#store(WORD.outputTail, tail + count);
       if (this.#load(WORD.outputBlocked) === 1 && this.#transmitterReady()) {
         this.#store(WORD.outputBlocked, 0);
@@ -373,12 +377,12 @@ export class Uart16550 implements MmioDevice, Device {
     Atomics.notify(this.#words, word);
   }
 
-  /** Unsigned */
+  /** Unsigned. Plain, as stores are: all of this happens under the lock, whose own accesses order it */
   #load(index: number): number {
-    return Atomics.load(this.#words, index) >>> 0;
+    return this.#words[index]! >>> 0;
   }
 
   #store(index: number, value: number): void {
-    Atomics.store(this.#words, index, value | 0);
+    this.#words[index] = value | 0;
   }
 }

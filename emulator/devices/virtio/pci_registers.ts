@@ -2,6 +2,7 @@ import { VIRTIO_ISR_CONFIG, VIRTIO_ISR_QUEUE } from '../../../protocols/virtio/m
 import type { StateReader } from '../../state/read_state.ts';
 import type { StateValue } from '../../state/state.ts';
 import type { AccessSize } from '../device.ts';
+import { InterruptStatus } from '../pci/mod.ts';
 import type { VirtioDevice } from './device.ts';
 import { withHigh, withLow } from './transport_mmio.ts';
 
@@ -62,20 +63,31 @@ const COMMON_WIDTHS = new Map<number, number>([
 
 /** What lies behind the BAR: common configuration, ISR status, device configuration, notification. */
 export class VirtioPciRegisters {
-  onInterrupt: (level: boolean) => void = () => {};
+  onInterrupt: () => void = () => {};
   readonly #device: VirtioDevice;
   #deviceFeatureSelect = 0;
   #driverFeatureSelect = 0;
   #queueSelect = 0;
-  #isr = 0;
+  /** Harts read it themselves where the bus shares it */
+  #isr = new InterruptStatus();
 
   constructor(device: VirtioDevice) {
     this.#device = device;
   }
 
   raise(cause: number): void {
-    this.#isr |= cause;
-    this.onInterrupt(true);
+    this.#isr.add(cause);
+    this.onInterrupt();
+  }
+
+  /** From now on causes are kept there. */
+  shareStatus(status: InterruptStatus): void {
+    status.value = this.#isr.value;
+    this.#isr = status;
+  }
+
+  get interruptLevel(): boolean {
+    return this.#isr.value !== 0;
   }
 
   reset(): void {
@@ -93,8 +105,8 @@ export class VirtioPciRegisters {
       case ISR_PART: {
         if (within !== 0) return 0;
         // Reading acknowledges: it clears the causes and releases INTx (§4.1.4.5.1).
-        const isr = this.#isr;
-        this.#setIsr(0);
+        const isr = this.#isr.take();
+        this.onInterrupt();
         return isr;
       }
       case DEVICE_PART:
@@ -258,7 +270,7 @@ export class VirtioPciRegisters {
       deviceFeatureSelect: this.#deviceFeatureSelect,
       driverFeatureSelect: this.#driverFeatureSelect,
       queueSelect: this.#queueSelect,
-      isr: this.#isr,
+      isr: this.#isr.value,
     };
   }
 
@@ -276,8 +288,8 @@ export class VirtioPciRegisters {
   }
 
   #setIsr(value: number): void {
-    this.#isr = value;
-    this.onInterrupt(value !== 0);
+    this.#isr.value = value;
+    this.onInterrupt();
   }
 }
 

@@ -11,7 +11,7 @@ import {
 import { StateReader } from '../../state/read_state.ts';
 import { StateError, type Stateful, type StateValue } from '../../state/state.ts';
 import type { AccessSize } from '../device.ts';
-import { PCI_COMMAND_MASTER, PciFunction } from '../pci/mod.ts';
+import { PCI_COMMAND_MASTER, type PciBus, PciFunction } from '../pci/mod.ts';
 import type { VirtioDevice, VirtioInterrupt } from './device.ts';
 import {
   BAR_BYTES,
@@ -86,13 +86,26 @@ export class VirtioPciTransport extends PciFunction implements Stateful, VirtioI
     this.device = device;
     this.stateName = `${device.stateName}-pci`;
     this.#busAccess = registers;
-    registers.onInterrupt = (level) => this.setInterrupt(level);
+    registers.onInterrupt = () => this.interruptChanged();
     this.#window = this.capabilityOffset(4);
     this.allowConfigWrites(this.#window + 4, 1, 0xff); // bar
     this.allowConfigWrites(this.#window + 8, 4, 0xffff_ffff); // offset
     this.allowConfigWrites(this.#window + 12, 4, 0xffff_ffff); // length
     device.connect(this);
     device.setDma(false);
+  }
+
+  override connect(bus: PciBus): void {
+    super.connect(bus);
+    this.#busAccess.shareStatus(bus.status);
+  }
+
+  protected override get interruptLevel(): boolean {
+    return this.#busAccess.interruptLevel;
+  }
+
+  override get statusRegister(): { readonly bar: number; readonly offset: number } {
+    return { bar: BAR, offset: ISR_PART * PART_BYTES };
   }
 
   raise(cause: number): void {

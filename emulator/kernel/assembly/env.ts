@@ -40,7 +40,7 @@ export declare const TABLE_ENTRIES: u32;
 @external("env", "TABLE_COMPRESSED")
 export declare const TABLE_COMPRESSED: u32;
 
-/** Records of code keys, of all harts; entries of this hart (hart_layout.ts) */
+/** Records of code keys and entries of this hart (hart_layout.ts) */
 // @ts-ignore: decorator
 @external("env", "CODE_KEYS_AT")
 export declare const CODE_KEYS_AT: u32;

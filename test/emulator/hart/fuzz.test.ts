@@ -4,7 +4,7 @@ import process from 'node:process';
 import test from 'ava';
 import { encode, INSTRUCTIONS } from '../../../emulator/isa/mod.ts';
 import * as H from '../../../emulator/kernel/assembly/hart_layout.ts';
-import { CODE_PAGES, ROM_BYTES, TRANSLATOR_DATA_BYTES } from '../../../emulator/memory/layout.ts';
+import { CODE_PAGES, ROM_BYTES } from '../../../emulator/memory/layout.ts';
 import { BareHart, CODE, DATA, MMIO, PTE, RAM, RWX, TABLES } from '../../fixtures/bare_hart.ts';
 
 /** More by the environment; seeds go on, so that a longer run contains the shorter */
@@ -186,8 +186,7 @@ function forbidden(): readonly (readonly [number, number, string])[] {
     [layout.hart(0) + END_OF_HART, layout.hart(1) + H.HART_STRIDE, 'the next hart'],
     [layout.hart(1) + H.HART_STRIDE, own.pages, 'the other harts'],
     [own.pages + CODE_PAGES * H.CODE_PAGE_BYTES, own.meta, 'between code pages and their metadata'],
-    [ownEnd, layout.codeKeys, "the next hart's code cache"],
-    [layout.translatorData + TRANSLATOR_DATA_BYTES, romDirty, "behind the translator's data"],
+    [ownEnd, romDirty, "the next hart's code cache"],
     [layout.dirty + RAM_BYTES / 4096, layout.codeVersion, 'behind the dirty map'],
     [layout.codeVersion + pages * 4, layout.rom, 'behind the code versions'],
     [layout.rom, layout.ram, 'ROM'],

@@ -127,3 +127,33 @@ test('Aclint: state moves to another machine', (t) => {
     t.throws(() => b.aclint.prepareState(wrong, 1), { instanceOf: StateError });
   }
 });
+
+test('Aclint: both ways of reckoning time and deadlines agree, with and without a written mtime', (t) => {
+  const times = [0, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x1_0000_0000, 0x1_8000_0001, 2 ** 53 - 1];
+  const deadlines = [
+    0n,
+    1n,
+    0x8000_0000n,
+    0x1_0000_0000n,
+    0x1_8000_0001n,
+    2n ** 53n - 1n,
+    2n ** 53n + 1n,
+    2n ** 64n - 1n,
+  ];
+  for (const now of times) {
+    for (const deadline of deadlines) {
+      const { signals, clock, aclint } = make();
+      clock.now = now;
+      const read = () => BigInt(aclint.read(0xbff8, 4)) | (BigInt(aclint.read(0xbffc, 4)) << 32n);
+      t.is(read(), BigInt(now));
+      aclint.write(0x4000, 4, Number(deadline & 0xffff_ffffn));
+      aclint.write(0x4004, 4, Number(deadline >> 32n));
+      t.is(aclint.mtimecmp(0), deadline);
+      t.is(signals.pending(0, MTIP), BigInt(now) >= deadline, `${now} and ${deadline}`);
+      // A time that is 2^32 ahead of the clock takes the other way
+      aclint.write(0xbffc, 4, 7);
+      t.is(read() >> 32n, 7n);
+      t.is(signals.pending(0, MTIP), read() >= deadline, `${read()} and ${deadline}`);
+    }
+  }
+});

@@ -1,16 +1,16 @@
 import test from 'ava';
 import fc from 'fast-check';
 import type { AccessSize } from '../../../../emulator/devices/device.ts';
-import { type PciFunction, PciHost } from '../../../../emulator/devices/pci/mod.ts';
+import { PciHost, PciShared } from '../../../../emulator/devices/pci/mod.ts';
 import { VirtioPciTransport, VirtioRng } from '../../../../emulator/devices/virtio/mod.ts';
-import { RecordedLine } from '../../../macros/platform.ts';
+import { RecordedLine, sharedWords } from '../../../macros/platform.ts';
 import { makeMemory } from '../virtio/driver.ts';
 
 const WINDOWS = ['mmio32', 'mmio64', 'pio'] as const;
 
-function make(): { host: PciHost; lines: RecordedLine[]; functions: PciFunction[]; devices: VirtioRng[] } {
+function make(): { host: PciHost; lines: RecordedLine[]; functions: VirtioPciTransport[]; devices: VirtioRng[] } {
   const lines = [0, 1, 2, 3].map(() => new RecordedLine());
-  const host = new PciHost({ interrupts: lines });
+  const host = new PciHost({ shared: new PciShared(sharedWords(PciShared.WORDS), lines) });
   const memory = makeMemory(16);
   const devices = [1, 2].map(
     (slot) => new VirtioRng({ memory, id: `virtio-rng${slot}`, fillRandom: (bytes) => bytes.fill(1), defer: () => {} }),
@@ -109,14 +109,14 @@ test('PciHost: every line is the OR of the functions that are wired to it and no
   const more = new VirtioRng({ memory: makeMemory(16), id: 'rng5', fillRandom: () => {} });
   const shared = new VirtioPciTransport(more);
   host.add(5, shared);
-  functions[0]!.setInterrupt(true);
-  shared.setInterrupt(true);
+  functions[0]!.raise(1);
+  shared.raise(2);
   t.deepEqual(
     lines.map(({ level }) => level),
     [false, true, false, false],
     'slots 1 and 5 share line 1',
   );
-  functions[0]!.setInterrupt(false);
+  functions[0]!.deviceReset();
   t.true(lines[1]!.level);
   host.ecam.write((5 << 15) + 4, 2, 0x400);
   t.false(lines[1]!.level, 'INTx disable');

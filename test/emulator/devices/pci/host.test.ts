@@ -1,6 +1,7 @@
 import test from 'ava';
 import type { AccessSize } from '../../../../emulator/devices/device.ts';
-import { PciFunction, PciHost, pciInterruptLine } from '../../../../emulator/devices/pci/mod.ts';
+import { PciFunction, PciHost, PciShared, pciInterruptLine } from '../../../../emulator/devices/pci/mod.ts';
+import { sharedWords } from '../../../macros/platform.ts';
 
 class Line {
   level = false;
@@ -21,7 +22,7 @@ class Scratch {
 
 function make() {
   const lines = [new Line(), new Line(), new Line(), new Line()];
-  const host = new PciHost({ interrupts: lines });
+  const host = new PciHost({ shared: new PciShared(sharedWords(PciShared.WORDS), lines) });
   const targets = { memory32: new Scratch(), memory64: new Scratch(), io: new Scratch() };
   const pciFunction = new PciFunction({
     name: 'test',

@@ -248,3 +248,35 @@ test('UartPort: output arrives without polling, ready is told when there is room
   t.is(text, 'boot end');
   t.is(port.write(flood), 0);
 });
+
+test('Uart16550: output that wraps around the end of the ring is drained in order', (t) => {
+  const { uart } = make();
+  const piece = OUTPUT_RING_BYTES - 100;
+  let written = 0;
+  let read = 0;
+  for (let turn = 0; turn < 4; turn++) {
+    for (let index = 0; index < piece; index++) uart.write(0, 1, written++ % 251);
+    const bytes = uart.drainOutput();
+    t.is(bytes.length, piece);
+    t.true(bytes.every((byte) => byte === read++ % 251));
+  }
+});
+
+test('UartPort: a guest that prints without end leaves the event loop its turns, and loses nothing', async (t) => {
+  const { uart, words } = make();
+  const port = new UartPort(uart);
+  const guest = new Uart16550(words, new RecordedLine());
+  let pieces = 0;
+  let bytes = 0;
+  port.output.subscribe((piece) => {
+    pieces++;
+    bytes += piece.length;
+    // Whenever the host has taken something there is more
+    if (pieces < 100_000) send(guest, 'more');
+  });
+  send(guest, 'more');
+  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setTimeout(resolve, 4));
+  t.true(pieces > 1 && pieces < 1000, `${pieces} pieces in 20 ms`);
+  port.close();
+  t.is(bytes, pieces * 4);
+});

@@ -1,6 +1,7 @@
 import type { AccessSize, InterruptLine, MmioDevice } from '../../../../emulator/devices/device.ts';
-import { PciHost } from '../../../../emulator/devices/pci/mod.ts';
+import { PciHost, PciShared } from '../../../../emulator/devices/pci/mod.ts';
 import { type VirtioDevice, VirtioMmioTransport, VirtioPciTransport } from '../../../../emulator/devices/virtio/mod.ts';
+import { sharedWords } from '../../../macros/platform.ts';
 
 // A transport's registers as a driver uses them: the same for virtio-mmio and virtio over PCI.
 
@@ -117,7 +118,9 @@ export const SLOT = 3;
 export class PciRegisters implements Registers {
   readonly kind = 'pci';
   readonly lines = [new TestLine(), new TestLine(), new TestLine(), new TestLine()];
-  readonly host = new PciHost({ interrupts: this.lines });
+  /** As the machine's threads share it */
+  readonly sharedWords = sharedWords(PciShared.WORDS);
+  readonly host = new PciHost({ shared: new PciShared(this.sharedWords, this.lines) });
   readonly transport: VirtioPciTransport;
   readonly window: MmioDevice = this.host.mmio64;
 
