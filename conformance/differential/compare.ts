@@ -105,7 +105,8 @@ export function compareRams(image: Image, ours: Uint8Array, theirs: Uint8Array):
 
 /**
  * Marks of code pages: a translated function may be of two pages, and marks both when it begins, as A may be set ahead
- * of the access (privileged specification, "Addressing and Memory Protection"). D never, nor A by translating alone.
+ * of the access (privileged specification, "Addressing and Memory Protection"); D may not. That translating alone marks
+ * nothing is for test/emulator/hart/translation.test.ts to see.
  */
 export function isCodeMark(address: number, ours: bigint, theirs: bigint): boolean {
   if ((ours ^ theirs) !== PTE_A || (ours & PTE_A) === 0n) return false;
