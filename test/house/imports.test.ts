@@ -26,7 +26,11 @@ const LAYERS: Readonly<Record<string, Layer>> = {
   },
   bench: { ours: ['cli', 'library', 'services', 'emulator', 'protocols', 'guests'], node: true, packages: undefined },
   examples: { ours: ['library'], node: true, packages: ['rxjs'] },
-  scripts: { ours: ['cli', 'library', 'services', 'emulator', 'protocols', 'guests'], node: true, packages: undefined },
+  scripts: {
+    ours: ['cli', 'library', 'services', 'emulator', 'protocols', 'guests', 'conformance'],
+    node: true,
+    packages: undefined,
+  },
   test: {
     ours: ['cli', 'library', 'services', 'emulator', 'protocols', 'guests', 'scripts', 'examples', 'bench'],
     node: true,

@@ -6,7 +6,7 @@ import { HART } from './hart';
 import * as H from './hart_layout';
 import { ACCESS_EXECUTE, pmpAllows, pmpUniform } from './pmp';
 import * as R from './registers';
-import { walk, walkedPa } from './walk';
+import { walk, walkedPa, walkUnmarked } from './walk';
 
 const NO_KEY: u32 = 0xffff;
 
@@ -87,7 +87,7 @@ export function validateCode(key: u32, va: u64): u32 {
 /** Slots of the page at `va` for execution now, without a trap; 0 where it is not mapped or was never run by this hart. */
 export function codePage(va: u64): u32 {
   const priv = R.get32(H.HART_PRIV);
-  if (walk(va, ACCESS_EXECUTE, priv) != 0) return 0;
+  if (walkUnmarked(va, ACCESS_EXECUTE, priv) != 0) return 0;
   const host = hostAddress(walkedPa, 4096);
   if (host == 0 || !pmpUniform(walkedPa) || !pmpAllows(walkedPa, 4096, ACCESS_EXECUTE, priv)) return 0;
   const page = pageIndex(host);

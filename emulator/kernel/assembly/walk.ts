@@ -35,6 +35,16 @@ export function markDirty(host: u32): void {
   store<u8>(DIRTY_AT + ((host - ROM_AT) >> 12), 0xff);
 }
 
+let keepsEntries: bool = false;
+
+/** As `walk`, for looks that are no access of the guest's: an entry that an access would mark counts as absent. */
+export function walkUnmarked(va: u64, access: u32, priv: u32): u64 {
+  keepsEntries = true;
+  const cause = walkUnlogged(va, access, priv);
+  keepsEntries = false;
+  return cause;
+}
+
 /** Translates for one access that the guest makes; gives 0 and sets the walked values, or the cause of the exception. */
 export function walk(va: u64, access: u32, priv: u32): u64 {
   const cause = walkUnlogged(va, access, priv);
@@ -98,7 +108,7 @@ export function walkUnlogged(va: u64, access: u32, priv: u32): u64 {
       let updated = pte | PTE_A;
       if (access == ACCESS_WRITE) updated |= PTE_D;
       if (updated != pte) {
-        if ((envcfg & R.MENVCFG_ADUE) == 0) return pageFault(access);
+        if ((envcfg & R.MENVCFG_ADUE) == 0 || keepsEntries) return pageFault(access);
         if (!pmpAllows(pteAddress, 8, ACCESS_WRITE, R.PRIV_S)) return accessFault(access);
         if (atomic.cmpxchg<u64>(host, pte, updated) != pte) {
           retry = true; // another hart changed it: look again

@@ -299,3 +299,32 @@ test('One virtual page seen by U and S with other rights is checked for each', (
   machine.run([LOAD], 1);
   t.deepEqual(machine.trap, { cause: 12n, epc: BigInt(CODE), tval: BigInt(CODE), mode: 'M' });
 });
+
+test('Translating code marks no page that the code did not get to', (t) => {
+  const tables = supervisor(SV39);
+  const [near, far] = [0x4000_0000n, 0x4000_1000n];
+  tables.map(near, CODE, RWX);
+  const entry = tables.map(far, CODE + 4096, RWX);
+  machine.code(CODE + 4096, [encode('jalr', { rs1: 1 })]);
+  // a0 rounds; the call is taken where a1 is zero
+  machine.code(CODE, [
+    encode('addi', { rd: A0, rs1: A0, imm: -1 }),
+    encode('bne', { rs1: A1, imm: 8 }),
+    encode('jal', { rd: 1, imm: 4096 - 8 }),
+    encode('bne', { rs1: A0, imm: -12 }),
+  ]);
+  const rounds = (call: boolean): bigint => {
+    machine.hart.setX(A0, 50n);
+    machine.hart.setX(A1, call ? 0n : 1n);
+    machine.hart.pc = near;
+    machine.hart.step(50 * (call ? 5 : 3));
+    return machine.ram.u64(entry) & PTE.A;
+  };
+  // The call is run once, so that it and its target are known
+  machine.hart.pc = near + 8n;
+  machine.hart.step(2);
+  machine.ram.setU64(entry, pte(CODE + 4096, RWX & ~PTE.A));
+  machine.hart.flushTranslations();
+  t.is(rounds(false), 0n);
+  t.is(rounds(true), PTE.A);
+});
