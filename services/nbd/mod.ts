@@ -1,9 +1,11 @@
 export { NbdBlockBackend } from './block_backend.ts';
-export { NbdClient, NbdError } from './client.ts';
+export { NbdClient } from './client.ts';
 export type { NbdClientOptions, NbdClientTls } from './client_connection.ts';
 export { describeExport, type ExportClient, type ExportDirectory, ExportSet, type NbdExport } from './export_set.ts';
 export * from './images/mod.ts';
 export { type NbdListenAddress, NbdListener, type NbdListenerOptions } from './listener.ts';
+export type { NbdDisk, NbdStatusOptions, NbdZeroOptions } from './nbd_disk.ts';
+export { NbdError } from './nbd_error.ts';
 export { type DiskRoleImage, type DiskRoleOptions, diskRole } from './role.ts';
 export { type NbdServerTls, type NbdSessionSummary, type ServeNbdOptions, serveNbd } from './server.ts';
 export { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
