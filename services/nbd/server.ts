@@ -6,7 +6,7 @@ import { BufferPool } from './buffer_pool.ts';
 import type { ExportDirectory } from './export_set.ts';
 import { type HandshakeEvents, ServerHandshake } from './server_handshake.ts';
 import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
-import { Transmission, type TransmissionCounters } from './transmission.ts';
+import { newCounters, Transmission, type TransmissionCounters } from './transmission.ts';
 
 /** TLS of a server. */
 export interface NbdServerTls {
@@ -69,7 +69,7 @@ export function serveNbd(
     if (!streamClosed || !settled) return;
     resolve({
       exportName,
-      counters: transmission?.counters ?? { requests: 0, refused: 0, readBytes: 0, writtenBytes: 0 },
+      counters: transmission?.counters ?? newCounters(),
       peer,
       error: failure,
     });
