@@ -7,6 +7,8 @@ export { type NbdListenAddress, NbdListener, type NbdListenerOptions } from './l
 export { formatPrometheus, type NbdMetrics, type NbdPeerTotals, type NbdSessionStatus } from './metrics.ts';
 export type { NbdDisk, NbdStatusOptions, NbdZeroOptions } from './nbd_disk.ts';
 export { NbdError } from './nbd_error.ts';
+export { NbdImage } from './nbd_image.ts';
+export { type NbdConnectionEvent, NbdReconnectingClient, type NbdReconnectOptions } from './reconnecting_client.ts';
 export { type DiskRoleImage, type DiskRoleOptions, diskRole } from './role.ts';
 export { type NbdServerTls, type NbdSessionSummary, type ServeNbdOptions, serveNbd } from './server.ts';
 export { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
