@@ -9,7 +9,7 @@ export type { NbdDisk, NbdStatusOptions, NbdZeroOptions } from './nbd_disk.ts';
 export { NbdError } from './nbd_error.ts';
 export { NbdImage } from './nbd_image.ts';
 export { type NbdConnectionEvent, NbdReconnectingClient, type NbdReconnectOptions } from './reconnecting_client.ts';
-export { type DiskRoleImage, type DiskRoleOptions, diskRole } from './role.ts';
+export { type DiskRoleImage, type DiskRoleNbd, type DiskRoleOptions, diskRole } from './role.ts';
 export { type NbdServerTls, type NbdSessionSummary, type ServeNbdOptions, serveNbd } from './server.ts';
 export { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
 export { SessionPool, type SessionPoolOptions } from './session_pool.ts';

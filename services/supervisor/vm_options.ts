@@ -1,3 +1,5 @@
+import { parseNbdUri } from '../../protocols/nbd/mod.ts';
+
 /** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */
 export interface VmOptions {
   /** 1..64 of `A-Z a-z 0-9 _ . -`, not beginning with a dot or dash */
@@ -38,9 +40,33 @@ export interface VmOptions {
 /** A file that the supervisor opens; the guest's side gets its descriptor only. */
 export type FileSource = { readonly file: string } | { readonly builtin: 'firmware' };
 
+/** An export of an NBD server. The disk role connects to it, and connects anew when the connection breaks. */
+export interface NbdSource {
+  /** `nbd://`, `nbds://`, `nbd+unix://` or `nbds+unix://` */
+  readonly uri: string;
+  /** Guest's requests wait this long for a server that is gone, in `ms` (default 60 000), then fail */
+  readonly reconnectDelayMs?: number;
+  /** At the start, how long to try again, in `ms` (default 0: one attempt) */
+  readonly openTimeoutMs?: number;
+  /** Connections to use where the server allows several (default 1) */
+  readonly connections?: number;
+  /** Absent: no TLS, or what the URI itself says */
+  readonly tls?: {
+    /** Folder with QEMU's names of certificates, or with keys.psk, or such a file */
+    readonly credentials: string;
+    /** PSK user, where the file has several */
+    readonly user?: string;
+    /** Name that the server's certificate must carry (default: the URI's host) */
+    readonly hostname?: string;
+  };
+}
+
 export interface DiskSource {
   readonly id: string;
+  /** A path; with `nbd` what the disk is called in queries */
   readonly file: string;
+  /** In place of the file */
+  readonly nbd?: NbdSource;
   readonly format: 'raw';
   readonly readOnly: boolean;
   /** Writes go to memory and are forgotten */
@@ -103,14 +129,26 @@ export function checkVmOptions(options: VmOptions): void {
   }
   if (disks.length > MAX_DISKS) throw refuse(`${disks.length} disks`, `limit is ${MAX_DISKS}`);
   const ids = new Set<string>();
-  for (const { id } of disks) {
+  for (const { id, nbd, snapshot } of disks) {
     if (!NAME.test(id)) throw refuse(`disk id ${JSON.stringify(id)}`, 'expected 1..64 letters, digits, _ . -');
     if (ids.has(id)) throw refuse(`disk id ${id}`, 'it comes twice');
     ids.add(id);
+    if (nbd !== undefined) checkNbdSource(id, nbd, snapshot);
   }
   if (options.bios === 'none' && options.kernel === undefined && options.incoming === undefined) {
     throw refuse('no kernel', 'with -bios none there is nothing to start, expected -kernel');
   }
+}
+
+function checkNbdSource(id: string, nbd: NbdSource, snapshot: boolean): void {
+  let type: string;
+  try {
+    ({ type } = parseNbdUri(nbd.uri).address);
+  } catch (cause) {
+    throw refuse(`disk ${id}`, (cause as Error).message);
+  }
+  if (type === 'vsock') throw refuse(`disk ${id}`, 'vsock addresses cannot be reached, Node has no such sockets');
+  if (snapshot) throw refuse(`disk ${id}`, 'there are no snapshots of disks behind NBD');
 }
 
 function refuse(what: string, found: string): VmOptionsError {
