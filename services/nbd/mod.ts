@@ -13,5 +13,6 @@ export { type DiskRoleImage, type DiskRoleNbd, type DiskRoleOptions, diskRole } 
 export { type NbdServerTls, type NbdSessionSummary, type ServeNbdOptions, serveNbd } from './server.ts';
 export { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
 export { SessionPool, type SessionPoolOptions } from './session_pool.ts';
+export { SliceImage } from './slice_image.ts';
 export type { TransmissionCounters } from './transmission.ts';
 export { connectNbdWebSocket, NBD_SUBPROTOCOL, NbdWebListener, type NbdWebOptions } from './websocket.ts';

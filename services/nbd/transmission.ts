@@ -71,6 +71,7 @@ export class Transmission {
   /** Blocks and the like are fixed; only RESIZE changes the size */
   readonly #terms: { -readonly [K in keyof TransmissionTerms]: TransmissionTerms[K] };
   readonly #contexts: readonly MetaContext[];
+  readonly #writeThrough: boolean;
   readonly #budget: PeerBudget;
   readonly #pool: BufferPool;
   readonly #decoder: RequestDecoder;
@@ -99,6 +100,7 @@ export class Transmission {
     this.#limits = options.limits;
     this.#events = events;
     this.#contexts = negotiated.contexts;
+    this.#writeThrough = negotiated.served.writeThrough === true;
     this.#inFlight = new InFlight(options.limits);
     this.#pool = options.pool;
     this.#budget = options.budget ?? new PeerBudget(options.limits.requestBytes);
@@ -345,7 +347,8 @@ export class Transmission {
   }
 
   #write(request: CheckedRequest, received: ReceivedRequest): void {
-    const { offset, length, fua } = request;
+    const { offset, length } = request;
+    const fua = request.fua || this.#writeThrough;
     this.counters.writtenBytes += length;
     const { payload } = received;
     const inPlace = length === 0 || this.#tryNow(request, () => this.#image.writeNow(offset, payload));
@@ -416,7 +419,7 @@ export class Transmission {
 
   /** A command without data in its reply. FUA holds for every command that changes the disk. */
   #launch(request: CheckedRequest, work: () => Promise<void>): void {
-    const { fua } = request;
+    const fua = request.fua || this.#writeThrough;
     const run = async (): Promise<void> => {
       await work();
       if (fua && changesExport(request.type)) await this.#image.flush();
