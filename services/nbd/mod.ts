@@ -1,6 +1,7 @@
 export { NbdBlockBackend } from './block_backend.ts';
 export { NbdClient } from './client.ts';
 export type { NbdClientOptions, NbdClientTls } from './client_connection.ts';
+export { type CopyOptions, copyDisk } from './copy.ts';
 export { describeExport, type ExportClient, type ExportDirectory, ExportSet, type NbdExport } from './export_set.ts';
 export * from './images/mod.ts';
 export { type NbdListenAddress, NbdListener, type NbdListenerOptions } from './listener.ts';
