@@ -2,6 +2,7 @@ import { chmodSync, lstatSync, readFileSync, readlinkSync, unlinkSync } from 'no
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import process from 'node:process';
 import { formatNbdUri, NBD_PORT } from '../../protocols/nbd/mod.ts';
+import { borrowingSocket } from './borrowing_socket.ts';
 import type { ExportDirectory } from './export_set.ts';
 import type { NbdMetrics } from './metrics.ts';
 import { SessionPool, type SessionPoolOptions } from './session_pool.ts';
@@ -24,13 +25,17 @@ export class NbdListener {
   readonly #server: Server;
   readonly #pool: SessionPool;
   readonly #tlsRequired: boolean;
+  /** TLS takes the socket's handle itself */
+  readonly #borrows: boolean;
   #address: Exclude<NbdListenAddress, { type: 'fd' }>;
 
   private constructor(exports: ExportDirectory, options: NbdListenerOptions) {
     this.#address = { type: 'unix', path: '' };
     this.#pool = options.pool ?? new SessionPool(exports, options);
     this.#tlsRequired = options.tls?.mode === 'require';
-    this.#server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => this.#accept(socket));
+    this.#borrows = options.tls === undefined;
+    const accepted = { noDelay: true, allowHalfOpen: true, pauseOnConnect: this.#borrows };
+    this.#server = createServer(accepted, (socket) => this.#accept(socket));
     // An accept that fails (descriptors used up) must not end the process.
     this.#server.on('error', () => {});
   }
@@ -123,7 +128,7 @@ export class NbdListener {
   #accept(socket: Socket): void {
     const address = socket.remoteAddress ?? '';
     if (this.#pool.admits(address)) {
-      this.#pool.add(socket, address);
+      this.#pool.add(this.#borrows ? borrowingSocket(socket) : socket, address);
       return;
     }
     socket.on('error', () => {});
