@@ -30,7 +30,8 @@ export async function serve(address: NbdListenAddress, values: NbdArguments): Pr
     limits: { handshakeMs },
     ...(tls === undefined ? {} : { tls }),
     onSession: (summary) => {
-      if (values.has('verbose')) process.stderr.write(`${farewell(summary)}\n`);
+      // qemu-nbd -v says nothing of its clients, and scripts compare.
+      if (values.has('verbose') && !values.has('qemu-nbd')) process.stderr.write(`${farewell(summary)}\n`);
       // As qemu-nbd: who only looked at the greeting does not count.
       if (!values.has('persistent') && summary.exportName !== undefined && pool.connections === 0) stopped.resolve();
     },
