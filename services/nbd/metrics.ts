@@ -1,6 +1,6 @@
 import type { TlsIdentity } from '../shared/mod.ts';
+import { newCounters, type TransmissionCounters } from './command_runner.ts';
 import type { NbdSessionSummary } from './server.ts';
-import { newCounters, type TransmissionCounters } from './transmission.ts';
 
 /** Peers that are counted by name; what later ones do is counted together */
 const MAX_PEERS = 1000;

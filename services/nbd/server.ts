@@ -4,11 +4,12 @@ import { WireError } from '../../protocols/bytes/mod.ts';
 import type { TlsIdentity, TlsServer } from '../shared/mod.ts';
 import { BORROWED_EVENT } from './borrowing_socket.ts';
 import { BufferPool } from './buffer_pool.ts';
+import { newCounters, type TransmissionCounters } from './command_runner.ts';
 import type { ExportDirectory } from './export_set.ts';
 import type { PeerBudget } from './peer_budget.ts';
 import { type HandshakeEvents, ServerHandshake } from './server_handshake.ts';
 import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
-import { newCounters, Transmission, type TransmissionCounters } from './transmission.ts';
+import { Transmission } from './transmission.ts';
 
 /** TLS of a server. */
 export interface NbdServerTls {

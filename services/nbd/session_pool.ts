@@ -1,10 +1,10 @@
 import type { Duplex } from 'node:stream';
+import { newCounters } from './command_runner.ts';
 import type { ExportDirectory } from './export_set.ts';
 import { type NbdMetrics, type NbdSessionStatus, PeerTotals, peerName } from './metrics.ts';
 import { PeerBudget } from './peer_budget.ts';
 import { type NbdLiveSession, type NbdServerTls, type NbdSessionSummary, serveNbd } from './server.ts';
 import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
-import { newCounters } from './transmission.ts';
 
 export interface SessionPoolOptions {
   /** Absent: no TLS */

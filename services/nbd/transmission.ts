@@ -3,25 +3,19 @@ import { WireError } from '../../protocols/bytes/mod.ts';
 import {
   type CheckedRequest,
   CMD,
-  changesExport,
-  encodeBlockStatus,
-  encodeExtendedBlockStatus,
   isReadOnly,
   MAX_PAYLOAD_BYTES,
-  type MetaContext,
   NBD_ERROR,
-  REPLY_TYPE,
   type ReceivedRequest,
   RequestDecoder,
   type TransmissionTerms,
   validateRequest,
 } from '../../protocols/nbd/mod.ts';
 import type { BufferPool } from './buffer_pool.ts';
-import { contextStatus } from './context_status.ts';
-import { asImageError, type DiskImage } from './images/mod.ts';
+import { CommandRunner, newCounters } from './command_runner.ts';
+import type { DiskImage } from './images/mod.ts';
 import { InFlight } from './in_flight.ts';
 import { PeerBudget } from './peer_budget.ts';
-import { prefetch } from './prefetch.ts';
 import { ReplyQueue } from './reply_queue.ts';
 import { type Addressed, ReplyWriter } from './reply_writer.ts';
 import type { Negotiated } from './server_handshake.ts';
@@ -30,24 +24,6 @@ import type { NbdServerLimits } from './server_limits.ts';
 /** What one turn of the event loop does for one client before others get theirs */
 const TURN_REQUESTS = 64;
 const TURN_BYTES = 1 << 20;
-/** Reads up to here are built in the reply slab, in `bytes` */
-const SLAB_READ_BYTES = 64 * 1024;
-
-/** Counted for each session; for metrics. */
-export interface TransmissionCounters {
-  requests: number;
-  refused: number;
-  /** Accepted, and failed in the image */
-  failed: number;
-  readBytes: number;
-  writtenBytes: number;
-  /** Most requests that were worked on at once */
-  maxInFlight: number;
-}
-
-export function newCounters(): TransmissionCounters {
-  return { requests: 0, refused: 0, failed: 0, readBytes: 0, writtenBytes: 0, maxInFlight: 0 };
-}
 
 export interface TransmissionEvents {
   /** No more requests will be answered; the stream may end. `error` where the client is to blame */
@@ -70,13 +46,12 @@ export class Transmission {
   readonly #events: TransmissionEvents;
   /** Blocks and the like are fixed; only RESIZE changes the size */
   readonly #terms: { -readonly [K in keyof TransmissionTerms]: TransmissionTerms[K] };
-  readonly #contexts: readonly MetaContext[];
-  readonly #writeThrough: boolean;
   readonly #budget: PeerBudget;
   readonly #pool: BufferPool;
   readonly #decoder: RequestDecoder;
   readonly #replies: ReplyQueue;
   readonly #writer: ReplyWriter;
+  readonly #commands: CommandRunner;
   readonly #inFlight: InFlight;
   /** Parsed, and waiting for one that it overlaps or for budget */
   #held: ReceivedRequest | undefined;
@@ -101,8 +76,6 @@ export class Transmission {
     this.#image = negotiated.served.image;
     this.#limits = options.limits;
     this.#events = events;
-    this.#contexts = negotiated.contexts;
-    this.#writeThrough = negotiated.served.writeThrough === true;
     this.#inFlight = new InFlight(options.limits);
     this.#pool = options.pool;
     this.#budget = options.budget ?? new PeerBudget(options.limits.requestBytes);
@@ -124,6 +97,24 @@ export class Transmission {
     });
     this.#replies = new ReplyQueue(stream, this.#pool, () => this.#schedule());
     this.#writer = new ReplyWriter(this.#replies, { structured, extended });
+    this.#commands = new CommandRunner({
+      image: this.#image,
+      contexts,
+      extended,
+      writeThrough: negotiated.served.writeThrough === true,
+      pool: this.#pool,
+      replies: this.#replies,
+      writer: this.#writer,
+      inFlight: this.#inFlight,
+      counters: this.counters,
+      own: (received) => this.#owned(received),
+      release: (received) => this.#release(received),
+      isOpen: () => !this.#finished,
+      over: () => {
+        if (this.#finished) this.#settle();
+        else this.#schedule();
+      },
+    });
     const others = users.get(this.#image) ?? new Set();
     users.set(this.#image, others.add(this));
   }
@@ -280,136 +271,10 @@ export class Transmission {
       return;
     }
     const { request } = verdict;
-    switch (request.type) {
-      case CMD.READ:
-        this.#read(request);
-        return;
-      case CMD.WRITE:
-        this.#write(request, received);
-        return;
-      case CMD.DISC:
-        // "NBD_CMD_DISC: no reply; the server finishes outstanding work"; nothing behind it is looked at.
-        this.#stopping = true;
-        return;
-      case CMD.FLUSH:
-        this.#launch(request, () => this.#image.flush());
-        return;
-      case CMD.TRIM:
-        this.#launch(request, () => this.#image.discard(request.offset, request.length));
-        return;
-      case CMD.WRITE_ZEROES: {
-        const options = { mayUnmap: !request.noHole, fast: request.fastZero };
-        this.#launch(request, () => this.#image.writeZeroes(request.offset, request.length, options));
-        return;
-      }
-      case CMD.CACHE:
-        this.#launch(request, () => prefetch(this.#image, this.#pool, request.offset, request.length));
-        return;
-      case CMD.BLOCK_STATUS:
-        this.#blockStatus(request);
-        return;
-      case CMD.RESIZE:
-        this.#resize(request);
-        return;
-      default:
-        throw new Error(`No code for accepted ${request.type}`);
-    }
-  }
-
-  #read(request: CheckedRequest): void {
-    const { offset, length } = request;
-    this.counters.readBytes += length;
-    if (length === 0) {
-      this.#writer.succeed(request);
-      return;
-    }
-    if (length <= SLAB_READ_BYTES) {
-      const headerBytes = this.#writer.readHeaderBytes;
-      const at = this.#replies.reserve(headerBytes + length);
-      const data = this.#replies.bytes.subarray(at + headerBytes, at + headerBytes + length);
-      const inPlace = this.#tryNow(request, () => this.#image.readNow(offset, data));
-      if (inPlace === undefined) return;
-      if (inPlace) {
-        this.#writer.commitRead(request, data, at);
-        return;
-      }
-    }
-    const buffer = this.#pool.take(length);
-    const data = buffer.subarray(0, length);
-    const inPlace =
-      length > SLAB_READ_BYTES ? this.#tryNow(request, () => this.#image.readNow(offset, data)) : (false as const);
-    if (inPlace !== false) {
-      if (inPlace === undefined || !this.#writer.sendRead(request, buffer)) this.#pool.give(buffer);
-      return;
-    }
-    this.#track(request, this.#image.read(offset, data), {
-      done: () => {
-        if (!this.#writer.sendRead(request, buffer)) this.#pool.give(buffer);
-      },
-      failed: (error) => {
-        this.#pool.give(buffer);
-        this.#failWith(request, error);
-      },
-    });
-  }
-
-  /** What `access` says; undefined when it failed, which the client has been told. */
-  #tryNow(request: CheckedRequest, access: () => boolean): boolean | undefined {
-    try {
-      return access();
-    } catch (error) {
-      this.#failWith(request, error);
-      return undefined;
-    }
-  }
-
-  #write(request: CheckedRequest, received: ReceivedRequest): void {
-    const { offset, length } = request;
-    const fua = request.fua || this.#writeThrough;
-    this.counters.writtenBytes += length;
-    const inPlace = length === 0 || this.#tryNow(request, () => this.#image.writeNow(offset, received.payload));
-    if (inPlace === undefined || (inPlace && !fua)) {
-      this.#release(received);
-      if (inPlace) this.#writer.succeed(request);
-      return;
-    }
-    const kept = inPlace ? received : this.#owned(received);
-    const work = async (): Promise<void> => {
-      if (!inPlace) await this.#image.write(offset, kept.payload);
-      if (fua) await this.#image.flush();
-    };
-    this.#track(request, work(), {
-      done: () => {
-        this.#release(kept);
-        this.#writer.succeed(request);
-      },
-      failed: (error) => {
-        this.#release(kept);
-        this.#failWith(request, error);
-      },
-    });
-  }
-
-  /** One chunk a context, all of the same moment as far as one image can say. */
-  #blockStatus(request: CheckedRequest): void {
-    const { contextIds } = request;
-    const asked = this.#contexts.filter(({ id }) => contextIds === undefined || contextIds.includes(id));
-    let found: Awaited<ReturnType<typeof contextStatus>>[] = [];
-    const work = async (): Promise<void> => {
-      found = await Promise.all(asked.map(({ name }) => contextStatus(this.#image, name, request)));
-    };
-    const { extended } = this.#terms;
-    this.#track(request, work(), {
-      done: () => {
-        for (const [index, { id }] of asked.entries()) {
-          const status = { contextId: id, extents: found[index]! };
-          const payload = extended ? encodeExtendedBlockStatus(status) : encodeBlockStatus(status);
-          const type = extended ? REPLY_TYPE.BLOCK_STATUS_EXT : REPLY_TYPE.BLOCK_STATUS;
-          this.#writer.chunk(request, type, payload, index === asked.length - 1);
-        }
-      },
-      failed: (error) => this.#failWith(request, error),
-    });
+    // "NBD_CMD_DISC: no reply; the server finishes outstanding work"; nothing behind it is looked at.
+    if (request.type === CMD.DISC) this.#stopping = true;
+    else if (request.type === CMD.RESIZE) this.#resize(request);
+    else this.#commands.run(request, received);
   }
 
   /** The new size holds for this session; another one that writes would have the old one, so there must be none. */
@@ -421,7 +286,7 @@ export class Transmission {
         return;
       }
     }
-    this.#launch(request, async () => {
+    this.#commands.launch(request, async () => {
       await this.#image.resize!(request.offset);
       this.#terms.sizeBytes = BigInt(this.#image.sizeBytes);
       // What came behind was judged by the old size.
@@ -432,47 +297,6 @@ export class Transmission {
         this.#held = { ...held, verdict, ...(verdict.accepted ? {} : { buffer: undefined }) };
       }
     });
-  }
-
-  /** A command without data in its reply. FUA holds for every command that changes the disk. */
-  #launch(request: CheckedRequest, work: () => Promise<void>): void {
-    const fua = request.fua || this.#writeThrough;
-    const run = async (): Promise<void> => {
-      await work();
-      if (fua && changesExport(request.type)) await this.#image.flush();
-    };
-    this.#track(request, run(), {
-      done: () => this.#writer.succeed(request),
-      failed: (error) => this.#failWith(request, error),
-    });
-  }
-
-  #track(
-    request: CheckedRequest,
-    work: Promise<void>,
-    outcome: { done: () => void; failed: (error: unknown) => void },
-  ): void {
-    const over = this.#inFlight.enter(request);
-    this.counters.maxInFlight = Math.max(this.counters.maxInFlight, this.#inFlight.size);
-    const leave = (report: () => void): void => {
-      over();
-      // Without a client there is nobody to tell; buffers come back with the garbage collector.
-      if (!this.#finished) report();
-      if (this.#finished) this.#settle();
-      else this.#schedule();
-    };
-    work.then(
-      () => leave(outcome.done),
-      (error: unknown) => leave(() => outcome.failed(error)),
-    );
-  }
-
-  #failWith(request: Addressed, error: unknown): void {
-    this.counters.failed++;
-    const { code, message, offset } = asImageError(error);
-    // ERROR_OFFSET where the image knows the place: what lies before it may be read by itself.
-    const place = offset === undefined || offset < Number(request.offset) ? {} : { offset: BigInt(offset) };
-    this.#writer.fail(request, { error: NBD_ERROR[code], text: message, ...place });
   }
 
   #fail(request: Addressed, error: number, text: string): void {

@@ -1,10 +1,10 @@
 import { duplexPair } from 'node:stream';
 import test from 'ava';
 import { CMD } from '../../../protocols/nbd/mod.ts';
+import { newCounters } from '../../../services/nbd/command_runner.ts';
 import { PeerTotals, peerName } from '../../../services/nbd/metrics.ts';
 import { ExportSet, MemoryImage, SessionPool } from '../../../services/nbd/mod.ts';
 import { PeerBudget } from '../../../services/nbd/peer_budget.ts';
-import { newCounters } from '../../../services/nbd/transmission.ts';
 import { ByteClient, requestBytes, twoDisks } from './harness.ts';
 
 test('PeerBudget: one request always fits, others wait until it has gone', (t) => {
@@ -58,6 +58,24 @@ test('T20: a client that leaves in the middle of its payload gives back what was
   t.is((await waiting.reply())?.error, 0);
   waiting.stream.destroy();
   await Promise.all([client.summary, waiting.summary]);
+  t.is(budget.usedBytes, 0);
+});
+
+test('T20: a client that leaves while its write is worked on gives back what was kept for it', async (t) => {
+  const image = new MemoryImage(64 << 20);
+  image.writeNow = () => false;
+  const finish = Promise.withResolvers<void>();
+  image.write = () => finish.promise;
+  const exports = new ExportSet();
+  exports.add({ name: '', image, writable: true });
+  const budget = new PeerBudget(announced);
+  const client = await new ByteClient(exports, { budget }).go();
+  client.send(write(), new Uint8Array(announced / 2), new Uint8Array(announced / 2));
+  await settles(() => budget.usedBytes === announced);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  client.stream.destroy();
+  finish.resolve();
+  await client.summary;
   t.is(budget.usedBytes, 0);
 });
 
