@@ -77,7 +77,7 @@ export function encodeExtensions(
   };
   const { backingFormat, dataFile, encryptionHeader, bitmaps, otherExtensions = [], featureNames } = header;
   const utf8 = new TextEncoder();
-  if (backingFormat !== undefined) add(EXTENSION.backingFormat, utf8.encode(backingFormat));
+  if (backingFormat !== undefined && backingFormat !== '') add(EXTENSION.backingFormat, utf8.encode(backingFormat));
   if (dataFile !== undefined) add(EXTENSION.dataFile, utf8.encode(dataFile));
   if (encryptionHeader !== undefined) {
     const { offset, bytes } = encryptionHeader;

@@ -92,6 +92,7 @@ export class Qcow2Image implements DiskImage {
       return image;
     } catch (error) {
       await file.close();
+      await options.dataFile?.close();
       throw error;
     }
   }
