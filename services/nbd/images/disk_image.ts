@@ -1,4 +1,5 @@
 import type { Extent } from '../../../protocols/nbd/mod.ts';
+import type { DirtyBitmapSet } from './dirty_bitmap.ts';
 
 /** Why an image could not do it, under the names of NBD and errno. */
 export type ImageErrorCode = 'EIO' | 'ENOSPC' | 'EPERM' | 'EINVAL' | 'ENOTSUP' | 'ENOMEM' | 'ESHUTDOWN';
@@ -68,6 +69,8 @@ export interface DiskImage {
   readNow(offset: number, into: Uint8Array): boolean;
   /** Writes in place where that should not block. False: use write() */
   writeNow(offset: number, data: Uint8Array): boolean;
+  /** Records of what was written, for incremental backups and for NBD clients; absent where there can be none */
+  readonly dirtyBitmaps?: DirtyBitmapSet;
   /** Becomes the one writer of what is behind the image; absent where nobody else can be */
   activate?(): Promise<void>;
   /** Flushes, and stops being the writer */
