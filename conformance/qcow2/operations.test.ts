@@ -168,9 +168,9 @@ test('Q13 qemu-nbd exports the bitmaps that we keep, and we know those that qemu
   const path = files.path('bitmaps.qcow2');
   await createQcow2(path, { sizeBytes: 16 * MIB });
   const image = await Qcow2Image.open(path, { readOnly: false });
-  image.dirtyBitmaps.add(new DirtyBitmap('ours', image.sizeBytes, { persistent: true }));
-  image.dirtyBitmaps.add(new DirtyBitmap('fine', image.sizeBytes, { persistent: true, granularityBytes: 512 }));
-  image.dirtyBitmaps.add(new DirtyBitmap('gone', image.sizeBytes));
+  image.bitmaps.add('ours', new DirtyBitmap(image.sizeBytes, 65_536, { persistent: true }));
+  image.bitmaps.add('fine', new DirtyBitmap(image.sizeBytes, 512, { persistent: true }));
+  image.bitmaps.add('gone', new DirtyBitmap(image.sizeBytes));
   await image.write(100_000, new Uint8Array(50_000).fill(1));
   await image.writeZeroes(5 * MIB, 65_536, { mayUnmap: true, fast: false });
   await image.discard(6 * MIB, 65_536);
@@ -193,7 +193,7 @@ test('Q13 qemu-nbd exports the bitmaps that we keep, and we know those that qemu
   await mustRun(t, 'qemu-io', ['-f', 'qcow2', '-c', 'write 12M 1', path]);
   const again = await Qcow2Image.open(path, { readOnly: false });
   t.deepEqual(
-    [...again.dirtyBitmaps].map(({ name, granularityBytes, recording, inconsistent }) => [
+    [...again.bitmaps].map(([name, { granularityBytes, recording, inconsistent }]) => [
       name,
       granularityBytes,
       recording,
@@ -205,11 +205,11 @@ test('Q13 qemu-nbd exports the bitmaps that we keep, and we know those that qemu
       ['theirs', 32_768, true, false],
     ],
   );
-  t.true(again.dirtyBitmaps.get('theirs').isDirty(100_000));
-  t.true(again.dirtyBitmaps.get('theirs').isDirty(12 * MIB));
-  t.false(again.dirtyBitmaps.get('theirs').isDirty(13 * MIB));
-  again.dirtyBitmaps.remove('fine');
-  again.dirtyBitmaps.get('ours').clear();
+  t.true(again.bitmaps.get('theirs').isDirty(100_000));
+  t.true(again.bitmaps.get('theirs').isDirty(12 * MIB));
+  t.false(again.bitmaps.get('theirs').isDirty(13 * MIB));
+  again.bitmaps.remove('fine');
+  again.bitmaps.get('ours').clear();
   await again.touchBitmaps();
   await again.close();
   await clean(t, path);
@@ -236,8 +236,8 @@ test('Q13 a bitmap whose writer was killed is inconsistent for qemu-img and for 
   const info = JSON.parse(await mustRun(t, 'qemu-img', ['info', '--output=json', copy]));
   t.deepEqual(info['format-specific'].data.bitmaps[0].flags, ['in-use', 'auto']);
   const again = await Qcow2Image.open(copy, { readOnly: false });
-  t.true(again.dirtyBitmaps.get('b').inconsistent);
-  again.dirtyBitmaps.remove('b');
+  t.true(again.bitmaps.get('b').inconsistent);
+  again.bitmaps.remove('b');
   await again.touchBitmaps();
   await again.close();
   await clean(t, copy);

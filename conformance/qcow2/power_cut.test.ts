@@ -74,8 +74,8 @@ for (const [index, convert] of [[], ['-c']].entries()) {
 async function everyKindOfWork(image: Qcow2Image, model: Uint8Array, seed: number): Promise<void> {
   const random = randomNumbers(seed);
   const { clusterBytes } = image.header;
-  if (image.header.version === 3 && image.dirtyBitmaps.size === 0) {
-    image.dirtyBitmaps.add(new DirtyBitmap('first', image.sizeBytes, { persistent: true, granularityBytes: 4096 }));
+  if (image.header.version === 3 && image.bitmaps.size === 0) {
+    image.bitmaps.add('first', new DirtyBitmap(image.sizeBytes, 4096, { persistent: true }));
     await image.touchBitmaps();
   }
   let sizeBytes = image.sizeBytes;

@@ -1,54 +1,54 @@
-import type { Extent } from '../../../protocols/nbd/mod.ts';
+import { type Extent, STATE_DIRTY } from '../../../protocols/nbd/mod.ts';
 import { ImageError } from './disk_image.ts';
 
-/** Flag of an extent of `qemu:dirty-bitmap:NAME` */
-export const DIRTY = 1;
-/** Of one bitmap, in `bytes`: 2 TiB of disk in steps of 64 KiB need 4 MiB */
-const MAX_BITMAP_BYTES = 64 << 20;
+/** QEMU's default and bounds, in `bytes` */
+const DEFAULT_GRANULARITY_BYTES = 64 * 1024;
+const MIN_GRANULARITY_BYTES = 512;
+const MAX_GRANULARITY_BYTES = 2 ** 31;
+/** A bitmap takes no more memory than this, in `bytes`: 16 TiB at 64 KiB */
+const MAX_BITMAP_BYTES = 32 << 20;
 const MAX_NAME_BYTES = 1023;
 
 export interface DirtyBitmapOptions {
-  /** A power of two from 512 bytes to 2 GiB (default 64 KiB), in `bytes` */
-  readonly granularityBytes?: number;
   /** Kept in the image when it is closed (default false) */
   readonly persistent?: boolean;
   /** Does not record writes (default false) */
   readonly disabled?: boolean;
 }
 
-/** Which parts of a disk were written, one bit for each granule. */
+/** Which parts of a disk were changed, in memory. A part is dirty as soon as a byte of it may have changed. */
 export class DirtyBitmap {
-  readonly name: string;
+  /** In `bytes`, a power of two */
   readonly granularityBytes: number;
   readonly persistent: boolean;
   recording: boolean;
   /** Not written back by who used it last: its bits mean nothing, and it can only be removed */
   readonly inconsistent: boolean;
-  /** A job works with it, under its name */
+  /** The job that works with it */
   busy: string | undefined;
   #sizeBytes: number;
   #bits: Uint8Array;
 
-  /** @throws ImageError where name or granularity are not possible, or the bits would be too many */
-  constructor(name: string, sizeBytes: number, options: DirtyBitmapOptions & { inconsistent?: boolean } = {}) {
-    const { granularityBytes = 65_536, persistent = false, disabled = false, inconsistent = false } = options;
-    const bits = Math.log2(granularityBytes);
-    const refuse = (why: string): never => {
-      throw new ImageError('EINVAL', `Cannot make bitmap ${JSON.stringify(name.slice(0, 64))}: ${why}`);
-    };
-    const nameBytes = new TextEncoder().encode(name).length;
-    if (nameBytes === 0 || nameBytes > MAX_NAME_BYTES || name.includes('\0')) refuse(`a name of ${nameBytes} bytes`);
-    if (!Number.isInteger(bits) || bits < 9 || bits > 31) {
-      refuse(`granularity ${granularityBytes}, expected a power of two from 512 to 2147483648`);
+  /** @throws ImageError for a granularity that is none, or a bitmap that would be too large */
+  constructor(
+    sizeBytes: number,
+    granularityBytes: number = DEFAULT_GRANULARITY_BYTES,
+    options: DirtyBitmapOptions & { readonly inconsistent?: boolean } = {},
+  ) {
+    const { persistent = false, disabled = false, inconsistent = false } = options;
+    const isPower = Number.isInteger(Math.log2(granularityBytes));
+    if (!isPower || granularityBytes < MIN_GRANULARITY_BYTES || granularityBytes > MAX_GRANULARITY_BYTES) {
+      throw new ImageError(
+        'EINVAL',
+        `Cannot make a bitmap of granularity ${granularityBytes}: expected a power of two from ${MIN_GRANULARITY_BYTES} to ${MAX_GRANULARITY_BYTES}`,
+      );
     }
-    if (sizeBytes / granularityBytes / 8 > MAX_BITMAP_BYTES) refuse(`more than ${MAX_BITMAP_BYTES} bytes of bits`);
-    this.name = name;
     this.granularityBytes = granularityBytes;
     this.persistent = persistent;
     this.recording = !disabled && !inconsistent;
     this.inconsistent = inconsistent;
     this.#sizeBytes = sizeBytes;
-    this.#bits = new Uint8Array(inconsistent ? 0 : Math.ceil(sizeBytes / granularityBytes / 8));
+    this.#bits = inconsistent ? new Uint8Array(0) : newBits(sizeBytes, granularityBytes);
   }
 
   /** Least significant bit of the first byte first, as qcow2 stores them */
@@ -105,17 +105,16 @@ export class DirtyBitmap {
     return { offset: start, lengthBytes: Math.min(count * this.granularityBytes, this.#sizeBytes - start) };
   }
 
-  /** As NBD tells them: neighbours differ, and together they cover the range unless `maxExtents` are too few. */
+  /** Extents from `offset` on, STATE_DIRTY or 0; fewer than asked for where there are more than `maxExtents`. */
   extents(offset: number, lengthBytes: number, maxExtents: number): Extent[] {
-    const extents: { lengthBytes: number; flags: number }[] = [];
-    const end = offset + lengthBytes;
-    for (let at = offset; at < end; ) {
-      const dirty = this.isDirty(at);
-      const run = dirty ? this.next(at) : this.next(at + 1);
+    const extents: Extent[] = [];
+    const end = Math.min(offset + lengthBytes, this.#sizeBytes);
+    for (let at = offset; at < end && extents.length < maxExtents; ) {
+      const run = this.next(at);
+      const dirty = run !== undefined && run.offset <= at;
       const next = Math.min(end, run === undefined ? end : dirty ? run.offset + run.lengthBytes : run.offset);
-      if (extents.length === maxExtents) break;
-      extents.push({ lengthBytes: Math.max(next, at + 1) - at, flags: dirty ? DIRTY : 0 });
-      at = Math.max(next, at + 1);
+      extents.push({ lengthBytes: next - at, flags: dirty ? STATE_DIRTY : 0 });
+      at = next;
     }
     return extents;
   }
@@ -132,21 +131,22 @@ export class DirtyBitmap {
 
   /** A copy that records nothing. */
   copy(): DirtyBitmap {
-    const { name, granularityBytes } = this;
-    const copy = new DirtyBitmap(name, this.#sizeBytes, { granularityBytes, disabled: true });
+    const copy = new DirtyBitmap(this.#sizeBytes, this.granularityBytes, { disabled: true });
     copy.#bits.set(this.#bits);
     return copy;
   }
 
-  /** The disk has another size; what is new is clean. */
+  /** The disk has another size: what it gained is dirty. */
   resize(sizeBytes: number): void {
     if (this.inconsistent) return;
-    const bits = new Uint8Array(Math.ceil(sizeBytes / this.granularityBytes / 8));
+    const bits = newBits(sizeBytes, this.granularityBytes);
     bits.set(this.#bits.subarray(0, bits.length));
     this.#bits = bits;
+    const before = this.#sizeBytes;
     this.#sizeBytes = sizeBytes;
     const granules = this.#granules;
     if (granules % 8 !== 0) bits[bits.length - 1]! &= (1 << (granules % 8)) - 1;
+    this.mark(before, sizeBytes - before);
   }
 
   get #granules(): number {
@@ -172,45 +172,56 @@ export class DirtyBitmap {
   }
 }
 
-/** The bitmaps of one disk, by name. */
-export class DirtyBitmapSet implements Iterable<DirtyBitmap> {
+/** Bitmaps of one image by name, and the answers of {@link DiskImage} about them. */
+export class DirtyBitmaps implements Iterable<[name: string, bitmap: DirtyBitmap]> {
   readonly #bitmaps = new Map<string, DirtyBitmap>();
 
   get size(): number {
     return this.#bitmaps.size;
   }
 
-  [Symbol.iterator](): Iterator<DirtyBitmap> {
-    return this.#bitmaps.values();
+  /** Of those that may be read */
+  get names(): string[] {
+    return [...this.#bitmaps].flatMap(([name, { inconsistent }]) => (inconsistent ? [] : [name]));
+  }
+
+  [Symbol.iterator](): Iterator<[name: string, bitmap: DirtyBitmap]> {
+    return this.#bitmaps[Symbol.iterator]();
   }
 
   find(name: string): DirtyBitmap | undefined {
     return this.#bitmaps.get(name);
   }
 
-  /** @throws ImageError where there is none */
+  /** @throws ImageError where there is none of that name */
   get(name: string): DirtyBitmap {
     const bitmap = this.#bitmaps.get(name);
-    if (bitmap === undefined) throw unknown(name);
+    if (bitmap === undefined) throw new ImageError('EINVAL', `Cannot read bitmap ${shown(name)}: there is none`);
     return bitmap;
   }
 
-  /** @throws ImageError where the name is taken */
-  add(bitmap: DirtyBitmap): void {
-    if (this.#bitmaps.has(bitmap.name)) {
-      throw new ImageError('EINVAL', `Bitmap already exists: ${bitmap.name.slice(0, 64)}`);
+  /** @throws ImageError where the name is in use, or none */
+  add(name: string, bitmap: DirtyBitmap): void {
+    const nameBytes = new TextEncoder().encode(name).length;
+    if (nameBytes === 0 || nameBytes > MAX_NAME_BYTES || name.includes('\0')) {
+      throw new ImageError('EINVAL', `Cannot add bitmap ${shown(name)}: a name of ${nameBytes} bytes`);
     }
-    this.#bitmaps.set(bitmap.name, bitmap);
+    if (this.#bitmaps.has(name)) {
+      throw new ImageError('EINVAL', `Cannot add bitmap ${shown(name)}: the name is in use`);
+    }
+    this.#bitmaps.set(name, bitmap);
   }
 
-  /** @throws ImageError where there is none, or a job works with it */
-  remove(name: string): void {
-    const { busy } = this.get(name);
-    if (busy !== undefined) throw new ImageError('EINVAL', `Bitmap '${name.slice(0, 64)}' is in use by job ${busy}`);
-    this.#bitmaps.delete(name);
+  /** False where there is none. @throws ImageError where a job works with it */
+  remove(name: string): boolean {
+    const busy = this.#bitmaps.get(name)?.busy;
+    if (busy !== undefined) {
+      throw new ImageError('EINVAL', `Cannot remove bitmap ${shown(name)}: job ${busy} works with it`);
+    }
+    return this.#bitmaps.delete(name);
   }
 
-  /** A range was written. */
+  /** A range was changed. */
   mark(offset: number, lengthBytes: number): void {
     for (const bitmap of this.#bitmaps.values()) if (bitmap.recording) bitmap.mark(offset, lengthBytes);
   }
@@ -220,6 +231,14 @@ export class DirtyBitmapSet implements Iterable<DirtyBitmap> {
   }
 }
 
-function unknown(name: string): ImageError {
-  return new ImageError('EINVAL', `Dirty bitmap '${name.slice(0, 64)}' not found`);
+function newBits(sizeBytes: number, granularityBytes: number): Uint8Array {
+  const bytes = Math.ceil(Math.ceil(sizeBytes / granularityBytes) / 8);
+  if (bytes > MAX_BITMAP_BYTES) {
+    throw new ImageError('EINVAL', `Cannot make a bitmap of ${bytes} bytes: limit is ${MAX_BITMAP_BYTES}`);
+  }
+  return new Uint8Array(bytes);
+}
+
+function shown(name: string): string {
+  return JSON.stringify(name.slice(0, 64));
 }

@@ -1,5 +1,5 @@
 export { type BackingPolicy, resolveChain } from './backing_policy.ts';
-export { DIRTY, DirtyBitmap, type DirtyBitmapOptions, DirtyBitmapSet } from './dirty_bitmap.ts';
+export { DirtyBitmap, type DirtyBitmapOptions, DirtyBitmaps } from './dirty_bitmap.ts';
 export { asImageError, type DiskImage, ImageError, type ImageErrorCode, type ZeroOptions } from './disk_image.ts';
 export { type ImageLock, lockImage } from './image_lock.ts';
 export { MemoryImage } from './memory_image.ts';

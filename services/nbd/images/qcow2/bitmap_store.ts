@@ -6,7 +6,7 @@ import {
   encodeBitmapTable,
   type Qcow2Bitmap,
 } from '../../../../protocols/qcow2/mod.ts';
-import { DirtyBitmap, DirtyBitmapSet } from '../dirty_bitmap.ts';
+import { DirtyBitmap, DirtyBitmaps } from '../dirty_bitmap.ts';
 import { ImageError } from '../disk_image.ts';
 import { isZero } from '../zeroes.ts';
 import type { HeaderChanges } from './header_update.ts';
@@ -18,19 +18,20 @@ import type { TableRewrite } from './table_rewrite.ts';
  * Reads the bitmaps that an image keeps. One that is marked in use, or that cannot be read, comes out inconsistent:
  * it is kept in the image until somebody removes it, and nothing looks at its bits.
  */
-export async function loadBitmaps(file: ImageFile, { header, bitmaps }: Qcow2Metadata): Promise<DirtyBitmapSet> {
-  const set = new DirtyBitmapSet();
+export async function loadBitmaps(file: ImageFile, { header, bitmaps }: Qcow2Metadata): Promise<DirtyBitmaps> {
+  const set = new DirtyBitmaps();
   for (const stored of bitmaps) {
-    const options = { granularityBytes: 2 ** stored.granularityBits, persistent: true, disabled: !stored.auto };
+    const granularityBytes = 2 ** stored.granularityBits;
+    const options = { persistent: true, disabled: !stored.auto };
     let bitmap: DirtyBitmap;
     try {
       if (stored.inUse) throw new ImageError('EINVAL', 'Cannot load the bitmap: it was not written back');
-      bitmap = new DirtyBitmap(stored.name, header.sizeBytes, options);
+      bitmap = new DirtyBitmap(header.sizeBytes, granularityBytes, options);
       await readBits(file, header.clusterBytes, stored, bitmap.bits);
     } catch {
-      bitmap = new DirtyBitmap(stored.name, header.sizeBytes, { ...options, inconsistent: true });
+      bitmap = new DirtyBitmap(header.sizeBytes, granularityBytes, { ...options, inconsistent: true });
     }
-    set.add(bitmap);
+    set.add(stored.name, bitmap);
   }
   return set;
 }
@@ -47,7 +48,7 @@ export async function markInUse(file: ImageFile, { header, bitmaps }: Qcow2Metad
  * Writes bits, tables and directory to new clusters, and gives what the header has to say of them: the moment it does,
  * they are valid. Old ones become free. Inconsistent bitmaps stay as they are.
  */
-export async function placeBitmaps(tables: TableRewrite, set: DirtyBitmapSet): Promise<HeaderChanges> {
+export async function placeBitmaps(tables: TableRewrite, set: DirtyBitmaps): Promise<HeaderChanges> {
   const { header, metadata } = tables;
   const keep = metadata.bitmaps.filter(({ name }) => set.find(name)?.inconsistent === true);
   for (const stored of metadata.bitmaps) if (!keep.includes(stored)) await freeBitmap(tables, stored);
@@ -55,10 +56,10 @@ export async function placeBitmaps(tables: TableRewrite, set: DirtyBitmapSet): P
     tables.add(header.bitmaps.directoryOffset, header.bitmaps.directoryBytes, -1);
   }
   const directory: Qcow2Bitmap[] = [];
-  for (const bitmap of set) {
+  for (const [name, bitmap] of set) {
     if (!bitmap.persistent) continue;
-    const kept = keep.find(({ name }) => name === bitmap.name);
-    directory.push(kept === undefined ? await placeBitmap(tables, bitmap) : { ...kept, inUse: true });
+    const kept = keep.find((stored) => stored.name === name);
+    directory.push(kept === undefined ? await placeBitmap(tables, name, bitmap) : { ...kept, inUse: true });
   }
   const { autoclearFeatures } = header;
   const bit = 1n << BigInt(AUTOCLEAR.bitmaps);
@@ -71,9 +72,9 @@ export async function placeBitmaps(tables: TableRewrite, set: DirtyBitmapSet): P
   };
 }
 
-async function placeBitmap(tables: TableRewrite, bitmap: DirtyBitmap): Promise<Qcow2Bitmap> {
+async function placeBitmap(tables: TableRewrite, name: string, bitmap: DirtyBitmap): Promise<Qcow2Bitmap> {
   const { clusterBytes } = tables.header;
-  const { bits, name, granularityBytes, recording } = bitmap;
+  const { bits, granularityBytes, recording } = bitmap;
   const entries: BitmapTableEntry[] = [];
   for (let at = 0; at < bits.length; at += clusterBytes) {
     const piece = bits.subarray(at, at + clusterBytes);

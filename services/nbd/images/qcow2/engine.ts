@@ -5,7 +5,7 @@ import {
   INCOMPATIBLE,
   type Qcow2Header,
 } from '../../../../protocols/qcow2/mod.ts';
-import { DirtyBitmapSet } from '../dirty_bitmap.ts';
+import { DirtyBitmaps } from '../dirty_bitmap.ts';
 import { type DiskImage, ImageError } from '../disk_image.ts';
 import type { ImageLock } from '../image_lock.ts';
 import { loadBitmaps, markInUse, placeBitmaps } from './bitmap_store.ts';
@@ -54,7 +54,7 @@ export class Qcow2Engine {
   /** Autoclear bits are cleared in the file: others' data about the contents is void from here on */
   prepared = false;
   /** As loaded by activate(); from the first write on those in the file are marked as in use */
-  bitmaps = new DirtyBitmapSet();
+  bitmaps = new DirtyBitmaps();
   #lock: ImageLock | undefined;
   #active = false;
   #closed = false;
@@ -215,7 +215,7 @@ export class Qcow2Engine {
         await this.#writeBits(HEADER_FIELD.incompatibleFeatures, this.header.incompatibleFeatures & ~DIRTY_BIT);
         await this.file.sync();
       }
-      const persistent = [...this.bitmaps].some((bitmap) => bitmap.persistent);
+      const persistent = [...this.bitmaps].some(([, bitmap]) => bitmap.persistent);
       if (this.prepared && (persistent || this.context.metadata.bitmaps.length > 0)) {
         const tables = await TableRewrite.load(this.file);
         await tables.commit(await placeBitmaps(tables, this.bitmaps));

@@ -1,18 +1,13 @@
 import type { Extent } from '../../../../protocols/nbd/mod.ts';
-import {
-  hasFeature,
-  INCOMPATIBLE,
-  type Qcow2Bitmap,
-  type Qcow2Header,
-  type Qcow2Snapshot,
-} from '../../../../protocols/qcow2/mod.ts';
-import type { DirtyBitmapSet } from '../dirty_bitmap.ts';
+import { hasFeature, INCOMPATIBLE, type Qcow2Header, type Qcow2Snapshot } from '../../../../protocols/qcow2/mod.ts';
+import type { DirtyBitmaps } from '../dirty_bitmap.ts';
 import { type DiskImage, ImageError, type ZeroOptions } from '../disk_image.ts';
 import { InPlaceGate } from '../in_place_gate.ts';
 import { Qcow2Engine, type Qcow2ImageOptions } from './engine.ts';
 import type { HeaderChanges } from './header_update.ts';
 import { FdImageFile, type ImageFile } from './image_file.ts';
 import { inPlace, type Run } from './reader.ts';
+import { resizeQcow2 } from './resize.ts';
 import type { TableRewrite } from './table_rewrite.ts';
 import { refuseFast, writeInPlace } from './writer.ts';
 
@@ -68,12 +63,17 @@ export class Qcow2Image implements DiskImage {
     return this.#engine.context.metadata.snapshots;
   }
 
-  get bitmaps(): readonly Qcow2Bitmap[] {
-    return this.#engine.context.metadata.bitmaps;
+  /** Kept in the image where they are persistent */
+  get bitmaps(): DirtyBitmaps {
+    return this.#engine.bitmaps;
   }
 
-  get dirtyBitmaps(): DirtyBitmapSet {
-    return this.#engine.bitmaps;
+  dirtyBitmaps(): readonly string[] {
+    return this.bitmaps.names;
+  }
+
+  async dirtyBitmap(name: string, offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+    return this.bitmaps.get(name).extents(offset, lengthBytes, maxExtents);
   }
 
   /** Of the disk under this one, in `bytes`; 0 where there is none */
@@ -196,6 +196,39 @@ export class Qcow2Image implements DiskImage {
   async blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
     this.#engine.checkOpen();
     return this.#engine.shared(() => this.#engine.reader.blockStatus(offset, lengthBytes, maxExtents));
+  }
+
+  async allocationDepth(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+    const { backing } = this.#engine.context;
+    const extents: { lengthBytes: number; flags: number }[] = [];
+    const add = (length: number, flags: number): void => {
+      const before = extents.at(-1);
+      if (before?.flags === flags) before.lengthBytes += length;
+      else extents.push({ lengthBytes: length, flags });
+    };
+    let at = offset;
+    for (const { lengthBytes: length, flags } of await this.ownExtents(offset, lengthBytes)) {
+      const end = at + length;
+      if (flags !== 0) add(length, 1);
+      else {
+        const there = Math.min(end, backing?.sizeBytes ?? 0);
+        while (at < there) {
+          const [under = { lengthBytes: there - at, flags: 1 }] =
+            (await backing?.allocationDepth?.(at, there - at, 1)) ?? [];
+          add(Math.min(under.lengthBytes, there - at), under.flags === 0 ? 0 : under.flags + 1);
+          at += under.lengthBytes;
+        }
+        if (at < end) add(end - at, 0);
+      }
+      at = end;
+      if (extents.length > maxExtents) break;
+    }
+    return extents.slice(0, maxExtents);
+  }
+
+  /** What is behind a smaller end is gone. */
+  async resize(sizeBytes: number): Promise<void> {
+    await resizeQcow2(this, sizeBytes, { shrink: true });
   }
 
   /** Which parts of the disk this image has by itself, without what is under it: `flags` 1, else 0; may cover less. */

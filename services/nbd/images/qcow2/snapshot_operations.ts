@@ -64,7 +64,7 @@ export async function applySnapshot(image: Qcow2Image, idOrName: string): Promis
     return { l1Offset: await tables.place(shared), l1Entries: snapshot.l1Entries, sizeBytes };
   });
   // Any part of the disk may be another now.
-  image.dirtyBitmaps.mark(0, image.sizeBytes);
+  image.bitmaps.mark(0, image.sizeBytes);
 }
 
 /** Forgets a snapshot; clusters that only it had become free. */
