@@ -18,6 +18,8 @@ export interface ImageSource {
   readonly backing?: ImageSource;
   /** Where a qcow2 image keeps its clusters, if that is another file: one of `fd` and `path` */
   readonly dataFile?: { readonly fd?: number; readonly path?: string };
+  /** Of an image that is encrypted; UTF-8 */
+  readonly passphrase?: string;
 }
 
 export interface OpenImageOptions {
@@ -62,6 +64,7 @@ async function openChain(source: ImageSource, options: OpenImageOptions, depth: 
   try {
     return await Qcow2Image.open(file, {
       ...options,
+      ...(source.passphrase === undefined ? {} : { passphrase: new TextEncoder().encode(source.passphrase) }),
       ...(backing === undefined ? {} : { backing }),
       ...(dataFile === undefined
         ? {}

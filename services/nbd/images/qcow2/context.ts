@@ -1,4 +1,5 @@
 import type { DiskImage } from '../disk_image.ts';
+import type { SectorCipher } from '../luks/mod.ts';
 import type { ClusterMap } from './cluster_map.ts';
 import type { ImageFile } from './image_file.ts';
 import type { Qcow2Metadata } from './metadata.ts';
@@ -15,4 +16,6 @@ export interface Qcow2Context {
   readonly backing: DiskImage | undefined;
   /** The data file is a raw image of the disk, and has to stay one */
   readonly rawData: boolean;
+  /** Of an encrypted image */
+  readonly cipher: SectorCipher | undefined;
 }

@@ -28,6 +28,8 @@ export interface CreateQcow2Options {
   readonly lazyRefcounts?: boolean;
   /** Clusters go to another file, whose name is written into the image as it is; `raw`: that file stays a raw image */
   readonly dataFile?: { readonly file: string; readonly raw: boolean };
+  /** A LUKS header, as createLuksHeader() makes it: clusters are encrypted with its key */
+  readonly luksHeader?: Uint8Array;
   /** Written into the image as it is, and not looked at */
   readonly backing?: { readonly file: string; readonly format: string };
 }
@@ -74,12 +76,13 @@ export function emptyImage(options: CreateQcow2Options): Uint8Array {
   const l1Entries = Math.ceil(sizeBytes / ((clusterBytes / (extendedL2 ? 16 : 8)) * clusterBytes));
   if (l1Entries * 8 > QCOW2_LIMITS.l1Bytes) refuse(`${sizeBytes} bytes are too many for clusters of ${clusterBytes}`);
 
+  const luksClusters = Math.ceil((options.luksHeader?.length ?? 0) / clusterBytes);
   const l1Clusters = Math.max(1, Math.ceil((l1Entries * 8) / clusterBytes));
   const perBlock = refcountsPerBlock(clusterBytes, refcountOrder);
   let blocks = 1;
   let tableClusters = 1;
   for (;;) {
-    const total = 1 + tableClusters + blocks + l1Clusters;
+    const total = 1 + tableClusters + blocks + l1Clusters + luksClusters;
     const neededBlocks = Math.ceil(total / perBlock);
     const neededTable = Math.ceil((neededBlocks * 8) / clusterBytes);
     if (neededBlocks <= blocks && neededTable <= tableClusters) break;
@@ -87,7 +90,8 @@ export function emptyImage(options: CreateQcow2Options): Uint8Array {
     tableClusters = Math.max(tableClusters, neededTable);
   }
   const blocksAt = 1 + tableClusters;
-  const total = blocksAt + blocks + l1Clusters;
+  const luksAt = (blocksAt + blocks + l1Clusters) * clusterBytes;
+  const total = blocksAt + blocks + l1Clusters + luksClusters;
   const image = new Uint8Array(total * clusterBytes);
   const view = new DataView(image.buffer);
   image.set(
@@ -97,7 +101,9 @@ export function emptyImage(options: CreateQcow2Options): Uint8Array {
       sizeBytes,
       backingFile: backing?.file,
       backingFormat: backing?.format,
-      encryption: 0,
+      encryption: options.luksHeader === undefined ? 0 : 2,
+      encryptionHeader:
+        options.luksHeader === undefined ? undefined : { offset: luksAt, bytes: options.luksHeader.length },
       l1Entries: Math.max(1, l1Entries),
       l1Offset: (blocksAt + blocks) * clusterBytes,
       refcountTableOffset: clusterBytes,
@@ -116,6 +122,7 @@ export function emptyImage(options: CreateQcow2Options): Uint8Array {
       compression,
     }),
   );
+  if (options.luksHeader !== undefined) image.set(options.luksHeader, luksAt);
   for (let block = 0; block < blocks; block++) {
     const host = (blocksAt + block) * clusterBytes;
     view.setBigUint64(clusterBytes + block * 8, BigInt(host));

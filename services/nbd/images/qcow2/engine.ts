@@ -8,6 +8,7 @@ import {
 import { DirtyBitmaps } from '../dirty_bitmap.ts';
 import { type DiskImage, ImageError } from '../disk_image.ts';
 import type { ImageLock } from '../image_lock.ts';
+import { CryptFile, readLuksHeader, type SectorCipher, unlockLuks } from '../luks/mod.ts';
 import { loadBitmaps, markInUse, placeBitmaps } from './bitmap_store.ts';
 import { mendWhereDirty } from './check.ts';
 import { ClusterMap } from './cluster_map.ts';
@@ -15,7 +16,7 @@ import type { Qcow2Context } from './context.ts';
 import { CorruptImageError } from './corrupt_image_error.ts';
 import { type HeaderChanges, writeHeader } from './header_update.ts';
 import type { ImageFile } from './image_file.ts';
-import { asOfSnapshot, readMetadata } from './metadata.ts';
+import { asOfSnapshot, type Qcow2Metadata, readMetadata } from './metadata.ts';
 import { ReadWriteLock } from './read_write_lock.ts';
 import { ClusterReader } from './reader.ts';
 import { checkServable } from './servable.ts';
@@ -35,6 +36,8 @@ export interface Qcow2ImageOptions {
   readonly lock?: boolean;
   /** Not locked and not written to until activate(), which reads it anew */
   readonly inactive?: boolean;
+  /** Of an image with LUKS encryption */
+  readonly passphrase?: Uint8Array;
   /** Id or name of an internal snapshot: the disk as it was then, read-only */
   readonly snapshot?: string;
 }
@@ -97,7 +100,7 @@ export class Qcow2Engine {
         // Whoever wrote until now has changed the tables.
         this.file.refresh();
         if (!readOnly) await mendWhereDirty(this.file);
-        const context = await readContext(this.file, this.options);
+        const context = await readContext(this.file, this.options, this.context.cipher);
         if (context.metadata.header.sizeBytes !== this.header.sizeBytes) {
           throw new ImageError('EINVAL', 'Cannot activate the qcow2 image: its size has changed');
         }
@@ -189,7 +192,7 @@ export class Qcow2Engine {
       await this.context.map.commit();
       const tables = await TableRewrite.load(this.file);
       await tables.commit(await run(tables));
-      this.#use(await readContext(this.file, this.options));
+      this.#use(await readContext(this.file, this.options, this.context.cipher));
     });
   }
 
@@ -205,7 +208,7 @@ export class Qcow2Engine {
         await writeHeader(this.file, (await readMetadata(this.file)).header, changes);
       }
       this.options = backing === undefined ? rest : { ...rest, backing };
-      this.#use(await readContext(this.file, this.options));
+      this.#use(await readContext(this.file, this.options, this.context.cipher));
       if (old !== backing && !keepOld) await old?.close();
     });
   }
@@ -238,7 +241,7 @@ export class Qcow2Engine {
       if (this.prepared && (persistent || this.context.metadata.bitmaps.length > 0)) {
         const tables = await TableRewrite.load(this.file);
         await tables.commit(await placeBitmaps(tables, this.bitmaps));
-        this.#use(await readContext(this.file, this.options));
+        this.#use(await readContext(this.file, this.options, this.context.cipher));
       }
       this.prepared = false;
     });
@@ -287,15 +290,28 @@ export class Qcow2Engine {
   }
 }
 
-async function readContext(file: ImageFile, options: Qcow2ImageOptions): Promise<Qcow2Context> {
-  const { backing, dataFile, readOnly } = options;
+/** `known`: the cipher of the image, where it was unlocked before. */
+async function readContext(
+  file: ImageFile,
+  options: Qcow2ImageOptions,
+  known: SectorCipher | undefined = undefined,
+): Promise<Qcow2Context> {
+  const { backing, dataFile, readOnly, passphrase } = options;
   const now = await readMetadata(file);
   if (options.snapshot !== undefined && !readOnly) {
     throw new ImageError('EPERM', 'Cannot open a snapshot for writing: it is read-only');
   }
   const metadata = options.snapshot === undefined ? now : await asOfSnapshot(file, now, options.snapshot);
-  checkServable(metadata, { readOnly, backing, dataFile: dataFile !== undefined });
-  const data = dataFile ?? file;
+  checkServable(metadata, {
+    readOnly,
+    backing,
+    dataFile: dataFile !== undefined,
+    passphrase: passphrase !== undefined,
+  });
+  const cipher = known ?? (passphrase === undefined ? undefined : await unlock(file, metadata, passphrase));
+  const plain = dataFile ?? file;
+  // The number of a sector is that of its place in the file, not on the disk.
+  const data = cipher === undefined ? plain : new CryptFile(plain, cipher);
   const raw = (metadata.header.autoclearFeatures & (1n << BigInt(AUTOCLEAR.rawExternalData))) !== 0n;
   return {
     file,
@@ -304,5 +320,15 @@ async function readContext(file: ImageFile, options: Qcow2ImageOptions): Promise
     map: new ClusterMap(file, data, metadata),
     backing,
     rawData: dataFile !== undefined && raw,
+    cipher,
   };
+}
+
+async function unlock(file: ImageFile, { header }: Qcow2Metadata, passphrase: Uint8Array): Promise<SectorCipher> {
+  const { offset, bytes } = header.encryptionHeader!;
+  const area = {
+    lengthBytes: bytes,
+    read: (at: number, into: Uint8Array): Promise<void> => file.read(offset + at, into),
+  };
+  return unlockLuks(area, await readLuksHeader(area), passphrase);
 }

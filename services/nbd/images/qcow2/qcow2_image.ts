@@ -3,6 +3,7 @@ import { hasFeature, INCOMPATIBLE, type Qcow2Header, type Qcow2Snapshot } from '
 import type { DirtyBitmaps } from '../dirty_bitmap.ts';
 import { type DiskImage, ImageError, type ZeroOptions } from '../disk_image.ts';
 import { InPlaceGate } from '../in_place_gate.ts';
+import { SECTOR_BYTES } from '../luks/mod.ts';
 import { isZero } from '../zeroes.ts';
 import { Qcow2Engine, type Qcow2ImageOptions } from './engine.ts';
 import type { HeaderChanges } from './header_update.ts';
@@ -24,7 +25,6 @@ const BATCH_CLUSTERS = 4096;
  */
 export class Qcow2Image implements DiskImage {
   readonly readOnly: boolean;
-  readonly blockBytes: number = 1;
   readonly #engine: Qcow2Engine;
   readonly #reads = new InPlaceGate();
   readonly #writes = new InPlaceGate();
@@ -50,6 +50,10 @@ export class Qcow2Image implements DiskImage {
 
   get sizeBytes(): number {
     return this.header.sizeBytes;
+  }
+
+  get blockBytes(): number {
+    return this.#engine.context.cipher === undefined ? 1 : SECTOR_BYTES;
   }
 
   get canFastZero(): boolean {

@@ -7,12 +7,15 @@ export interface ServeConditions {
   readonly backing?: DiskImage | undefined;
   /** The caller gave the external data file */
   readonly dataFile: boolean;
+  /** The caller gave a passphrase */
+  readonly passphrase: boolean;
 }
 
 /** Whether an image that was decoded can be served. @throws ImageError saying why not */
 export function checkServable({ header, damage }: Qcow2Metadata, given: ServeConditions): void {
   const has = (bit: number): boolean => hasFeature(header, bit);
-  if (header.encryption === 2) refuse('it is encrypted');
+  if (header.encryption === 2 && !given.passphrase) refuse('it is encrypted, and no passphrase was given');
+  if (header.encryption === 0 && given.passphrase) refuse('a passphrase was given, it is not encrypted');
   if (header.encryption === 1) refuse('it is encrypted with the legacy method, which protects nothing');
   if (has(INCOMPATIBLE.externalDataFile) && !given.dataFile) {
     refuse('it keeps its data in an external file, and none was given');

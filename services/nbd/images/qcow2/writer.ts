@@ -152,11 +152,10 @@ export class ClusterWriter {
     const old = await map.entry(cluster);
     if (!isEmpty(old)) return;
     const host = await map.allocate(cluster);
-    // The file has to reach into the cluster; what it had there before must not show.
-    await this.#context.data.write(
-      host,
-      new Uint8Array(host + this.#clusterBytes > this.#context.data.sizeBytes ? 512 : this.#clusterBytes),
-    );
+    const { data, cipher } = this.#context;
+    // The file has to reach into the cluster; what was there before, or does not decrypt to zeroes, must not show.
+    const sparse = host >= data.sizeBytes && cipher === undefined;
+    await data.write(host, new Uint8Array(sparse ? 512 : this.#clusterBytes));
     await map.set(cluster, host, { copied: true, allocated: this.#allGrains, zero: 0 });
   }
 
