@@ -145,8 +145,9 @@ export function optionName(option: number): string {
   return `option ${option}`;
 }
 
+const commandNames = new Map<number, string>(Object.entries(CMD).map(([name, value]) => [value, `NBD_CMD_${name}`]));
+
 /** `NBD_CMD_READ` for 0, for texts */
 export function commandName(type: number): string {
-  for (const [name, value] of Object.entries(CMD)) if (value === type) return `NBD_CMD_${name}`;
-  return `command ${type}`;
+  return commandNames.get(type) ?? `command ${type}`;
 }

@@ -93,6 +93,17 @@ export class RequestDecoder {
     this.#buffered += chunk.length;
   }
 
+  /** The last chunk was only lent, and its owner wants it back: what is not parsed yet is copied. */
+  keep(): void {
+    const last = this.#chunks.length - 1;
+    if (last < 0) return;
+    if (last > 0) this.#chunks[last] = this.#chunks[last]!.slice();
+    else {
+      this.#chunks[0] = this.#chunks[0]!.slice(this.#at);
+      this.#at = 0;
+    }
+  }
+
   /**
    * The next request, or undefined until more bytes come.
    * @throws WireError when the stream cannot be followed any further: wrong magic, a payload too long to skip

@@ -24,6 +24,8 @@ export interface NbdExport {
   readonly allocationDepth?: boolean;
   /** Offer RESIZE, where the image can (default false) */
   readonly resizable?: boolean;
+  /** Every change is on stable storage before it is answered (default false) */
+  readonly writeThrough?: boolean;
   /** Several connections may share it (default true); false where only one is let in */
   readonly multiConn?: boolean;
   /** Only for clients that came over TLS (default false); others do not see it in the list */

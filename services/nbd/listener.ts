@@ -1,7 +1,8 @@
-import { chmodSync, lstatSync, unlinkSync } from 'node:fs';
+import { chmodSync, lstatSync, readFileSync, readlinkSync, unlinkSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import process from 'node:process';
 import { formatNbdUri, NBD_PORT } from '../../protocols/nbd/mod.ts';
+import { borrowingSocket } from './borrowing_socket.ts';
 import type { ExportDirectory } from './export_set.ts';
 import type { NbdMetrics } from './metrics.ts';
 import { SessionPool, type SessionPoolOptions } from './session_pool.ts';
@@ -24,13 +25,17 @@ export class NbdListener {
   readonly #server: Server;
   readonly #pool: SessionPool;
   readonly #tlsRequired: boolean;
+  /** TLS takes the socket's handle itself */
+  readonly #borrows: boolean;
   #address: Exclude<NbdListenAddress, { type: 'fd' }>;
 
   private constructor(exports: ExportDirectory, options: NbdListenerOptions) {
     this.#address = { type: 'unix', path: '' };
     this.#pool = options.pool ?? new SessionPool(exports, options);
     this.#tlsRequired = options.tls?.mode === 'require';
-    this.#server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => this.#accept(socket));
+    this.#borrows = options.tls === undefined;
+    const accepted = { noDelay: true, allowHalfOpen: true, pauseOnConnect: this.#borrows };
+    this.#server = createServer(accepted, (socket) => this.#accept(socket));
     // An accept that fails (descriptors used up) must not end the process.
     this.#server.on('error', () => {});
   }
@@ -88,9 +93,9 @@ export class NbdListener {
     if (address.type === 'fd') await this.#bind({ fd: address.fd });
     else await this.#bind({ host: address.host ?? '127.0.0.1', port: address.port ?? NBD_PORT });
     const bound = this.#server.address();
-    if (typeof bound === 'string') this.#address = { type: 'unix', path: bound };
-    else if (bound === null) throw new Error('Cannot tell the address that was bound');
-    else {
+    if (typeof bound === 'string' || bound === null) {
+      this.#address = { type: 'unix', path: bound ?? (address.type === 'fd' ? pathOfSocket(address.fd) : '') };
+    } else {
       const host = address.type === 'inet' ? (address.host ?? '127.0.0.1') : bound.address;
       this.#address = { type: 'inet', host, port: bound.port };
     }
@@ -123,7 +128,7 @@ export class NbdListener {
   #accept(socket: Socket): void {
     const address = socket.remoteAddress ?? '';
     if (this.#pool.admits(address)) {
-      this.#pool.add(socket, address);
+      this.#pool.add(this.#borrows ? borrowingSocket(socket) : socket, address);
       return;
     }
     socket.on('error', () => {});
@@ -147,6 +152,19 @@ async function removeStaleSocket(path: string): Promise<void> {
     probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code !== 'ECONNREFUSED'));
   });
   if (!served) unlinkSync(path);
+}
+
+/** Path of an inherited UNIX socket, which Node does not tell; '' where the system does not either. */
+function pathOfSocket(fd: number): string {
+  try {
+    const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${fd}`))?.[1];
+    const lines = readFileSync('/proc/net/unix', 'latin1').split('\n');
+    // "Num RefCount Protocol Flags Type St Inode Path"
+    const fields = lines.map((line) => line.trim().split(/\s+/)).find((words) => words[6] === inode);
+    return fields?.slice(7).join(' ') ?? '';
+  } catch {
+    return '';
+  }
 }
 
 /** Undefined in a worker thread, where the mask of the process cannot be changed. */

@@ -1,6 +1,7 @@
 export { NbdBlockBackend } from './block_backend.ts';
 export { NbdClient } from './client.ts';
 export type { NbdClientOptions, NbdClientTls } from './client_connection.ts';
+export { type CopyOptions, copyDisk } from './copy.ts';
 export { describeExport, type ExportClient, type ExportDirectory, ExportSet, type NbdExport } from './export_set.ts';
 export * from './images/mod.ts';
 export { type NbdListenAddress, NbdListener, type NbdListenerOptions } from './listener.ts';
@@ -13,5 +14,6 @@ export { type DiskRoleImage, type DiskRoleNbd, type DiskRoleOptions, diskRole } 
 export { type NbdServerTls, type NbdSessionSummary, type ServeNbdOptions, serveNbd } from './server.ts';
 export { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
 export { SessionPool, type SessionPoolOptions } from './session_pool.ts';
+export { SliceImage } from './slice_image.ts';
 export type { TransmissionCounters } from './transmission.ts';
 export { connectNbdWebSocket, NBD_SUBPROTOCOL, NbdWebListener, type NbdWebOptions } from './websocket.ts';

@@ -28,6 +28,11 @@ export class PeerBudget {
     return true;
   }
 
+  /** For what is there already, whatever the limit says. */
+  add(bytes: number): void {
+    this.#used += bytes;
+  }
+
   give(bytes: number): void {
     this.#used -= bytes;
     const waiting = [...this.#waiting];

@@ -2,6 +2,7 @@ import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WireError } from '../../protocols/bytes/mod.ts';
 import type { TlsIdentity, TlsServer } from '../shared/mod.ts';
+import { BORROWED_EVENT } from './borrowing_socket.ts';
 import { BufferPool } from './buffer_pool.ts';
 import type { ExportDirectory } from './export_set.ts';
 import type { PeerBudget } from './peer_budget.ts';
@@ -169,8 +170,13 @@ export function serveNbd(
     transmission?.abandon();
     conclude();
   };
+  const onBorrowed = (chunk: Uint8Array): void => {
+    if (transmission !== undefined) transmission.receive(chunk, true);
+    else handshake.receive(chunk.slice());
+  };
   const attach = (): void => {
     stream.on('data', onData);
+    stream.on(BORROWED_EVENT, onBorrowed);
     stream.on('end', onEnd);
     stream.on('error', onError);
     stream.once('close', onClose);
@@ -178,6 +184,7 @@ export function serveNbd(
   const upgrade = async (lastPlain: Uint8Array): Promise<void> => {
     upgrading = true;
     raw.off('data', onData);
+    raw.off(BORROWED_EVENT, onBorrowed);
     raw.off('end', onEnd);
     raw.off('close', onClose); // the attempt below sees it, and knows why
     raw.pause();

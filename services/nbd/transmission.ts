@@ -71,6 +71,7 @@ export class Transmission {
   /** Blocks and the like are fixed; only RESIZE changes the size */
   readonly #terms: { -readonly [K in keyof TransmissionTerms]: TransmissionTerms[K] };
   readonly #contexts: readonly MetaContext[];
+  readonly #writeThrough: boolean;
   readonly #budget: PeerBudget;
   readonly #pool: BufferPool;
   readonly #decoder: RequestDecoder;
@@ -80,6 +81,8 @@ export class Transmission {
   /** Parsed, and waiting for one that it overlaps or for budget */
   #held: ReceivedRequest | undefined;
   #yielding = false;
+  /** The chunk that is being parsed is only lent */
+  #borrowing = false;
   #running = false;
   #stopping = false;
   #finished = false;
@@ -99,6 +102,7 @@ export class Transmission {
     this.#limits = options.limits;
     this.#events = events;
     this.#contexts = negotiated.contexts;
+    this.#writeThrough = negotiated.served.writeThrough === true;
     this.#inFlight = new InFlight(options.limits);
     this.#pool = options.pool;
     this.#budget = options.budget ?? new PeerBudget(options.limits.requestBytes);
@@ -134,10 +138,25 @@ export class Transmission {
     return this.#inFlight.size;
   }
 
-  receive(chunk: Uint8Array): void {
+  /** With `borrowed` the chunk is not ours any more when this returns. */
+  receive(chunk: Uint8Array, borrowed = false): void {
     if (this.#finished) return;
     this.#decoder.push(chunk);
+    this.#borrowing = borrowed;
     this.#run();
+    if (!borrowed) return;
+    this.#borrowing = false;
+    this.#decoder.keep();
+  }
+
+  /** With a payload that stays, also where it lies in a chunk that was only lent. */
+  #owned(received: ReceivedRequest): ReceivedRequest {
+    const { payload, buffer } = received;
+    if (!this.#borrowing || buffer !== undefined || payload.length === 0) return received;
+    const copy = this.#pool.take(payload.length);
+    copy.set(payload);
+    this.#budget.add(payload.length);
+    return { ...received, payload: copy.subarray(0, payload.length), buffer: copy };
   }
 
   /** The client sends no more: finish what it asked for. */
@@ -236,7 +255,7 @@ export class Transmission {
       if (received === undefined) return;
       this.#held = undefined;
       if (received.verdict.accepted && !this.#inFlight.admits(received.verdict.request)) {
-        this.#held = received;
+        this.#held = this.#owned(received);
         return;
       }
       // The next request has its own time.
@@ -345,26 +364,27 @@ export class Transmission {
   }
 
   #write(request: CheckedRequest, received: ReceivedRequest): void {
-    const { offset, length, fua } = request;
+    const { offset, length } = request;
+    const fua = request.fua || this.#writeThrough;
     this.counters.writtenBytes += length;
-    const { payload } = received;
-    const inPlace = length === 0 || this.#tryNow(request, () => this.#image.writeNow(offset, payload));
+    const inPlace = length === 0 || this.#tryNow(request, () => this.#image.writeNow(offset, received.payload));
     if (inPlace === undefined || (inPlace && !fua)) {
       this.#release(received);
       if (inPlace) this.#writer.succeed(request);
       return;
     }
+    const kept = inPlace ? received : this.#owned(received);
     const work = async (): Promise<void> => {
-      if (!inPlace) await this.#image.write(offset, payload);
+      if (!inPlace) await this.#image.write(offset, kept.payload);
       if (fua) await this.#image.flush();
     };
     this.#track(request, work(), {
       done: () => {
-        this.#release(received);
+        this.#release(kept);
         this.#writer.succeed(request);
       },
       failed: (error) => {
-        this.#release(received);
+        this.#release(kept);
         this.#failWith(request, error);
       },
     });
@@ -416,7 +436,7 @@ export class Transmission {
 
   /** A command without data in its reply. FUA holds for every command that changes the disk. */
   #launch(request: CheckedRequest, work: () => Promise<void>): void {
-    const { fua } = request;
+    const fua = request.fua || this.#writeThrough;
     const run = async (): Promise<void> => {
       await work();
       if (fua && changesExport(request.type)) await this.#image.flush();

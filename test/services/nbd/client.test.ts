@@ -236,7 +236,7 @@ const badHandshakes: [string, FakeServer][] = [
   ],
   ['a reply with a wrong magic', goWith(ack.slice().fill(0, 0, 8))],
   ['a reply to an option that was not sent', goWith(encodeOptionReply(OPT.LIST, REP.ACK))],
-  ['C3: a reply of 4 GiB', goWith(huge(ack, 16))],
+  ['C3, CVE-2017-2630: a reply of 4 GiB', goWith(huge(ack, 16))],
   ['C3: information without end', goWith(...Array.from({ length: 65 }, () => info(sizeInfo(1n))))],
   ['GO acknowledged without a size', goWith(ack)],
   ['GO refused: ERR_UNKNOWN', goWith(encodeOptionReply(OPT.GO, REP.ERR_UNKNOWN))],
