@@ -4,14 +4,8 @@ export { FileError } from './files.ts';
 export { findVm, listVms, type RegisteredVm, type Registration, RegistryError, registerVm } from './registry.ts';
 export type { RoleExit } from './role_host.ts';
 export type { RoleModule, RoleName } from './role_table.ts';
-export {
-  type RunningVm,
-  type SuperviseOptions,
-  supervise,
-  type VmEvent,
-  type VmExit,
-  type VmReport,
-} from './supervise.ts';
+export type { RunningVm, SuperviseOptions, VmEvent, VmExit, VmReport } from './running_vm.ts';
+export { supervise } from './supervise.ts';
 export {
   checkVmOptions,
   DEFAULT_VM_OPTIONS,

@@ -1,67 +1,14 @@
-import { createHash } from 'node:crypto';
 import { closeSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { duplexPair } from 'node:stream';
-import type { ImageSource } from '../nbd/images/open_image.ts';
 import { socketPairs } from '../shared/stream_pair.ts';
 import { type BlockJobEvent, JOB_EVENTS } from './block_control.ts';
 import { ControlPlane } from './control_plane.ts';
-import { descriptorsOf, type OpenedDisk, openBootFile, openDisk } from './files.ts';
+import { descriptorsOf, imageSource, openBootFile, openDisk } from './files.ts';
 import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
-import { ROLE_MODULES, type RoleModule, type RoleName } from './role_table.ts';
-import { checkVmOptions, type DiskFile, type FileSource, type VmOptions } from './vm_options.ts';
-
-export interface SuperviseOptions {
-  /** Flags of node for a role's process, e.g. `--no-liftoff` for the machine */
-  readonly nodeFlags?: Partial<Record<RoleName, readonly string[]>>;
-  /** Other code for a role: tests */
-  readonly roleModules?: Partial<Record<RoleName, RoleModule>>;
-  /** What happens to roles, in plain words */
-  readonly onReport?: (report: VmReport) => void;
-}
-
-export type VmReport =
-  /** A line that a role wrote, or a thing the user should know */
-  | { readonly kind: 'text'; readonly role: RoleName | 'supervisor'; readonly text: string }
-  /** A role ended though nobody asked it to */
-  | { readonly kind: 'role-ended'; readonly exit: RoleExit; readonly text: string };
-
-/** Why the machine ended. `exitCode` is what a bare-metal guest said, 0 for a clean end, 1 for a failure. */
-export interface VmExit {
-  readonly reason: 'guest-shutdown' | 'guest-panic' | 'guest-reset' | 'host' | 'failure';
-  readonly exitCode: number;
-  readonly text?: string;
-}
-
-/** Names and data as QMP has them */
-export interface VmEvent {
-  readonly event:
-    | 'STOP'
-    | 'RESUME'
-    | 'POWERDOWN'
-    | 'SHUTDOWN'
-    | 'RESET'
-    | 'MIGRATION'
-    | 'MIGRATION_PASS'
-    | BlockJobEvent;
-  readonly data: Readonly<Record<string, string | number | boolean>>;
-}
-
-/** A machine that runs. */
-export interface RunningVm extends AsyncDisposable {
-  readonly options: VmOptions;
-  readonly uuid: string;
-  /** Bytes from and to the guest's serial port */
-  readonly serial: Duplex;
-  /** See {@link ControlPlane} for the methods */
-  call(method: string, params?: unknown): Promise<unknown>;
-  onEvent(handler: (event: VmEvent) => void): void;
-  /** Settles when the guest has ended or the machine role has failed; never rejects */
-  readonly exit: Promise<VmExit>;
-  readonly pids: Readonly<Partial<Record<RoleName, number>>>;
-  /** Ends all roles. */
-  close(): Promise<void>;
-}
+import { ROLE_MODULES, type RoleName } from './role_table.ts';
+import type { RunningVm, SuperviseOptions, VmEvent, VmExit } from './running_vm.ts';
+import { checkVmOptions, type FileSource, uuidOfName, type VmOptions } from './vm_options.ts';
 
 const MONITOR_RESTARTS = 3;
 const FLUSH_TIMEOUT_MS = 30_000;
@@ -443,30 +390,10 @@ const AFTER_END: Readonly<Record<RoleName, string>> = {
   monitor: 'it ended too often, the guest runs on without a monitor',
 };
 
-/** What the disk role gets of an image and what is under it: descriptors and formats, no paths. */
-function imageSource(source: DiskFile, opened: OpenedDisk, mapFd: (fd: number) => number): ImageSource {
-  const { dataFd, backing } = opened;
-  return {
-    fd: mapFd(opened.fd),
-    format: source.format,
-    ...(dataFd === undefined ? {} : { dataFile: { fd: mapFd(dataFd) } }),
-    ...(backing === undefined ? {} : { backing: imageSource(source.backing!, backing, mapFd) }),
-  };
-}
-
 /** The machine may be taken over by its guest: only short text goes on. */
 function takeText(data: unknown, field: string): string {
   const value = (data as Record<string, unknown> | null)?.[field];
   if (typeof value !== 'string' || value.length > MAX_STATUS_LENGTH)
     throw new Error(`Cannot use an event: no ${field}`);
   return value;
-}
-
-/** Stable for a name, so that a machine that is started again keeps its UUID. */
-function uuidOfName(name: string): string {
-  const hash = createHash('sha256').update(`caisson machine ${name}`).digest();
-  hash[6] = (hash[6]! & 0x0f) | 0x80; // RFC 9562 §5.8: version 8, vendor-defined
-  hash[8] = (hash[8]! & 0x3f) | 0x80;
-  const hex = hash.toString('hex');
-  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20, 32)].join('-');
 }

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { parseNbdUri } from '../../protocols/nbd/mod.ts';
 import type { ImageFormat } from '../nbd/images/open_image.ts';
 import type { ThrottleLimits } from '../nbd/jobs/throttle.ts';
@@ -175,4 +176,13 @@ function checkNbdSource(id: string, nbd: NbdSource, { format, backing, snapshot 
 
 function refuse(what: string, found: string): VmOptionsError {
   return new VmOptionsError(`Cannot make a machine with ${what}: ${found}`);
+}
+
+/** Stable for a name, so that a machine that is started again keeps its UUID. */
+export function uuidOfName(name: string): string {
+  const hash = createHash('sha256').update(`caisson machine ${name}`).digest();
+  hash[6] = (hash[6]! & 0x0f) | 0x80; // RFC 9562 §5.8: version 8, vendor-defined
+  hash[8] = (hash[8]! & 0x3f) | 0x80;
+  const hex = hash.toString('hex');
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20, 32)].join('-');
 }
