@@ -161,12 +161,23 @@ for (const kind of ['block-commit', 'block-stream'] as const) {
 
 test.serial('block_set_io_throttle holds a guest to its limits, and lets it go again', async (t) => {
   t.timeout(300_000);
-  const { qmp, end } = await underLoad(t, async (where) => {
+  if (!hasPrograms(t, 'qemu-io')) return;
+  const { folder, qmp, end } = await underLoad(t, async (where) => {
     writeFileSync(join(where, 'disk.raw'), new Uint8Array(DISK_BYTES));
     return ['-drive', `file=${join(where, 'disk.raw')},format=raw,id=d,throttling.iops-total=100000`];
   });
   const none = { bps: 0, bps_rd: 0, bps_wr: 0, iops: 0, iops_rd: 0, iops_wr: 0 };
+  // An outside reader shares the limit with the guest.
+  const uri = `nbd+unix:///d?socket=${join(folder, 'caisson', 'fw', 'nbd.sock')}`;
+  const readMs = async (): Promise<number> => {
+    const startedMs = performance.now();
+    await mustRun(t, 'qemu-io', ['-r', '-f', 'raw', ...Array(40).fill(['-c', 'read 0 4k']).flat(), uri]);
+    return performance.now() - startedMs;
+  };
+  const freeMs = await readMs();
   await qmp.execute('block_set_io_throttle', { ...none, id: 'd', iops: 20 });
+  const heldMs = await readMs();
+  t.true(heldMs > 1500 && heldMs > freeMs, `40 reads: ${freeMs} ms, with 20 a second ${heldMs} ms`);
   await t.throwsAsync(qmp.execute('block_set_io_throttle', { ...none, id: 'd', iops: 20, iops_rd: 5 }), {
     message: /cannot be used at the same time/,
   });
