@@ -19,16 +19,6 @@ export interface NbdWords {
   readonly connections: number | undefined;
 }
 
-/** A node of -blockdev: what a -device, or another node, uses by its name. */
-export interface BlockNode {
-  readonly name: string;
-  readonly file: string;
-  readonly nbd: NbdWords | undefined;
-  readonly readOnly: boolean;
-  /** The node that this one lies over */
-  readonly over?: string;
-}
-
 export function isNbdUri(text: string): boolean {
   return /^nbds?(?:\+[a-z]+)?:/i.test(text);
 }
@@ -52,28 +42,9 @@ export function parseNbdWords(keys: KeyValues, uri: string, prefix = ''): NbdWor
   };
 }
 
-/** `-blockdev`: key=value, or JSON as QMP has it. Drivers nbd and file, and raw over one of these. */
-export function parseBlockdev(value: string, nodes: ReadonlyMap<string, BlockNode>): BlockNode {
-  const keys = new KeyValues('-blockdev', value.trimStart().startsWith('{') ? flatten(value) : value);
-  const name = keys.require('node-name');
-  const driver = keys.oneOf('driver', ['nbd', 'file', 'raw'] as const, 'raw');
-  const readOnly = keys.flag('read-only', false);
-  // What libvirt says of every node; we always behave so.
-  keys.flag('auto-read-only', false);
-  keys.oneOf('discard', ['unmap', 'ignore'] as const, 'unmap');
-  let node: BlockNode;
-  if (driver === 'nbd') {
-    const uri = serverUri(keys);
-    node = { name, file: uri, nbd: parseNbdWords(keys, uri), readOnly };
-  } else if (driver === 'file') {
-    node = { name, file: resolve(keys.require('filename')), nbd: undefined, readOnly };
-  } else {
-    const under = nodes.get(keys.require('file'));
-    if (under === undefined) throw new UsageError(`Cannot use -blockdev ${name}: file= names no node from before`);
-    node = { ...under, name, over: under.name, readOnly: readOnly || under.readOnly };
-  }
-  keys.end();
-  return node;
+/** `-blockdev driver=nbd,…`: the server and the export. */
+export function parseNbdNode(keys: KeyValues): NbdWords {
+  return parseNbdWords(keys, serverUri(keys));
 }
 
 /** `server.type=inet,server.host=…,server.port=…` or `server.type=unix,server.path=…`, and `export=NAME` */
@@ -149,7 +120,7 @@ export function nbdSource(words: NbdWords, objects: readonly TlsObject[]): NbdSo
 }
 
 /** `{"server":{"type":"unix"}}` as `server.type=unix` */
-function flatten(json: string): string {
+export function flattenJson(json: string): string {
   let value: unknown;
   try {
     value = JSON.parse(json);

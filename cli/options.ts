@@ -1,45 +1,26 @@
 import { resolve } from 'node:path';
 import {
   DEFAULT_VM_OPTIONS,
-  type DiskSource,
   type FileSource,
   MAX_HARTS,
   type VmOptions,
   type VncOptions,
 } from '../services/supervisor/mod.ts';
-import {
-  type BlockNode,
-  isNbdUri,
-  type NbdWords,
-  nbdSource,
-  parseBlockdev,
-  parseNbdWords,
-  parseTlsObject,
-  type TlsObject,
-} from './block_devices.ts';
+import { parseTlsObject, type TlsObject } from './block_devices.ts';
+import { addBlockNode, type BlockNode, type Drive, joinDevices, NETWORK_DEVICES, parseDrive } from './drives.ts';
 import { parseIcount } from './icount_option.ts';
 import { KeyValues } from './key_value.ts';
 import { type LogItem, parseLogItems } from './log_options.ts';
+import { parseInteger, parseSize } from './numbers.ts';
 import { didYouMean } from './suggest.ts';
 import { UsageError } from './usage_error.ts';
-
-interface Drive {
-  readonly id: string | undefined;
-  /** A path, or the URI of `nbd` */
-  readonly file: string;
-  readonly nbd: NbdWords | undefined;
-  readonly readOnly: boolean;
-  readonly snapshot: boolean;
-  /** 'virtio' is a device too; 'none' waits for a -device */
-  readonly interface: 'virtio' | 'none';
-}
 
 /** What one pass over the words collects; defaults and checks across options come after. */
 interface Draft {
   options: { -readonly [K in keyof VmOptions]?: VmOptions[K] };
   drives: Drive[];
-  devices: KeyValues[];
   nodes: Map<string, BlockNode>;
+  devices: KeyValues[];
   objects: TlsObject[];
   serial: 'stdio' | 'none' | undefined;
   headless: boolean;
@@ -57,23 +38,6 @@ interface Rule {
 
 const RFB_BASE_PORT = 5900;
 const WEBSOCKET_BASE_PORT = 5700;
-const DISK_DEVICES = {
-  'virtio-blk-pci': 'virtio-pci',
-  'virtio-blk': 'virtio-pci',
-  'virtio-blk-device': 'virtio-mmio',
-} as const;
-/** The bus device is accepted and adds nothing: the console has its own */
-const CONSOLE_DEVICES = ['virtconsole', 'virtio-serial-pci', 'virtio-serial'];
-const NETWORK_DEVICES = ['virtio-net-pci', 'virtio-net'];
-/** Devices of the `virt` machine that are there with a display anyway */
-const DISPLAY_DEVICES = [
-  'virtio-gpu-pci',
-  'virtio-gpu-device',
-  'virtio-keyboard-pci',
-  'virtio-tablet-pci',
-  'virtio-keyboard-device',
-  'virtio-tablet-device',
-];
 
 const file = (path: string): FileSource =>
   path === 'builtin:firmware' ? { builtin: 'firmware' } : { file: resolve(path) };
@@ -142,18 +106,15 @@ const RULES: Readonly<Record<string, Rule>> = {
     },
   },
   '-drive': {
-    value: 'file=FILE|nbd://…,format=raw[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on]',
-    help: 'disk, also of an NBD server [,reconnect-delay=S][,tls-creds=ID]; format is never guessed',
+    value:
+      'file=FILE|nbd://…,format=raw|qcow2[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on][,throttling.iops-total=N…]',
+    help: 'disk, also of an NBD server [,reconnect-delay=S][,tls-creds=ID]; format is never guessed, and what is under a qcow2 image is said: backing.driver=F,backing.file.filename=FILE, or backing-root=FOLDER to follow the names inside it',
     take: ({ drives }, value) => void drives.push(parseDrive(value)),
   },
   '-blockdev': {
-    value: 'driver=nbd,node-name=ID,server.type=inet|unix,…[,export=NAME]',
-    help: 'disk for a -device with drive=ID, also as JSON; drivers nbd, file and raw',
-    take: ({ nodes }, value) => {
-      const node = parseBlockdev(value, nodes);
-      if (nodes.has(node.name)) throw new UsageError(`Cannot use -blockdev: node-name ${node.name} comes twice`);
-      nodes.set(node.name, node);
-    },
+    value: 'driver=raw|qcow2|file|nbd,node-name=ID,file=NODE|file.filename=FILE[,backing=NODE][,read-only=on]',
+    help: 'disk for a -device with drive=ID, also as JSON; driver=nbd has server.type=inet|unix,…[,export=NAME]',
+    take: ({ nodes }, value) => addBlockNode(nodes, value),
   },
   '-object': {
     value: 'tls-creds-x509|tls-creds-psk,id=ID,dir=FOLDER,endpoint=client',
@@ -325,8 +286,8 @@ export function parseVmArguments(args: readonly string[]): ParsedVm {
   const draft: Draft = {
     options: {},
     drives: [],
-    devices: [],
     nodes: new Map(),
+    devices: [],
     objects: [],
     serial: undefined,
     headless: false,
@@ -378,80 +339,6 @@ function finish(draft: Draft): ParsedVm {
   };
 }
 
-/** The disks, and the names of the devices that are none. */
-function joinDevices(draft: Draft): { disks: DiskSource[]; others: ReadonlySet<string> } {
-  const { drives, devices, nodes, objects, snapshot } = draft;
-  const others = new Set<string>();
-  const waiting = new Map<string, Drive>();
-  const disks: DiskSource[] = [];
-  const add = (drive: Drive, id: string, bus: DiskSource['bus']) =>
-    disks.push({
-      id,
-      file: drive.file,
-      ...(drive.nbd === undefined ? {} : { nbd: nbdSource(drive.nbd, objects) }),
-      format: 'raw',
-      readOnly: drive.readOnly,
-      snapshot: drive.snapshot || snapshot,
-      bus,
-    });
-  for (const [index, drive] of drives.entries()) {
-    const id = drive.id ?? `virtio${index}`;
-    if (drive.interface === 'virtio') add(drive, id, 'virtio-pci');
-    else if (drive.id === undefined)
-      throw new UsageError('Cannot use -drive with if=none: id= is missing, a -device needs it');
-    else if (waiting.has(id)) throw new UsageError(`Cannot use -drive: id ${id} comes twice`);
-    else waiting.set(id, drive);
-  }
-  for (const { name, file, nbd, readOnly } of nodes.values()) {
-    if (waiting.has(name)) throw new UsageError(`Cannot use -blockdev: node-name ${name} is a drive's id`);
-    waiting.set(name, { id: name, file, nbd, readOnly, snapshot: false, interface: 'none' });
-  }
-  for (const device of devices) {
-    const driver = device.require('driver');
-    if ([...DISPLAY_DEVICES, ...CONSOLE_DEVICES, ...NETWORK_DEVICES].includes(driver)) {
-      others.add(driver);
-      continue;
-    }
-    const bus = Object.hasOwn(DISK_DEVICES, driver) ? DISK_DEVICES[driver as keyof typeof DISK_DEVICES] : undefined;
-    if (bus === undefined) {
-      const known = [...Object.keys(DISK_DEVICES), ...DISPLAY_DEVICES, ...CONSOLE_DEVICES, ...NETWORK_DEVICES];
-      throw new UsageError(`Cannot use -device ${driver}: unknown${didYouMean(driver, known)}`);
-    }
-    const id = device.require('drive');
-    device.take('id');
-    device.end();
-    const drive = waiting.get(id);
-    if (drive === undefined)
-      throw new UsageError(`Cannot use -device ${driver}: there is no -drive with if=none,id=${id}`);
-    waiting.delete(id);
-    add(drive, id, bus);
-  }
-  // What another node lies over needs no device.
-  for (const { over } of nodes.values()) if (over !== undefined) waiting.delete(over);
-  for (const id of waiting.keys()) throw new UsageError(`Cannot use -drive ${id}: no -device has drive=${id}`);
-  return { disks, others };
-}
-
-function parseDrive(value: string): Drive {
-  const keys = new KeyValues('-drive', value);
-  const path = keys.require('file');
-  const format = keys.take('format');
-  if (format === undefined)
-    throw new UsageError(`Cannot use -drive ${path}: format= is missing, it is never guessed; expected raw`);
-  if (format !== 'raw') throw new UsageError(`Cannot use -drive with format=${format}: expected raw`);
-  const nbd = isNbdUri(path) ? parseNbdWords(keys, path, 'file.') : undefined;
-  const drive: Drive = {
-    id: keys.take('id'),
-    file: nbd === undefined ? resolve(path) : path,
-    nbd,
-    readOnly: keys.flag('readonly', keys.flag('read-only', false)),
-    snapshot: keys.flag('snapshot', false),
-    interface: keys.oneOf('if', ['virtio', 'none'], 'virtio'),
-  };
-  keys.end();
-  return drive;
-}
-
 /** `[HOST]:N[,websocket=on|PORT]`, or `none` */
 function parseVnc(value: string): VncOptions {
   const keys = new KeyValues('-vnc', value, 'address');
@@ -488,26 +375,4 @@ function parseQmp(value: string): string {
     throw new UsageError(`Cannot open a monitor on ${address}: expected unix:PATH (its power is that of this account)`);
   }
   return resolve(address.slice(5));
-}
-
-const UNITS: Readonly<Record<string, number>> = { '': 0, B: 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
-
-/** `512M`, `1G`; a bare number counts in `bareUnit` bytes. @throws UsageError */
-export function parseSize(option: string, text: string, bareUnit: number): number {
-  const match = /^([0-9]{1,12})([BKMG]?)(?:iB)?$/i.exec(text);
-  const unit = match === null ? undefined : UNITS[match[2]!.toUpperCase()];
-  if (match === null || unit === undefined)
-    throw new UsageError(`Cannot use ${option} ${text}: expected a size like 512M or 1G`);
-  const bytes = Number(match[1]) * (unit === 0 ? bareUnit : unit);
-  if (!Number.isSafeInteger(bytes)) throw new UsageError(`Cannot use ${option} ${text}: too large`);
-  return bytes;
-}
-
-/** @throws UsageError */
-export function parseInteger(option: string, text: string, min: number, max: number): number {
-  const value = Number(text);
-  if (!/^[0-9]{1,15}$/.test(text) || value < min || value > max) {
-    throw new UsageError(`Cannot use ${option} ${text}: expected a number in ${min}..${max}`);
-  }
-  return value;
 }

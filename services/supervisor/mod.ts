@@ -1,19 +1,15 @@
-export { ControlError } from './control_plane.ts';
+export type { ThrottleLimits } from '../nbd/jobs/throttle.ts';
+export { ControlError } from './fields.ts';
 export { FileError } from './files.ts';
 export { findVm, listVms, type RegisteredVm, type Registration, RegistryError, registerVm } from './registry.ts';
 export type { RoleExit } from './role_host.ts';
 export type { RoleModule, RoleName } from './role_table.ts';
-export {
-  type RunningVm,
-  type SuperviseOptions,
-  supervise,
-  type VmEvent,
-  type VmExit,
-  type VmReport,
-} from './supervise.ts';
+export type { RunningVm, SuperviseOptions, VmEvent, VmExit, VmReport } from './running_vm.ts';
+export { supervise } from './supervise.ts';
 export {
   checkVmOptions,
   DEFAULT_VM_OPTIONS,
+  type DiskFile,
   type DiskSource,
   type FileSource,
   type IcountOptions,

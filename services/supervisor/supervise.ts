@@ -1,61 +1,26 @@
-import { createHash } from 'node:crypto';
 import { closeSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { duplexPair } from 'node:stream';
 import { profileFile, readProfileAnswer } from '../profile/mod.ts';
 import { socketPairs } from '../shared/stream_pair.ts';
+import { type BlockJobEvent, JOB_EVENTS } from './block_control.ts';
 import { ControlPlane } from './control_plane.ts';
-import { openBootFile, openDisk, openLogFile, openReplayFile, writeUserFile } from './files.ts';
+import {
+  descriptorsOf,
+  imageSource,
+  openBootFile,
+  openDisk,
+  openLogFile,
+  openReplayFile,
+  writeUserFile,
+} from './files.ts';
 import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
-import { ROLE_MODULES, type RoleModule, type RoleName } from './role_table.ts';
-import { checkVmOptions, type FileSource, type VmOptions } from './vm_options.ts';
-
-export interface SuperviseOptions {
-  /** Flags of node for a role's process, e.g. `--no-liftoff` for the machine */
-  readonly nodeFlags?: Partial<Record<RoleName, readonly string[]>>;
-  /** Other code for a role: tests */
-  readonly roleModules?: Partial<Record<RoleName, RoleModule>>;
-  /** What happens to roles, in plain words */
-  readonly onReport?: (report: VmReport) => void;
-}
-
-export type VmReport =
-  /** A line that a role wrote, or a thing the user should know */
-  | { readonly kind: 'text'; readonly role: RoleName | 'supervisor'; readonly text: string }
-  /** A role ended though nobody asked it to */
-  | { readonly kind: 'role-ended'; readonly exit: RoleExit; readonly text: string };
+import { ROLE_MODULES, type RoleName } from './role_table.ts';
+import type { RunningVm, SuperviseOptions, VmEvent, VmExit } from './running_vm.ts';
+import { checkVmOptions, type FileSource, uuidOfName, type VmOptions } from './vm_options.ts';
 
 /** By role. The machine's translated code is optimised sooner than code of web pages: it was run often before. */
 const NODE_FLAGS: Partial<Record<RoleName, readonly string[]>> = { machine: ['--wasm-tiering-budget=3000000'] };
-
-/** Why the machine ended. `exitCode` is what a bare-metal guest said, 0 for a clean end, 1 for a failure. */
-export interface VmExit {
-  readonly reason: 'guest-shutdown' | 'guest-panic' | 'guest-reset' | 'host' | 'failure';
-  readonly exitCode: number;
-  readonly text?: string;
-}
-
-/** Names and data as QMP has them */
-export interface VmEvent {
-  readonly event: 'STOP' | 'RESUME' | 'POWERDOWN' | 'SHUTDOWN' | 'RESET' | 'MIGRATION' | 'MIGRATION_PASS';
-  readonly data: Readonly<Record<string, string | number | boolean>>;
-}
-
-/** A machine that runs. */
-export interface RunningVm extends AsyncDisposable {
-  readonly options: VmOptions;
-  readonly uuid: string;
-  /** Bytes from and to the guest's serial port */
-  readonly serial: Duplex;
-  /** See {@link ControlPlane} for the methods */
-  call(method: string, params?: unknown): Promise<unknown>;
-  onEvent(handler: (event: VmEvent) => void): void;
-  /** Settles when the guest has ended or the machine role has failed; never rejects */
-  readonly exit: Promise<VmExit>;
-  readonly pids: Readonly<Partial<Record<RoleName, number>>>;
-  /** Ends all roles. */
-  close(): Promise<void>;
-}
 
 const MONITOR_RESTARTS = 3;
 const PROFILE_TIMEOUT_MS = 30_000;
@@ -165,18 +130,25 @@ class Supervisor implements RunningVm {
     const starts: Promise<unknown>[] = [];
     if (vm.disks.length > 0) {
       // The disk role connects to disks behind NBD by itself: only it can do so again.
-      const files = await Promise.all(
-        vm.disks.map(async (disk) => (disk.nbd === undefined ? this.#keep(await openDisk(disk)) : undefined)),
+      const opened = await Promise.all(
+        vm.disks.map(async (disk) => {
+          if (disk.nbd !== undefined) return undefined;
+          const files = await openDisk(disk);
+          for (const fd of descriptorsOf(files)) this.#keep(fd);
+          return files;
+        }),
       );
-      const fds = files.filter((fd) => fd !== undefined);
+      const fds = opened.flatMap((files) => (files === undefined ? [] : descriptorsOf(files)));
       const diskLinks = vm.disks.map(({ id }) => far(`disk:${id}`));
       starts.push(
         this.#startRole('disk', Object.assign({}, ...diskLinks), fds, (mapFd) => ({
           images: vm.disks.map((disk, index) => ({
             id: disk.id,
-            ...(disk.nbd === undefined ? { fd: mapFd(files[index]!) } : { nbd: disk.nbd }),
-            format: disk.format,
+            ...(disk.nbd === undefined
+              ? imageSource(disk, opened[index]!, mapFd)
+              : { nbd: disk.nbd, format: disk.format }),
             readOnly: disk.readOnly,
+            ...(disk.throttle === undefined ? {} : { throttle: disk.throttle }),
             // The source of a migration still holds the image; `take-disks` comes when it has let go
             inactive: vm.incoming !== undefined,
           })),
@@ -288,6 +260,9 @@ class Supervisor implements RunningVm {
       throw new Error(`Cannot start the ${role}: the machine ends`);
     }
     this.#roles.set(role, handle);
+    if (role === 'disk') {
+      for (const event of JOB_EVENTS) handle.rpc.on(event, (data) => this.#onJob(event, data));
+    }
     if (role === 'migration') {
       handle.rpc.on('MIGRATION', (data) => this.#onMigration('MIGRATION', 'status', data));
       handle.rpc.on('MIGRATION_PASS', (data) => this.#onMigration('MIGRATION_PASS', 'pass', data));
@@ -378,6 +353,11 @@ class Supervisor implements RunningVm {
     if (!same || guestEnded !== true) void this.#shutdown(exit, 'host-qmp-quit');
   }
 
+  #onJob(event: BlockJobEvent, data: unknown): void {
+    const checked = this.#control.blocks.onEvent(event, data);
+    if (checked !== undefined) this.#emit(event, checked);
+  }
+
   #onMigration(event: 'MIGRATION' | 'MIGRATION_PASS', field: 'status' | 'pass', data: unknown): void {
     const value = (data as Record<string, unknown> | null)?.[field];
     if (field === 'status') this.#emit(event, { status: takeText(data, field) });
@@ -437,6 +417,7 @@ class Supervisor implements RunningVm {
       await disk.close();
     }
     await Promise.all(Object.values(others).map((handle) => handle.close()));
+    this.#control.blocks.close();
     this.#resolveExit(this.#outcome);
   }
 
@@ -485,13 +466,4 @@ function takeText(data: unknown, field: string): string {
   if (typeof value !== 'string' || value.length > MAX_STATUS_LENGTH)
     throw new Error(`Cannot use an event: no ${field}`);
   return value;
-}
-
-/** Stable for a name, so that a machine that is started again keeps its UUID. */
-function uuidOfName(name: string): string {
-  const hash = createHash('sha256').update(`caisson machine ${name}`).digest();
-  hash[6] = (hash[6]! & 0x0f) | 0x80; // RFC 9562 §5.8: version 8, vendor-defined
-  hash[8] = (hash[8]! & 0x3f) | 0x80;
-  const hex = hash.toString('hex');
-  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20, 32)].join('-');
 }

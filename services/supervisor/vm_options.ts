@@ -1,7 +1,10 @@
+import { createHash } from 'node:crypto';
 import type { Engine } from '../../emulator/hart/hart.ts';
 import { isLogItem, type LogItem } from '../../emulator/trace/log_items.ts';
 import { parseNbdUri } from '../../protocols/nbd/mod.ts';
 import { MAX_SHIFT } from '../../protocols/replay/mod.ts';
+import type { ImageFormat } from '../nbd/images/open_image.ts';
+import type { ThrottleLimits } from '../nbd/jobs/throttle.ts';
 
 /** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */
 export interface VmOptions {
@@ -88,17 +91,28 @@ export interface NbdSource {
   };
 }
 
-export interface DiskSource {
-  readonly id: string;
+/** An image file with what is under it. Formats are said here, never found by looking. */
+export interface DiskFile {
   /** A path; with `nbd` what the disk is called in queries */
   readonly file: string;
+  readonly format: ImageFormat;
+  /** The image under an image that has one; the name inside the image opens nothing. Opened read-only */
+  readonly backing?: DiskFile;
+  /** Where a qcow2 image keeps its clusters, if that is another file */
+  readonly dataFile?: string;
+}
+
+export interface DiskSource extends DiskFile {
+  readonly id: string;
   /** In place of the file */
   readonly nbd?: NbdSource;
-  readonly format: 'raw';
   readonly readOnly: boolean;
   /** Writes go to memory and are forgotten */
   readonly snapshot: boolean;
   readonly bus: 'virtio-pci' | 'virtio-mmio';
+  readonly throttle?: ThrottleLimits;
+  /** Names inside the image may lead to files in this folder: resolved by the command, before anything starts */
+  readonly backingRoot?: string;
 }
 
 export interface VncOptions {
@@ -114,6 +128,8 @@ export const MAX_RAM_BYTES = 3 * 2 ** 30;
 export const MAX_HARTS = 8;
 export const MAX_DISKS = 16;
 export const MAX_SYMBOL_FILES = 16;
+/** More images under each other are a mistake, or somebody's trick */
+export const MAX_BACKING_FILES = 16;
 
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
@@ -157,11 +173,17 @@ export function checkVmOptions(options: VmOptions): void {
   }
   if (disks.length > MAX_DISKS) throw refuse(`${disks.length} disks`, `limit is ${MAX_DISKS}`);
   const ids = new Set<string>();
-  for (const { id, nbd, snapshot } of disks) {
+  for (const disk of disks) {
+    const { id } = disk;
     if (!NAME.test(id)) throw refuse(`disk id ${JSON.stringify(id)}`, 'expected 1..64 letters, digits, _ . -');
     if (ids.has(id)) throw refuse(`disk id ${id}`, 'it comes twice');
     ids.add(id);
-    if (nbd !== undefined) checkNbdSource(id, nbd, snapshot);
+    if (disk.backingRoot !== undefined) throw refuse(`disk ${id}`, 'names inside it are not followed here');
+    if (disk.nbd !== undefined) checkNbdSource(id, disk.nbd, disk);
+    let depth = 0;
+    for (let under = disk.backing; under !== undefined; under = under.backing) depth++;
+    if (depth > MAX_BACKING_FILES)
+      throw refuse(`disk ${id}`, `${depth} images under it, limit is ${MAX_BACKING_FILES}`);
   }
   checkIcount(options);
   for (const item of options.log?.items ?? []) {
@@ -185,7 +207,7 @@ function checkIcount({ icount, incoming }: VmOptions): void {
   if (incoming !== undefined) throw refuse(`icount rr ${rr.mode}`, 'a recording begins where the machine begins');
 }
 
-function checkNbdSource(id: string, nbd: NbdSource, snapshot: boolean): void {
+function checkNbdSource(id: string, nbd: NbdSource, { format, backing, snapshot }: DiskSource): void {
   let type: string;
   try {
     ({ type } = parseNbdUri(nbd.uri).address);
@@ -193,9 +215,19 @@ function checkNbdSource(id: string, nbd: NbdSource, snapshot: boolean): void {
     throw refuse(`disk ${id}`, (cause as Error).message);
   }
   if (type === 'vsock') throw refuse(`disk ${id}`, 'vsock addresses cannot be reached, Node has no such sockets');
+  if (format !== 'raw' || backing !== undefined) throw refuse(`disk ${id}`, 'disks behind NBD are raw');
   if (snapshot) throw refuse(`disk ${id}`, 'there are no snapshots of disks behind NBD');
 }
 
 function refuse(what: string, found: string): VmOptionsError {
   return new VmOptionsError(`Cannot make a machine with ${what}: ${found}`);
+}
+
+/** Stable for a name, so that a machine that is started again keeps its UUID. */
+export function uuidOfName(name: string): string {
+  const hash = createHash('sha256').update(`caisson machine ${name}`).digest();
+  hash[6] = (hash[6]! & 0x0f) | 0x80; // RFC 9562 §5.8: version 8, vendor-defined
+  hash[8] = (hash[8]! & 0x3f) | 0x80;
+  const hex = hash.toString('hex');
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20, 32)].join('-');
 }

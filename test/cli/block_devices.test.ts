@@ -84,7 +84,7 @@ test('-blockdev refuses what it does not know, and a node that nobody uses', (t)
   refuses(t, ['-blockdev', 'driver=nbd,node-name=d,server.type=fd'], /expected inet or unix/);
   refuses(t, ['-blockdev', 'driver=nbd,node-name=d', ...device], /server\.type= is missing/);
   refuses(t, ['-blockdev', 'driver=nbd,server.type=unix,server.path=p', ...device], /node-name= is missing/);
-  refuses(t, ['-blockdev', 'driver=qcow2,node-name=d,file=x', ...device], /driver=qcow2: expected nbd or file or raw/);
+  refuses(t, ['-blockdev', 'driver=qcow3,node-name=d,file=x', ...device], /driver=qcow3: expected raw or qcow2/);
   refuses(t, ['-blockdev', 'driver=raw,node-name=d,file=x', ...device], /names no node/);
   refuses(t, ['-blockdev', '{"driver":', ...device], /Cannot read -blockdev/);
   const node = 'driver=file,node-name=d,filename=x';

@@ -80,7 +80,73 @@ test('-snapshot is for all disks', (t) => {
 });
 test('-drive refuses a missing format, another format, and one that is guessed', (t) => {
   refuses(t, '-drive file=a', /format= is missing/);
-  refuses(t, '-drive file=a,format=qcow2', /format=qcow2: expected raw/);
+  refuses(t, '-drive file=a,format=qcow3', /format=qcow3: expected raw or qcow2/);
+});
+test('Q10 -drive says what is under a qcow2 image, layer by layer', (t) => {
+  const { disks } = parse(
+    '-drive file=a,format=qcow2,backing.driver=qcow2,backing.file.filename=b,backing.backing.driver=raw,backing.backing.file.filename=c',
+  );
+  t.deepEqual(disks[0], {
+    id: 'virtio0',
+    file: resolve('a'),
+    format: 'qcow2',
+    backing: { file: resolve('b'), format: 'qcow2', backing: { file: resolve('c'), format: 'raw' } },
+    readOnly: false,
+    snapshot: false,
+    bus: 'virtio-pci',
+  });
+  t.is(parse('-drive file=a,format=qcow2,data-file.filename=d').disks[0]?.dataFile, resolve('d'));
+  t.is(parse('-drive file=a,format=qcow2,backing-root=.').disks[0]?.backingRoot, resolve('.'));
+  refuses(t, '-drive file=a,format=qcow2,backing.driver=qcow2', /file= is missing/);
+  refuses(t, '-drive file=a,format=qcow2,backing.driver=nbd,backing.host=h', /host=: unknown for driver nbd/);
+  refuses(t, '-drive file=a,format=qcow2,backing-root=.,backing.driver=raw,backing.file.filename=b', /together/);
+});
+test('-drive throttling.… has QEMU’s words for rates, bursts and their lengths', (t) => {
+  const words = 'throttling.iops-total=500,throttling.iops-total-max=2000,throttling.iops-total-max-length=10';
+  t.deepEqual(
+    parse(`-drive file=a,format=raw,${words},throttling.bps-read=1000000,throttling.iops-size=4096`).disks[0]?.throttle,
+    {
+      opsTotal: { average: 500, burst: 2000, burstSeconds: 10 },
+      bytesRead: { average: 1_000_000 },
+      opBytes: 4096,
+    },
+  );
+  t.is(parse('-drive file=a,format=raw').disks[0]?.throttle, undefined);
+  refuses(t, '-drive file=a,format=raw,throttling.iops-totel=1', /did you mean iops-total/);
+  refuses(t, '-drive file=a,format=raw,throttling.bps-total=1.5', /expected a number/);
+  refuses(t, '-drive file=a,format=raw,throttling.bps-total-max=5', /bps-total= is missing/);
+});
+test('-blockdev makes nodes, dotted or JSON, that a device or another node takes', (t) => {
+  const expected = {
+    id: 'd',
+    file: resolve('top'),
+    format: 'qcow2',
+    backing: { file: resolve('base'), format: 'raw' },
+    readOnly: true,
+    snapshot: false,
+    bus: 'virtio-pci',
+  };
+  const device = ['-device', 'virtio-blk-pci,drive=d'];
+  const dotted = [
+    ['-blockdev', 'file,node-name=f,filename=base'],
+    ['-blockdev', 'driver=raw,node-name=b,file=f'],
+    ['-blockdev', 'driver=qcow2,node-name=d,file.driver=file,file.filename=top,backing=b,read-only=on'],
+  ].flat();
+  t.deepEqual(parseVmArguments([...dotted, ...device]).options.disks, [expected]);
+  const json = JSON.stringify({
+    driver: 'qcow2',
+    'node-name': 'd',
+    file: { driver: 'file', filename: 'top' },
+    backing: { driver: 'raw', file: { driver: 'file', filename: 'base' } },
+    'read-only': true,
+  });
+  t.deepEqual(parseVmArguments(['-blockdev', json, ...device]).options.disks, [expected]);
+  refuses(t, '-blockdev driver=qcow2,file.filename=a', /node-name= is missing/);
+  refuses(t, '-blockdev driver=qcow2,node-name=d', /file= is missing/);
+  refuses(t, '-blockdev driver=qcow2,node-name=d,file=f', /f names no node from before/);
+  refuses(t, '-blockdev driver=raw,node-name=d,file.filename=a,backing.driver=raw', /nothing under them/);
+  refuses(t, '-blockdev driver=raw,node-name=d,file.filename=a,cache.direct=on', /cache=: unknown/);
+  refuses(t, '-blockdev {', /Cannot read -blockdev/);
 });
 test('-drive refuses a missing file, an unknown key, a key that comes twice, a key without value', (t) => {
   refuses(t, '-drive format=raw', /file= is missing/);

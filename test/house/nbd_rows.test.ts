@@ -4,8 +4,8 @@ import { listFiles, readText } from './source_files.ts';
 // The acceptance list of NBD: each row has a test that carries its id in its name. So a row that loses its test is
 // seen, and whoever asks what H9 means finds it by searching.
 
-/** Handshake and transmission of the server, and the client */
-const ROWS = [...ids('H', 15), ...ids('T', 20), ...ids('C', 10)];
+/** Handshake and transmission of the server, the client, and qcow2 images */
+const ROWS = [...ids('H', 15), ...ids('T', 20), ...ids('C', 10), ...ids('Q', 18)];
 
 /** What went wrong in other people's programs, by what they are known as; each is tried here */
 const PAST_BUGS = [
@@ -39,7 +39,7 @@ function ids(letter: string, count: number): string[] {
 
 /** The tests of NBD, without comments: an id that only a comment has proves nothing. */
 function testSource(): string {
-  return ['test/protocols/nbd', 'test/services/nbd', 'test/cli/verbs', 'conformance/nbd']
+  return ['test/protocols/nbd', 'test/services/nbd', 'test/cli/verbs', 'conformance/nbd', 'conformance/qcow2']
     .flatMap((folder) => listFiles(folder))
     .filter((path) => path.endsWith('.test.ts'))
     .map((path) => readText(path).replace(/^\s*(?:\/\/|\*|\/\*).*$/gm, ''))
@@ -49,8 +49,8 @@ function testSource(): string {
 /** Ids at the front of a test's name, or of a row that a table of tests is made from. */
 function idsInNames(source: string): Set<string> {
   const found = new Set<string>();
-  for (const [, name] of source.matchAll(/['"`]([^'"`\n]*\b(?:[HTC][0-9]{1,2}|CVE-[0-9]{4}-[0-9]+)\b[^'"`\n]*)/g)) {
-    for (const [id] of name!.matchAll(/\b(?:[HTC][0-9]{1,2}|CVE-[0-9]{4}-[0-9]+)\b/g)) found.add(id);
+  for (const [, name] of source.matchAll(/['"`]([^'"`\n]*\b(?:[HTCQ][0-9]{1,2}|CVE-[0-9]{4}-[0-9]+)\b[^'"`\n]*)/g)) {
+    for (const [id] of name!.matchAll(/\b(?:[HTCQ][0-9]{1,2}|CVE-[0-9]{4}-[0-9]+)\b/g)) found.add(id);
   }
   return found;
 }

@@ -1,4 +1,5 @@
 import type { Extent } from '../../../protocols/nbd/mod.ts';
+import type { DirtyBitmaps } from './dirty_bitmap.ts';
 
 /** Why an image could not do it, under the names of NBD and errno. */
 export type ImageErrorCode = 'EIO' | 'ENOSPC' | 'EPERM' | 'EINVAL' | 'ENOTSUP' | 'ENOMEM' | 'ESHUTDOWN';
@@ -67,6 +68,8 @@ export interface DiskImage {
   writeZeroes(offset: number, lengthBytes: number, options: ZeroOptions): Promise<void>;
   /** Extents from `offset` on, flags of base:allocation; may cover less than `lengthBytes`, not nothing */
   blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]>;
+  /** What records its changes; absent: nothing can */
+  readonly bitmaps?: DirtyBitmaps;
   /** Names of the dirty bitmaps that may be read; absent: it has none */
   dirtyBitmaps?(): readonly string[];
   /** Extents of a dirty bitmap from `offset` on, STATE_DIRTY or 0; may cover less than `lengthBytes`, not nothing */

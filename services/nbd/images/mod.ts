@@ -1,7 +1,27 @@
-export { DirtyBitmap, DirtyBitmaps } from './dirty_bitmap.ts';
+export { type BackingPolicy, resolveChain } from './backing_policy.ts';
+export { DirtyBitmap, type DirtyBitmapOptions, DirtyBitmaps } from './dirty_bitmap.ts';
 export { asImageError, type DiskImage, ImageError, type ImageErrorCode, type ZeroOptions } from './disk_image.ts';
 export { type ImageLock, lockImage } from './image_lock.ts';
+export { type CreateLuksOptions, createLuksHeader, LuksImage, type LuksImageOptions } from './luks/mod.ts';
 export { MemoryImage } from './memory_image.ts';
 export { IMAGE_FORMATS, type ImageFormat, type ImageSource, type OpenImageOptions, openImage } from './open_image.ts';
-export { createQcow2, inspectQcow2, Qcow2Image, type Qcow2ImageOptions } from './qcow2/mod.ts';
+export {
+  amendQcow2,
+  applySnapshot,
+  checkQcow2,
+  commitQcow2,
+  createQcow2,
+  createSnapshot,
+  deleteSnapshot,
+  inspectQcow2,
+  type Progress,
+  preallocateQcow2,
+  type Qcow2CheckResult,
+  Qcow2Image,
+  type Qcow2ImageOptions,
+  type Qcow2Info,
+  type Qcow2Repair,
+  rebaseQcow2,
+  resizeQcow2,
+} from './qcow2/mod.ts';
 export { RawImage, type RawImageOptions } from './raw_image.ts';

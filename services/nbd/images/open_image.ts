@@ -1,12 +1,12 @@
 import { type DiskImage, ImageError } from './disk_image.ts';
-import { Qcow2Image } from './qcow2/mod.ts';
+import { FdImageFile, Qcow2Image } from './qcow2/mod.ts';
 import { RawImage } from './raw_image.ts';
 
 export const IMAGE_FORMATS = ['raw', 'qcow2'] as const;
 export type ImageFormat = (typeof IMAGE_FORMATS)[number];
 
 /** More images under each other are a mistake, or somebody's trick */
-const MAX_CHAIN = 16;
+export const MAX_CHAIN = 16;
 
 /** An image file: one of `fd` and `path`. The format is always said, never found by looking. */
 export interface ImageSource {
@@ -16,6 +16,10 @@ export interface ImageSource {
   readonly format: ImageFormat;
   /** What is under a qcow2 image with a backing file; the name inside the image opens nothing */
   readonly backing?: ImageSource;
+  /** Where a qcow2 image keeps its clusters, if that is another file: one of `fd` and `path` */
+  readonly dataFile?: { readonly fd?: number; readonly path?: string };
+  /** Of an image that is encrypted; UTF-8 */
+  readonly passphrase?: string;
 }
 
 export interface OpenImageOptions {
@@ -51,12 +55,28 @@ async function openChain(source: ImageSource, options: OpenImageOptions, depth: 
     }
     return typeof file === 'string' ? RawImage.open(file, options) : RawImage.fromFd(file, options);
   }
-  if (source.backing === undefined) return Qcow2Image.open(file, options);
-  const backing = await openChain(source.backing, { readOnly: true }, depth + 1);
+  const { dataFile } = source;
+  if (dataFile !== undefined && (dataFile.fd === undefined) === (dataFile.path === undefined)) {
+    throw new ImageError('EINVAL', 'Cannot open the image: expected one of a path and a descriptor for its data file');
+  }
+  const backing =
+    source.backing === undefined ? undefined : await openChain(source.backing, { readOnly: true }, depth + 1);
   try {
-    return await Qcow2Image.open(file, { ...options, backing });
+    return await Qcow2Image.open(file, {
+      ...options,
+      ...(source.passphrase === undefined ? {} : { passphrase: new TextEncoder().encode(source.passphrase) }),
+      ...(backing === undefined ? {} : { backing }),
+      ...(dataFile === undefined
+        ? {}
+        : {
+            dataFile:
+              dataFile.fd === undefined
+                ? FdImageFile.open(dataFile.path!, options.readOnly)
+                : new FdImageFile(dataFile.fd),
+          }),
+    });
   } catch (error) {
-    await backing.close();
+    await backing?.close();
     throw error;
   }
 }

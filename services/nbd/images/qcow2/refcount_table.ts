@@ -8,6 +8,7 @@ import {
   writeRefcount,
 } from '../../../../protocols/qcow2/mod.ts';
 import { ImageError } from '../disk_image.ts';
+import { CorruptImageError } from './corrupt_image_error.ts';
 import type { ImageFile } from './image_file.ts';
 import type { MetadataMap } from './metadata_map.ts';
 import { type CachedTable, TableCache } from './table_cache.ts';
@@ -33,6 +34,8 @@ export class RefcountTable {
   readonly #dirtyEntries = new Set<number>();
   #moved = false;
   #hint = 0;
+  /** Where the next compressed data goes, unless a cluster begins there */
+  #packAt = 0;
   #pending: { host: number; bytes: number }[] = [];
 
   constructor(file: ImageFile, header: Qcow2Header, table: Uint8Array, map: MetadataMap) {
@@ -77,6 +80,30 @@ export class RefcountTable {
     }
   }
 
+  /** Takes space for compressed data, `bytes` of at most a cluster: behind the last such data where that fits. */
+  async allocateBytes(bytes: number): Promise<number> {
+    const at = this.#packAt;
+    const left = (this.#clusterBytes - (at % this.#clusterBytes)) % this.#clusterBytes;
+    if (left > 0 && (await this.#mayShare(at))) {
+      if (bytes <= left) {
+        await this.#increment(Math.floor(at / this.#clusterBytes));
+        this.#packAt = at + bytes;
+        return at;
+      }
+      const next = await this.allocate();
+      if (next === at + left) {
+        await this.#increment(Math.floor(at / this.#clusterBytes));
+        this.#packAt = at + bytes;
+        return at;
+      }
+      this.#packAt = next + bytes;
+      return next;
+    }
+    const host = await this.allocate();
+    this.#packAt = host + bytes;
+    return host;
+  }
+
   /** `bytes` at `host` lose one reference, once the tables that referred to it are on stable storage. */
   release(host: number, bytes: number): void {
     this.#pending.push({ host, bytes });
@@ -106,7 +133,7 @@ export class RefcountTable {
   }
 
   /** Takes the references of what was released away; nothing in the file refers to it any more. */
-  async settle(): Promise<void> {
+  async settle(postponed = false): Promise<void> {
     const pending = this.#pending;
     this.#pending = [];
     for (const { host, bytes } of pending) {
@@ -114,7 +141,21 @@ export class RefcountTable {
       for (let cluster = Math.floor(host / this.#clusterBytes); cluster <= last; cluster++)
         await this.#decrement(cluster);
     }
-    await this.#blocks.writeDirty();
+    if (!postponed) await this.#blocks.writeDirty();
+  }
+
+  async #mayShare(host: number): Promise<boolean> {
+    const cluster = Math.floor(host / this.#clusterBytes);
+    const block = await this.#block(Math.floor(cluster / this.#perBlock));
+    const count = block === undefined ? 0 : readRefcount(block.view, cluster % this.#perBlock, this.#order);
+    return count > 0 && count < maxRefcount(this.#order);
+  }
+
+  async #increment(cluster: number): Promise<void> {
+    const block = await this.#block(Math.floor(cluster / this.#perBlock));
+    if (block === undefined) throw corrupt(`no refcount for the cluster at ${cluster * this.#clusterBytes}`);
+    const slot = cluster % this.#perBlock;
+    this.#set(block, slot, readRefcount(block.view, slot, this.#order) + 1);
   }
 
   async #decrement(cluster: number): Promise<void> {
@@ -124,7 +165,9 @@ export class RefcountTable {
     if (block === undefined || count === 0)
       throw corrupt(`refcount 0 for a cluster in use at ${cluster * this.#clusterBytes}`);
     this.#set(block, slot, count - 1);
-    if (count === 1) this.#hint = Math.min(this.#hint, cluster);
+    if (count > 1) return;
+    this.#hint = Math.min(this.#hint, cluster);
+    if (Math.floor(this.#packAt / this.#clusterBytes) === cluster) this.#packAt = 0;
   }
 
   #set(block: CachedTable, slot: number, count: number): void {
@@ -194,13 +237,6 @@ export class RefcountTable {
     this.#table.setUint32(index * 8, Math.floor(host / 2 ** 32));
     this.#table.setUint32(index * 8 + 4, host % 2 ** 32);
     this.#map.addCluster(host, 'refcount block');
-  }
-}
-
-/** The image contradicts itself. */
-export class CorruptImageError extends ImageError {
-  constructor(found: string) {
-    super('EIO', `Cannot use the qcow2 image: corrupt, ${found}`);
   }
 }
 

@@ -13,11 +13,13 @@ const variants: readonly (Omit<CreateQcow2Options, 'sizeBytes'> & { diskBytes: n
   { diskBytes: 2 << 20, clusterBytes: 4096, version: 2 },
   { diskBytes: (8 << 20) + 512, clusterBytes: 65_536, refcountBits: 16 },
   { diskBytes: 16 << 20, clusterBytes: 2 << 20, refcountBits: 32 },
+  { diskBytes: (2 << 20) + 512, clusterBytes: 16_384, extendedL2: true },
+  { diskBytes: 4 << 20, clusterBytes: 131_072, extendedL2: true, compression: 'zstd' },
 ];
 
 for (const [index, variant] of variants.entries()) {
   const { diskBytes, ...options } = variant;
-  const name = `v${options.version ?? 3}, clusters of ${options.clusterBytes}, ${options.refcountBits ?? 16}-bit refcounts`;
+  const name = `v${options.version ?? 3}, clusters of ${options.clusterBytes}, ${options.refcountBits ?? 16}-bit refcounts${options.extendedL2 ? ', extended' : ''}`;
 
   test(`Q5 Q7 Q15 random work reads back, also after reopening: ${name}`, async (t) => {
     const file = new LogImageFile(emptyImage({ ...options, sizeBytes: diskBytes }));
@@ -90,6 +92,28 @@ test('T14 blockStatus() tells holes, zeroes, data and what the backing disk has'
     { lengthBytes: cluster, flags: 0 },
     { lengthBytes: cluster * 2, flags: STATE.HOLE | STATE.ZERO },
   ]);
+});
+
+test('T15 allocationDepth() tells which image of a chain has what', async (t) => {
+  const cluster = 65_536;
+  const base = new MemoryImage(cluster * 3);
+  await base.write(cluster * 2, new Uint8Array(1).fill(1));
+  const options = { sizeBytes: cluster * 4, backing: { file: 'x', format: 'raw' } };
+  const middle = await Qcow2Image.openFile(new LogImageFile(emptyImage(options)), { readOnly: false, backing: base });
+  await middle.write(cluster, new Uint8Array(cluster).fill(1));
+  const top = await Qcow2Image.openFile(new LogImageFile(emptyImage(options)), { readOnly: false, backing: middle });
+  await top.write(0, new Uint8Array(cluster).fill(1));
+  const depths = await top.allocationDepth(0, cluster * 4, 10);
+  t.deepEqual(
+    depths.map(({ lengthBytes, flags }) => [lengthBytes / cluster, flags]),
+    [
+      [1, 1],
+      [1, 2],
+      [1, 3],
+      [1, 0],
+    ],
+  );
+  t.is((await top.allocationDepth(0, cluster * 4, 2)).length, 2);
 });
 
 test('Q15 clusters that were discarded are used again after a flush', async (t) => {

@@ -1,0 +1,111 @@
+import type { Extent } from '../../../../protocols/nbd/mod.ts';
+import { DirtyBitmaps } from '../dirty_bitmap.ts';
+import { type DiskImage, ImageError, type ZeroOptions } from '../disk_image.ts';
+import type { ImageLock } from '../image_lock.ts';
+import { FdImageFile, type ImageFile } from '../qcow2/image_file.ts';
+import { CryptFile } from './crypt_file.ts';
+import { SECTOR_BYTES } from './sector_cipher.ts';
+import { readLuksHeader, unlockLuks } from './unlock.ts';
+
+const PIECE_BYTES = 1 << 20;
+
+export interface LuksImageOptions {
+  readonly readOnly: boolean;
+  readonly passphrase: Uint8Array;
+  /** Refuse an image that another writer has open (default true) */
+  readonly lock?: boolean;
+}
+
+/** A raw disk behind a LUKS header of version 1, as cryptsetup and qemu-img make them. */
+export class LuksImage implements DiskImage {
+  readonly readOnly: boolean;
+  readonly blockBytes = SECTOR_BYTES;
+  readonly canFastZero = false;
+  readonly sizeBytes: number;
+  /** Filled by every change */
+  readonly bitmaps = new DirtyBitmaps();
+  readonly #file: ImageFile;
+  readonly #lock: ImageLock | undefined;
+
+  private constructor(file: ImageFile, readOnly: boolean, lock: ImageLock | undefined) {
+    this.#file = file;
+    this.#lock = lock;
+    this.readOnly = readOnly;
+    this.sizeBytes = Math.floor(file.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
+  }
+
+  /** @throws WireError where the header is wrong, ImageError where the passphrase is, errno errors of open(2) */
+  static async open(source: string | number, options: LuksImageOptions): Promise<LuksImage> {
+    const { readOnly, passphrase } = options;
+    const file = typeof source === 'string' ? FdImageFile.open(source, readOnly) : new FdImageFile(source);
+    try {
+      const area = {
+        lengthBytes: file.sizeBytes,
+        read: (offset: number, into: Uint8Array) => file.read(offset, into),
+      };
+      const header = await readLuksHeader(area);
+      const cipher = await unlockLuks(area, header, passphrase);
+      const lock = readOnly || options.lock === false ? undefined : await file.lock();
+      return new LuksImage(new CryptFile(file, cipher, header.payloadOffset), readOnly, lock);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  dirtyBitmaps(): readonly string[] {
+    return this.bitmaps.names;
+  }
+
+  async dirtyBitmap(name: string, offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+    return this.bitmaps.get(name).extents(offset, lengthBytes, maxExtents);
+  }
+
+  readNow(): boolean {
+    return false;
+  }
+
+  writeNow(): boolean {
+    return false;
+  }
+
+  read(offset: number, into: Uint8Array): Promise<void> {
+    return this.#file.read(offset, into);
+  }
+
+  async write(offset: number, data: Uint8Array): Promise<void> {
+    this.#writable();
+    await this.#file.write(offset, data);
+    this.bitmaps.mark(offset, data.length);
+  }
+
+  async flush(): Promise<void> {
+    if (!this.readOnly) await this.#file.sync();
+  }
+
+  async discard(): Promise<void> {
+    // What stays is one of the allowed outcomes; a hole would not decrypt to zeroes.
+    this.#writable();
+  }
+
+  async writeZeroes(offset: number, lengthBytes: number, options: ZeroOptions): Promise<void> {
+    if (options.fast) throw new ImageError('ENOTSUP', 'Cannot write zeroes fast: they are encrypted');
+    const end = offset + lengthBytes;
+    for (let at = offset; at < end; at += PIECE_BYTES) {
+      await this.write(at, new Uint8Array(Math.min(PIECE_BYTES, end - at)));
+    }
+  }
+
+  async blockStatus(_offset: number, lengthBytes: number): Promise<Extent[]> {
+    return [{ lengthBytes, flags: 0 }];
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close();
+    await this.#lock?.release();
+  }
+
+  #writable(): void {
+    if (this.readOnly) throw new ImageError('EPERM', 'Cannot write: image is read-only');
+  }
+}
