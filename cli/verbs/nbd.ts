@@ -34,13 +34,14 @@ const rules: readonly OptionRule[] = [
   { long: 'socket', short: 'k', value: 'PATH', help: 'listen on a UNIX socket' },
   { long: 'port', short: 'p', value: 'PORT', help: `listen on a TCP port (default ${NBD_PORT}; 0 takes a free one)` },
   { long: 'bind', short: 'b', value: 'ADDRESS', help: 'listen on this address (default 127.0.0.1)' },
-  { long: 'format', short: 'f', value: 'raw|qcow2', help: 'format of IMAGE; never guessed, so it has to be given' },
+  { long: 'format', short: 'f', value: 'FORMAT', help: `format of IMAGE, ${IMAGE_FORMATS.join(', ')}; never guessed` },
   {
     long: 'backing',
     value: 'F:PATH',
-    help: 'image of format F under a qcow2 IMAGE; again: what is under that one',
+    help: 'image of format F under an IMAGE that has one; again: what is under that one',
     repeats: true,
   },
+  { long: 'allow-extents', help: 'let a vmdk IMAGE open the files that it names in its own folder' },
   { long: 'export-name', short: 'x', value: 'NAME', help: "name of the export (default '')" },
   { long: 'description', short: 'D', value: 'TEXT', help: 'description of the export' },
   { long: 'read-only', short: 'r', help: 'open and export IMAGE read-only' },
@@ -221,7 +222,10 @@ function sourceOf(path: string, values: ReadonlyMap<string, string>): ImageSourc
     }
     backing = imageSource(text.slice(colon + 1), text.slice(0, colon), backing);
   }
-  return imageSource(path, format, backing);
+  const source = imageSource(path, format, backing);
+  if (!values.has('allow-extents')) return source;
+  if (format !== 'vmdk') throw new UsageError('Cannot use --allow-extents: it is for -f vmdk');
+  return { ...source, allowExtents: true };
 }
 
 function imageSource(path: string, format: string, backing: ImageSource | undefined): ImageSource {

@@ -4,3 +4,21 @@ export { MemoryImage } from './memory_image.ts';
 export { IMAGE_FORMATS, type ImageFormat, type ImageSource, type OpenImageOptions, openImage } from './open_image.ts';
 export { createQcow2, inspectQcow2, Qcow2Image, type Qcow2ImageOptions } from './qcow2/mod.ts';
 export { RawImage, type RawImageOptions } from './raw_image.ts';
+export {
+  type CreateVhdOptions,
+  createVhd,
+  inspectVhd,
+  openVhd,
+  type VhdDetails,
+  type VhdMap,
+  vhdDiskBytes,
+} from './vhd/mod.ts';
+export { inspectVhdx, openVhdx, type VhdxDetails, type VhdxMap } from './vhdx/mod.ts';
+export {
+  type CreateVmdkOptions,
+  createVmdk,
+  inspectVmdk,
+  openVmdk,
+  type VmdkDetails,
+  type VmdkMap,
+} from './vmdk/mod.ts';

@@ -1,8 +1,12 @@
 import { type DiskImage, ImageError } from './disk_image.ts';
 import { Qcow2Image } from './qcow2/mod.ts';
 import { RawImage } from './raw_image.ts';
+import { openVhd } from './vhd/mod.ts';
+import { openVhdx } from './vhdx/mod.ts';
+import { openVmdk } from './vmdk/mod.ts';
 
-export const IMAGE_FORMATS = ['raw', 'qcow2'] as const;
+/** QEMU's names: vpc is VHD */
+export const IMAGE_FORMATS = ['raw', 'qcow2', 'vpc', 'vhdx', 'vmdk'] as const;
 export type ImageFormat = (typeof IMAGE_FORMATS)[number];
 
 /** More images under each other are a mistake, or somebody's trick */
@@ -14,8 +18,10 @@ export interface ImageSource {
   readonly fd?: number;
   readonly path?: string;
   readonly format: ImageFormat;
-  /** What is under a qcow2 image with a backing file; the name inside the image opens nothing */
+  /** What is under an image with a backing file or parent; the name inside the image opens nothing */
   readonly backing?: ImageSource;
+  /** Lets a vmdk descriptor open plain names in its own folder (default false) */
+  readonly allowExtents?: boolean;
 }
 
 export interface OpenImageOptions {
@@ -51,10 +57,17 @@ async function openChain(source: ImageSource, options: OpenImageOptions, depth: 
     }
     return typeof file === 'string' ? RawImage.open(file, options) : RawImage.fromFd(file, options);
   }
-  if (source.backing === undefined) return Qcow2Image.open(file, options);
+  const open = (under: { backing?: DiskImage }): Promise<DiskImage> => {
+    const all = { ...options, ...under };
+    if (format === 'qcow2') return Qcow2Image.open(file, all);
+    if (format === 'vpc') return openVhd(file, all);
+    if (format === 'vhdx') return openVhdx(file, all);
+    return openVmdk(file, { ...all, allowExtents: source.allowExtents === true });
+  };
+  if (source.backing === undefined) return open({});
   const backing = await openChain(source.backing, { readOnly: true }, depth + 1);
   try {
-    return await Qcow2Image.open(file, { ...options, backing });
+    return await open({ backing });
   } catch (error) {
     await backing.close();
     throw error;

@@ -1,0 +1,10 @@
+export { type CreateVmdkOptions, createVmdk, emptyVmdk } from './create.ts';
+export {
+  inspectVmdk,
+  openVmdk,
+  openVmdkFile,
+  type VmdkDetails,
+  type VmdkExtentDetails,
+  type VmdkMap,
+  type VmdkOptions,
+} from './open.ts';
