@@ -27,6 +27,22 @@ export class KeyValues {
     return this.#values.get(key);
   }
 
+  takeAll(): ReadonlyMap<string, string> {
+    for (const key of this.#values.keys()) this.#seen.add(key);
+    return this.#values;
+  }
+
+  /** The keys that begin with `prefix.`, without it: `backing.file.filename` … */
+  takeUnder(prefix: string): ReadonlyMap<string, string> {
+    const found = new Map<string, string>();
+    for (const [key, value] of this.#values) {
+      if (!key.startsWith(`${prefix}.`)) continue;
+      this.#seen.add(key);
+      found.set(key.slice(prefix.length + 1), value);
+    }
+    return found;
+  }
+
   /** @throws UsageError */
   require(key: string): string {
     const value = this.take(key);

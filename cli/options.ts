@@ -1,29 +1,21 @@
 import { resolve } from 'node:path';
 import {
   DEFAULT_VM_OPTIONS,
-  type DiskSource,
   type FileSource,
   MAX_HARTS,
   type VmOptions,
   type VncOptions,
 } from '../services/supervisor/mod.ts';
+import { addBlockNode, type BlockNode, type Drive, joinDevices, NETWORK_DEVICES, parseDrive } from './drives.ts';
 import { KeyValues } from './key_value.ts';
 import { didYouMean } from './suggest.ts';
 import { UsageError } from './usage_error.ts';
-
-interface Drive {
-  readonly id: string | undefined;
-  readonly file: string;
-  readonly readOnly: boolean;
-  readonly snapshot: boolean;
-  /** 'virtio' is a device too; 'none' waits for a -device */
-  readonly interface: 'virtio' | 'none';
-}
 
 /** What one pass over the words collects; defaults and checks across options come after. */
 interface Draft {
   options: { -readonly [K in keyof VmOptions]?: VmOptions[K] };
   drives: Drive[];
+  nodes: Map<string, BlockNode>;
   devices: KeyValues[];
   serial: 'stdio' | 'none' | undefined;
   headless: boolean;
@@ -39,23 +31,6 @@ interface Rule {
 
 const RFB_BASE_PORT = 5900;
 const WEBSOCKET_BASE_PORT = 5700;
-const DISK_DEVICES = {
-  'virtio-blk-pci': 'virtio-pci',
-  'virtio-blk': 'virtio-pci',
-  'virtio-blk-device': 'virtio-mmio',
-} as const;
-/** The bus device is accepted and adds nothing: the console has its own */
-const CONSOLE_DEVICES = ['virtconsole', 'virtio-serial-pci', 'virtio-serial'];
-const NETWORK_DEVICES = ['virtio-net-pci', 'virtio-net'];
-/** Devices of the `virt` machine that are there with a display anyway */
-const DISPLAY_DEVICES = [
-  'virtio-gpu-pci',
-  'virtio-gpu-device',
-  'virtio-keyboard-pci',
-  'virtio-tablet-pci',
-  'virtio-keyboard-device',
-  'virtio-tablet-device',
-];
 
 const file = (path: string): FileSource =>
   path === 'builtin:firmware' ? { builtin: 'firmware' } : { file: resolve(path) };
@@ -124,9 +99,15 @@ const RULES: Readonly<Record<string, Rule>> = {
     },
   },
   '-drive': {
-    value: 'file=FILE,format=raw[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on]',
-    help: 'disk; format is never guessed',
+    value: 'file=FILE,format=raw|qcow2[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on]',
+    help: 'disk; format is never guessed, and what is under a qcow2 image is said: backing.driver=F,backing.file.filename=FILE, or backing-root=FOLDER to follow the names inside it',
     take: ({ drives }, value) => void drives.push(parseDrive(value)),
+  },
+  '-blockdev': {
+    value:
+      'driver=raw|qcow2,node-name=NAME,file=NODE|file.driver=file,file.filename=FILE[,backing=NODE][,read-only=on]',
+    help: 'disk for a -device with drive=NAME; also as JSON',
+    take: ({ nodes }, value) => addBlockNode(nodes, value),
   },
   '-device': {
     value: 'virtio-blk-pci|virtio-blk-device,drive=ID|virtconsole|virtio-net-pci',
@@ -257,7 +238,15 @@ export interface ParsedVm {
  * @throws UsageError naming the option that is wrong, and the nearest one that exists
  */
 export function parseVmArguments(args: readonly string[]): ParsedVm {
-  const draft: Draft = { options: {}, drives: [], devices: [], serial: undefined, headless: false, snapshot: false };
+  const draft: Draft = {
+    options: {},
+    drives: [],
+    nodes: new Map(),
+    devices: [],
+    serial: undefined,
+    headless: false,
+    snapshot: false,
+  };
   for (let at = 0; at < args.length; at++) {
     const given = args[at]!;
     const name = ALIASES[given] ?? (given.startsWith('--') && given.slice(1) in RULES ? given.slice(1) : given);
@@ -277,10 +266,10 @@ export function parseVmArguments(args: readonly string[]): ParsedVm {
   return finish(draft);
 }
 
-function finish({ options, drives, devices, serial, headless, snapshot }: Draft): ParsedVm {
+function finish({ options, drives, nodes, devices, serial, headless, snapshot }: Draft): ParsedVm {
   const named = options.name !== undefined;
   const display = options.vnc !== undefined || !headless;
-  const { disks, others } = joinDevices(drives, devices, snapshot);
+  const { disks, others } = joinDevices({ drives, nodes, devices, snapshot });
   return {
     named,
     options: {
@@ -296,74 +285,6 @@ function finish({ options, drives, devices, serial, headless, snapshot }: Draft)
       network: NETWORK_DEVICES.some((name) => others.has(name)),
     },
   };
-}
-
-/** The disks, and the names of the devices that are none. */
-function joinDevices(
-  drives: readonly Drive[],
-  devices: readonly KeyValues[],
-  snapshot: boolean,
-): { disks: DiskSource[]; others: ReadonlySet<string> } {
-  const others = new Set<string>();
-  const waiting = new Map<string, Drive>();
-  const disks: DiskSource[] = [];
-  const add = (drive: Drive, id: string, bus: DiskSource['bus']) =>
-    disks.push({
-      id,
-      file: drive.file,
-      format: 'raw',
-      readOnly: drive.readOnly,
-      snapshot: drive.snapshot || snapshot,
-      bus,
-    });
-  for (const [index, drive] of drives.entries()) {
-    const id = drive.id ?? `virtio${index}`;
-    if (drive.interface === 'virtio') add(drive, id, 'virtio-pci');
-    else if (drive.id === undefined)
-      throw new UsageError('Cannot use -drive with if=none: id= is missing, a -device needs it');
-    else if (waiting.has(id)) throw new UsageError(`Cannot use -drive: id ${id} comes twice`);
-    else waiting.set(id, drive);
-  }
-  for (const device of devices) {
-    const driver = device.require('driver');
-    if ([...DISPLAY_DEVICES, ...CONSOLE_DEVICES, ...NETWORK_DEVICES].includes(driver)) {
-      others.add(driver);
-      continue;
-    }
-    const bus = Object.hasOwn(DISK_DEVICES, driver) ? DISK_DEVICES[driver as keyof typeof DISK_DEVICES] : undefined;
-    if (bus === undefined) {
-      const known = [...Object.keys(DISK_DEVICES), ...DISPLAY_DEVICES, ...CONSOLE_DEVICES, ...NETWORK_DEVICES];
-      throw new UsageError(`Cannot use -device ${driver}: unknown${didYouMean(driver, known)}`);
-    }
-    const id = device.require('drive');
-    device.take('id');
-    device.end();
-    const drive = waiting.get(id);
-    if (drive === undefined)
-      throw new UsageError(`Cannot use -device ${driver}: there is no -drive with if=none,id=${id}`);
-    waiting.delete(id);
-    add(drive, id, bus);
-  }
-  for (const id of waiting.keys()) throw new UsageError(`Cannot use -drive ${id}: no -device has drive=${id}`);
-  return { disks, others };
-}
-
-function parseDrive(value: string): Drive {
-  const keys = new KeyValues('-drive', value);
-  const path = keys.require('file');
-  const format = keys.take('format');
-  if (format === undefined)
-    throw new UsageError(`Cannot use -drive ${path}: format= is missing, it is never guessed; expected raw`);
-  if (format !== 'raw') throw new UsageError(`Cannot use -drive with format=${format}: expected raw`);
-  const drive: Drive = {
-    id: keys.take('id'),
-    file: resolve(path),
-    readOnly: keys.flag('readonly', keys.flag('read-only', false)),
-    snapshot: keys.flag('snapshot', false),
-    interface: keys.oneOf('if', ['virtio', 'none'], 'virtio'),
-  };
-  keys.end();
-  return drive;
 }
 
 /** `[HOST]:N[,websocket=on|PORT]`, or `none` */

@@ -1,6 +1,9 @@
 import { constants } from 'node:os';
 import process from 'node:process';
+import { type ImageSource, resolveChain } from '../services/nbd/mod.ts';
 import {
+  type DiskFile,
+  type DiskSource,
   type Registration,
   type RunningVm,
   registerVm,
@@ -43,8 +46,9 @@ export async function runVm(options: VmOptions, ui: RunUi = {}): Promise<number>
   };
   for (const signal of SIGNALS) process.on(signal, onSignal);
   try {
+    const disks = await Promise.all(options.disks.map(followNames));
     vm = await supervise(
-      { ...options, name: registration.name, qmp: [registration.qmpPath, ...options.qmp] },
+      { ...options, disks, name: registration.name, qmp: [registration.qmpPath, ...options.qmp] },
       { ...ui.supervise, onReport: (report) => say(describeReport(report)) },
     );
     if (signalled !== undefined) await vm.close();
@@ -64,6 +68,21 @@ export async function runVm(options: VmOptions, ui: RunUi = {}): Promise<number>
     await registration.remove();
     for (const signal of SIGNALS) process.off(signal, onSignal);
   }
+}
+
+/** A disk with `backing-root=` gets what its image names, by the policy; from here on all is said. */
+async function followNames({ backingRoot, ...disk }: DiskSource): Promise<DiskSource> {
+  if (backingRoot === undefined) return disk;
+  return { ...disk, ...diskFile(await resolveChain(disk.file, disk.format, { root: backingRoot })) };
+}
+
+function diskFile({ path, format, backing, dataFile }: ImageSource): DiskFile {
+  return {
+    file: path!,
+    format,
+    ...(backing === undefined ? {} : { backing: diskFile(backing) }),
+    ...(dataFile === undefined ? {} : { dataFile: dataFile.path! }),
+  };
 }
 
 /** Where everything of this machine is, one line each. */

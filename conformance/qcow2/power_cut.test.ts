@@ -16,6 +16,7 @@ const variants: readonly (Omit<CreateQcow2Options, 'sizeBytes'> & { diskBytes: n
   { diskBytes: 2 << 20, clusterBytes: 4096, refcountBits: 16 },
   { diskBytes: 2 << 20, clusterBytes: 4096, version: 2 },
   { diskBytes: 4 << 20, clusterBytes: 65_536, refcountBits: 16 },
+  { diskBytes: 2 << 20, clusterBytes: 16_384, extendedL2: true },
 ];
 
 /** What is in the file when the power goes: every step up to `end`; `lost` ones were still in the disk's cache. */
@@ -35,7 +36,7 @@ function contentsAfter(start: Uint8Array, log: readonly LogStep[], end: number, 
 }
 
 for (const [index, { diskBytes, ...options }] of variants.entries()) {
-  const name = `v${options.version ?? 3}, clusters of ${options.clusterBytes}, ${options.refcountBits ?? 16}-bit refcounts`;
+  const name = `v${options.version ?? 3}, clusters of ${options.clusterBytes}, ${options.refcountBits ?? 16}-bit refcounts${options.extendedL2 ? ', extended' : ''}`;
 
   test(`Q7 no power cut corrupts the image: ${name}`, async (t) => {
     if (!hasPrograms(t, 'qemu-img')) return;

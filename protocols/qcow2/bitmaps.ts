@@ -1,5 +1,6 @@
-import { Cursor, WireError } from '../bytes/mod.ts';
-import { type BitmapsExtension, tableOffset } from './header.ts';
+import { Cursor, WireError, Writer } from '../bytes/mod.ts';
+import { tableOffset } from './header.ts';
+import type { BitmapsExtension } from './header_layout.ts';
 import { QCOW2_LIMITS } from './limits.ts';
 
 export interface Qcow2Bitmap {
@@ -53,6 +54,59 @@ export function decodeBitmapDirectory(
   }
   cursor.end();
   return bitmaps;
+}
+
+/** Encodes a bitmap directory; where each entry's `flags` stand is given beside it, in `bytes`. */
+export function encodeBitmapDirectory(bitmaps: readonly Qcow2Bitmap[]): {
+  bytes: Uint8Array<ArrayBuffer>;
+  flagsAt: number[];
+} {
+  const out = new Writer();
+  const flagsAt: number[] = [];
+  for (const bitmap of bitmaps) {
+    const name = new TextEncoder().encode(bitmap.name);
+    out.u64(BigInt(bitmap.tableOffset)).u32(bitmap.tableEntries);
+    flagsAt.push(out.length);
+    out.u32(bitmapFlags(bitmap)).u8(1).u8(bitmap.granularityBits);
+    out
+      .u16(name.length)
+      .u32(0)
+      .bytes(name)
+      .zeroes(-out.length & 7);
+  }
+  return { bytes: out.finish(), flagsAt };
+}
+
+/** The `flags` field of an entry of the directory */
+export function bitmapFlags({ inUse, auto }: Pick<Qcow2Bitmap, 'inUse' | 'auto'>): number {
+  return (inUse ? 1 : 0) | (auto ? 2 : 0);
+}
+
+/** What one entry of a bitmap table stands for: a cluster of bits, or all of them alike */
+export type BitmapTableEntry = { readonly host: number } | 'zeroes' | 'ones';
+
+/** Decodes a bitmap table. @throws WireError for reserved bits and clusters that are none */
+export function decodeBitmapTable(bytes: Uint8Array, clusterBytes: number, fileBytes: number): BitmapTableEntry[] {
+  const cursor = new Cursor(bytes, 'qcow2 bitmap table');
+  const entries: BitmapTableEntry[] = [];
+  while (cursor.remaining > 0) {
+    const value = cursor.u64('entry');
+    const offset = value & 0x00ff_ffff_ffff_fe00n;
+    // Bit 0 says "all ones", and is reserved where there is an offset.
+    if ((value & ~offset & (offset === 0n ? ~1n : ~0n)) !== 0n) throw bad(`reserved bits in 0x${value.toString(16)}`);
+    if (offset === 0n) entries.push(value === 1n ? 'ones' : 'zeroes');
+    else {
+      if (offset % BigInt(clusterBytes) !== 0n || offset >= BigInt(fileBytes)) throw bad(`bits at ${offset}`);
+      entries.push({ host: Number(offset) });
+    }
+  }
+  return entries;
+}
+
+export function encodeBitmapTable(entries: readonly BitmapTableEntry[]): Uint8Array<ArrayBuffer> {
+  const out = new Writer(entries.length * 8);
+  for (const entry of entries) out.u64(entry === 'zeroes' ? 0n : entry === 'ones' ? 1n : BigInt(entry.host));
+  return out.finish();
 }
 
 function bad(found: string): WireError {

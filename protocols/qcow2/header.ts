@@ -1,78 +1,19 @@
-import { Cursor, WireError, Writer } from '../bytes/mod.ts';
+import { Cursor, WireError } from '../bytes/mod.ts';
+import { decodeExtensions } from './header_extensions.ts';
+import {
+  INCOMPATIBLE,
+  KNOWN_INCOMPATIBLE,
+  QCOW2_MAGIC,
+  QCOW2_V2_HEADER_BYTES,
+  QCOW2_V3_HEADER_BYTES,
+  type Qcow2Header,
+} from './header_layout.ts';
 import { QCOW2_LIMITS } from './limits.ts';
-
-const MAGIC = 0x514649fb;
-export const QCOW2_V2_HEADER_BYTES = 72;
-export const QCOW2_V3_HEADER_BYTES = 104;
-/** Enough of a file to learn the size of its first cluster, in `bytes` */
-export const QCOW2_PEEK_BYTES = 24;
-
-/** Bits of `incompatibleFeatures` */
-export const INCOMPATIBLE = { dirty: 0, corrupt: 1, externalDataFile: 2, compressionType: 3, extendedL2: 4 } as const;
-/** Bits of `autoclearFeatures` */
-export const AUTOCLEAR = { bitmaps: 0, rawExternalData: 1 } as const;
-const KNOWN_INCOMPATIBLE = 0x1fn;
-
-/** Where fields that change while the image is open lie in the header, in `bytes` */
-export const HEADER_FIELD = {
-  /** refcount_table_offset, 8 bytes, and refcount_table_clusters, 4 bytes */
-  refcountTable: 48,
-  incompatibleFeatures: 72,
-  autoclearFeatures: 88,
-} as const;
-
-const EXTENSION = {
-  end: 0,
-  backingFormat: 0xe2792aca,
-  featureNames: 0x6803f857,
-  bitmaps: 0x23852875,
-  encryption: 0x0537be77,
-  dataFile: 0x44415441,
-} as const;
-
-export type CompressionType = 'zlib' | 'zstd';
-
-/** "Bitmaps extension" */
-export interface BitmapsExtension {
-  readonly count: number;
-  readonly directoryBytes: number;
-  readonly directoryOffset: number;
-}
-
-export interface Qcow2Header {
-  readonly version: 2 | 3;
-  readonly headerBytes: number;
-  readonly clusterBits: number;
-  /** In `bytes` */
-  readonly clusterBytes: number;
-  /** Of the virtual disk, in `bytes`, whole sectors */
-  readonly sizeBytes: number;
-  /** Text of the image, not to be opened by itself */
-  readonly backingFile: string | undefined;
-  readonly backingFormat: string | undefined;
-  readonly dataFile: string | undefined;
-  /** 0 none, 1 legacy AES, 2 LUKS */
-  readonly encryption: 0 | 1 | 2;
-  readonly l1Entries: number;
-  readonly l1Offset: number;
-  readonly refcountTableOffset: number;
-  readonly refcountTableClusters: number;
-  /** Width of a refcount is 2^order bits */
-  readonly refcountOrder: number;
-  readonly snapshotCount: number;
-  readonly snapshotsOffset: number;
-  readonly incompatibleFeatures: bigint;
-  readonly compatibleFeatures: bigint;
-  readonly autoclearFeatures: bigint;
-  readonly compression: CompressionType;
-  readonly extendedL2: boolean;
-  readonly bitmaps: BitmapsExtension | undefined;
-}
 
 /** The size of the first cluster, in `bytes`: how much of the file {@link decodeHeader} has to see. */
 export function peekClusterBytes(start: Uint8Array): number {
   const cursor = new Cursor(start, 'qcow2 header');
-  cursor.expectU32(MAGIC, 'magic');
+  cursor.expectU32(QCOW2_MAGIC, 'magic');
   cursor.skip(16, 'version to backing_file_size');
   return 2 ** clusterBitsOf(cursor);
 }
@@ -86,7 +27,7 @@ export function peekClusterBytes(start: Uint8Array): number {
  */
 export function decodeHeader(first: Uint8Array, fileBytes: number): Qcow2Header {
   const cursor = new Cursor(first, 'qcow2 header');
-  cursor.expectU32(MAGIC, 'magic');
+  cursor.expectU32(QCOW2_MAGIC, 'magic');
   const version = cursor.u32('version');
   if (version !== 2 && version !== 3) throw bad('ERR_WIRE_VALUE', `version ${version}, expected 2 or 3`);
   const backingOffset = cursor.u64('backing_file_offset');
@@ -182,6 +123,9 @@ export function decodeHeader(first: Uint8Array, fileBytes: number): Qcow2Header 
     fileBytes,
   );
 
+  const encryptionHeader =
+    encryption === 2 ? encryptionArea(extensions.encryption, clusterBytes, fileBytes) : undefined;
+
   return {
     version,
     headerBytes,
@@ -206,83 +150,27 @@ export function decodeHeader(first: Uint8Array, fileBytes: number): Qcow2Header 
     compression: compressionType === 1 ? 'zstd' : 'zlib',
     extendedL2,
     bitmaps: extensions.bitmaps,
+    encryptionHeader,
+    backingOffset: Number(backingOffset),
+    extensionsEnd: headerBytes + extensions.endsAt,
+    featureNames: extensions.featureNames,
+    otherExtensions: extensions.others,
   };
 }
 
-/** Encodes cluster 0 of a new image: header, backing format, end marker, backing name; no longer than a cluster. */
-export function encodeHeader(
-  header: Omit<Qcow2Header, 'headerBytes' | 'clusterBytes' | 'bitmaps' | 'dataFile' | 'extendedL2'>,
-): Uint8Array<ArrayBuffer> {
-  const utf8 = new TextEncoder();
-  const name = utf8.encode(header.backingFile ?? '');
-  const format = utf8.encode(header.backingFormat ?? '');
-  const headerBytes = header.version === 2 ? QCOW2_V2_HEADER_BYTES : QCOW2_V3_HEADER_BYTES + 8;
-  const formatBytes = format.length === 0 ? 0 : 8 + Math.ceil(format.length / 8) * 8;
-  const nameAt = headerBytes + formatBytes + 8;
-  if (name.length > QCOW2_LIMITS.backingNameBytes || nameAt + name.length > 2 ** header.clusterBits) {
-    throw new RangeError(`Cannot write a backing file name of ${name.length} bytes: it does not fit`);
+/** "Full disk encryption header pointer": a LUKS header inside the file, at a cluster. */
+function encryptionArea(
+  found: { offset: bigint; bytes: bigint } | undefined,
+  clusterBytes: number,
+  fileBytes: number,
+): Qcow2Header['encryptionHeader'] {
+  if (found === undefined) throw bad('ERR_WIRE_VALUE', 'encrypted by LUKS, and no pointer to its header');
+  const { luksHeaderBytes } = QCOW2_LIMITS;
+  if (found.bytes === 0n || found.bytes > BigInt(luksHeaderBytes)) {
+    throw bad('ERR_WIRE_LIMIT', `encryption header of ${found.bytes} bytes, limit is ${luksHeaderBytes}`);
   }
-  const out = new Writer(nameAt + name.length);
-  out.u32(MAGIC).u32(header.version);
-  out.u64(BigInt(name.length === 0 ? 0 : nameAt)).u32(name.length);
-  out.u32(header.clusterBits).u64(BigInt(header.sizeBytes)).u32(header.encryption);
-  out.u32(header.l1Entries).u64(BigInt(header.l1Offset));
-  out.u64(BigInt(header.refcountTableOffset)).u32(header.refcountTableClusters);
-  out.u32(header.snapshotCount).u64(BigInt(header.snapshotsOffset));
-  if (header.version === 3) {
-    out.u64(header.incompatibleFeatures).u64(header.compatibleFeatures).u64(header.autoclearFeatures);
-    out.u32(header.refcountOrder).u32(headerBytes);
-    out.u8(header.compression === 'zstd' ? 1 : 0).zeroes(7);
-  }
-  if (format.length > 0) {
-    out.u32(EXTENSION.backingFormat).u32(format.length).bytes(format);
-    out.zeroes(formatBytes - 8 - format.length);
-  }
-  return out.u32(EXTENSION.end).u32(0).bytes(name).finish();
-}
-
-interface Extensions {
-  backingFormat?: string;
-  featureNames?: Uint8Array;
-  bitmaps?: BitmapsExtension;
-  dataFile?: string;
-}
-
-function decodeExtensions(area: Uint8Array): Extensions {
-  const cursor = new Cursor(area, 'qcow2 header extension');
-  const found: Extensions = {};
-  const seen = new Set<number>();
-  for (let count = 0; cursor.remaining >= 8; count++) {
-    if (count === QCOW2_LIMITS.extensions) throw bad('ERR_WIRE_LIMIT', `more than ${count} header extensions`);
-    const type = cursor.u32('type');
-    const length = cursor.u32('length');
-    if (type === EXTENSION.end) break;
-    if (seen.has(type)) throw bad('ERR_WIRE_VALUE', `header extension 0x${type.toString(16)} twice`);
-    seen.add(type);
-    const data = new Cursor(cursor.bytes(length, 'data'), 'qcow2 header extension');
-    const padding = -length & 7;
-    cursor.skip(Math.min(padding, cursor.remaining), 'padding');
-    if (type === EXTENSION.backingFormat) found.backingFormat = data.utf8(length, 15, 'backing format');
-    else if (type === EXTENSION.dataFile) found.dataFile = data.utf8(length, 1023, 'data file name');
-    else if (type === EXTENSION.featureNames) found.featureNames = data.rest();
-    else if (type === EXTENSION.bitmaps) found.bitmaps = decodeBitmapsExtension(data);
-  }
-  return found;
-}
-
-function decodeBitmapsExtension(data: Cursor): BitmapsExtension {
-  const count = data.u32('nb_bitmaps');
-  data.expectU32(0, 'reserved');
-  const bytes = data.u64('bitmap_directory_size');
-  const offset = data.u64('bitmap_directory_offset');
-  data.end();
-  if (count === 0 || count > QCOW2_LIMITS.bitmaps) {
-    throw bad('ERR_WIRE_LIMIT', `${count} bitmaps, expected 1 to ${QCOW2_LIMITS.bitmaps}`);
-  }
-  if (bytes > BigInt(QCOW2_LIMITS.bitmapDirectoryBytes)) {
-    throw bad('ERR_WIRE_LIMIT', `bitmap directory of ${bytes} bytes, limit is ${QCOW2_LIMITS.bitmapDirectoryBytes}`);
-  }
-  return { count, directoryBytes: Number(bytes), directoryOffset: Number(offset) };
+  const bytes = Number(found.bytes);
+  return { offset: tableOffset(found.offset, bytes, 'encryption header', clusterBytes, fileBytes), bytes };
 }
 
 function featureNames(bits: bigint, table: Uint8Array | undefined): string {

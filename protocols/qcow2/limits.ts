@@ -19,5 +19,7 @@ export const QCOW2_LIMITS = {
   bitmapDirectoryBytes: 16 << 20,
   bitmapNameBytes: 1023,
   backingNameBytes: 1023,
+  /** Of the header of LUKS with its key material, in `bytes` */
+  luksHeaderBytes: 4 << 20,
   extensions: 256,
 } as const;

@@ -1,6 +1,6 @@
-import { Cursor, WireError } from '../bytes/mod.ts';
-import type { Qcow2Header } from './header.ts';
+import { Cursor, WireError, Writer } from '../bytes/mod.ts';
 import { tableOffset } from './header.ts';
+import type { Qcow2Header } from './header_layout.ts';
 import { QCOW2_LIMITS } from './limits.ts';
 
 export interface Qcow2Snapshot {
@@ -17,7 +17,12 @@ export interface Qcow2Snapshot {
   readonly vmStateBytes: bigint;
   /** Of the disk when the snapshot was taken, in `bytes` */
   readonly diskBytes: bigint;
+  /** As it stands in the file: text that is not UTF-8 is kept when the table is written */
+  readonly raw: { readonly id: Uint8Array; readonly name: Uint8Array; readonly furtherExtra: Uint8Array };
 }
+
+/** Of the extra data: the VM state's size and the disk's, in `bytes` */
+const KNOWN_EXTRA_BYTES = 16;
 
 /**
  * Decodes the snapshot table; `bytes` starts at it and may go on behind it (its length stands nowhere).
@@ -46,15 +51,16 @@ export function decodeSnapshotTable(
     const extra = new Cursor(cursor.bytes(extraBytes, 'extra data'), 'qcow2 snapshot extra data');
     const vmStateBytes = extraBytes >= 8 ? extra.u64('vm_state_size') : BigInt(shortVmState);
     const diskBytes = extraBytes >= 16 ? extra.u64('disk_size') : BigInt(header.sizeBytes);
-    const id = printable(cursor.bytes(idBytes, 'id'));
-    const name = printable(cursor.bytes(nameBytes, 'name'));
+    const furtherExtra = extra.rest().slice();
+    const rawId = cursor.bytes(idBytes, 'id').slice();
+    const rawName = cursor.bytes(nameBytes, 'name').slice();
     cursor.skip(Math.min(-cursor.offset & 7, cursor.remaining), 'padding');
     if (l1Entries > QCOW2_LIMITS.l1Bytes / 8)
       throw bad(`L1 table of ${l1Entries} entries, limit is ${QCOW2_LIMITS.l1Bytes / 8}`);
     const at = tableOffset(l1Offset, l1Entries * 8, `L1 table of snapshot ${index}`, header.clusterBytes, fileBytes);
     snapshots.push({
-      id,
-      name,
+      id: printable(rawId),
+      name: printable(rawName),
       l1Offset: at,
       l1Entries,
       dateSeconds,
@@ -62,9 +68,30 @@ export function decodeSnapshotTable(
       vmClock,
       vmStateBytes,
       diskBytes,
+      raw: { id: rawId, name: rawName, furtherExtra },
     });
   }
   return { snapshots, lengthBytes: cursor.offset };
+}
+
+/** Encodes a snapshot table, each entry with the sizes of VM state and disk in its extra data. */
+export function encodeSnapshotTable(snapshots: readonly Qcow2Snapshot[]): Uint8Array<ArrayBuffer> {
+  const out = new Writer();
+  for (const snapshot of snapshots) {
+    const { raw } = snapshot;
+    out.u64(BigInt(snapshot.l1Offset)).u32(snapshot.l1Entries);
+    out.u16(raw.id.length).u16(raw.name.length);
+    out.u32(snapshot.dateSeconds).u32(snapshot.dateNanoseconds).u64(snapshot.vmClock);
+    // The short field is for readers of version 2; the extra data counts where it is there.
+    out.u32(snapshot.vmStateBytes > 0xffff_ffffn ? 0 : Number(snapshot.vmStateBytes));
+    out.u32(KNOWN_EXTRA_BYTES + raw.furtherExtra.length);
+    out.u64(snapshot.vmStateBytes).u64(snapshot.diskBytes).bytes(raw.furtherExtra);
+    out
+      .bytes(raw.id)
+      .bytes(raw.name)
+      .zeroes(-out.length & 7);
+  }
+  return out.finish();
 }
 
 /** Names of a snapshot are bytes, UTF-8 by custom: what is not becomes U+FFFD, and the image stays usable. */

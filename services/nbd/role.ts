@@ -25,6 +25,8 @@ export interface DiskRoleImage {
   readonly format: ImageFormat;
   /** What is under a qcow2 image that has a backing file: the name inside the image opens nothing */
   readonly backing?: ImageSource;
+  /** Where a qcow2 image keeps its clusters, if that is another file */
+  readonly dataFile?: ImageSource['dataFile'];
   readonly readOnly?: boolean;
   /** Refuse an image that another writer has open (default true) */
   readonly lock?: boolean;
@@ -232,7 +234,7 @@ class DiskRole {
 }
 
 async function openDisk(wanted: DiskRoleImage): Promise<DiskImage> {
-  const { id, fd, path, memoryBytes, format, backing } = wanted;
+  const { id, fd, path, memoryBytes, format, backing, dataFile } = wanted;
   const sources = [fd, path, memoryBytes].filter((source) => source !== undefined).length;
   if (sources !== 1) {
     throw new DiskRoleError('ERR_DISK_OPTIONS', `Cannot open disk ${id}: ${sources} of fd, path, memoryBytes given`);
@@ -251,6 +253,7 @@ async function openDisk(wanted: DiskRoleImage): Promise<DiskImage> {
     ...(fd === undefined ? {} : { fd }),
     ...(path === undefined ? {} : { path }),
     ...(backing === undefined ? {} : { backing }),
+    ...(dataFile === undefined ? {} : { dataFile }),
   };
   return openImage(source, { readOnly, lock: wanted.lock ?? true, inactive: wanted.inactive ?? false });
 }

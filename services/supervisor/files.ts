@@ -13,7 +13,7 @@ import { copyFile, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { firmwareElf } from '../../guests/firmware/mod.ts';
-import type { DiskSource, FileSource } from './vm_options.ts';
+import type { DiskFile, DiskSource, FileSource } from './vm_options.ts';
 
 // Descriptors here are plain numbers, not FileHandles: they are handed over to roles, and a FileHandle would close
 // its descriptor again when it is collected.
@@ -40,28 +40,65 @@ export async function openBootFile(what: string, source: FileSource): Promise<nu
   );
 }
 
+/** Descriptors of an image and of what belongs to it. */
+export interface OpenedDisk {
+  readonly fd: number;
+  readonly backing?: OpenedDisk;
+  readonly dataFd?: number;
+}
+
 /**
- * Opens a disk image: a regular file or block device, read-only where the guest may not write. With `snapshot` it is
- * a copy without a name, which goes when the last descriptor is closed (copy-on-write where the file system can).
- * @throws FileError
+ * Opens a disk image: a regular file or block device, read-only where the guest may not write, and what is named
+ * under it read-only. With `snapshot` it is a copy without a name, which goes when the last descriptor is closed
+ * (copy-on-write where the file system can).
+ * @throws FileError; nothing stays open then
  */
-export async function openDisk(disk: DiskSource): Promise<number> {
+export async function openDisk(disk: DiskSource): Promise<OpenedDisk> {
   const what = `disk ${disk.id}`;
-  const original = openChecked(
-    what,
-    disk.file,
-    disk.readOnly || disk.snapshot ? constants.O_RDONLY : constants.O_RDWR,
-    (facts) =>
-      facts.isFile() || (facts.isBlockDevice() && !disk.snapshot) ? undefined : `${kindOf(facts)}, expected a file`,
-  );
-  if (!disk.snapshot) return original;
-  closeSync(original);
-  return withNamelessFile(async (path) => {
-    await copyFile(disk.file, path, constants.COPYFILE_FICLONE);
-    const fd = openSync(path, constants.O_RDWR);
+  if (disk.snapshot && disk.dataFile !== undefined) {
+    throw new FileError(`Cannot use ${disk.dataFile} as ${what}: a disk with snapshot=on cannot have a data file`);
+  }
+  const opened: number[] = [];
+  const keep = (fd: number): number => {
+    opened.push(fd);
+    return fd;
+  };
+  const layers = (layer: DiskFile, readOnly: boolean): OpenedDisk => {
+    const flags = readOnly ? constants.O_RDONLY : constants.O_RDWR;
+    const open = (path: string): number => keep(openChecked(what, path, flags, (facts) => refuseDisk(facts, false)));
+    return {
+      fd: open(layer.file),
+      ...(layer.dataFile === undefined ? {} : { dataFd: open(layer.dataFile) }),
+      ...(layer.backing === undefined ? {} : { backing: layers(layer.backing, true) }),
+    };
+  };
+  try {
+    if (!disk.snapshot) return layers(disk, disk.readOnly);
+    const fd = keep(await openCopy(what, disk.file));
+    return { fd, ...(disk.backing === undefined ? {} : { backing: layers(disk.backing, true) }) };
+  } catch (error) {
+    for (const fd of opened) closeSync(fd);
+    throw error;
+  }
+}
+
+/** All descriptors of a disk */
+export function descriptorsOf({ fd, dataFd, backing }: OpenedDisk): number[] {
+  return [fd, ...(dataFd === undefined ? [] : [dataFd]), ...(backing === undefined ? [] : descriptorsOf(backing))];
+}
+
+async function openCopy(what: string, path: string): Promise<number> {
+  closeSync(openChecked(what, path, constants.O_RDONLY, (facts) => refuseDisk(facts, true)));
+  return withNamelessFile(async (copy) => {
+    await copyFile(path, copy, constants.COPYFILE_FICLONE);
+    const fd = openSync(copy, constants.O_RDWR);
     fchmodSync(fd, 0o600);
     return fd;
   });
+}
+
+function refuseDisk(facts: Stats, snapshot: boolean): string | undefined {
+  return facts.isFile() || (facts.isBlockDevice() && !snapshot) ? undefined : `${kindOf(facts)}, expected a file`;
 }
 
 /**

@@ -14,6 +14,7 @@ export {
 export {
   checkVmOptions,
   DEFAULT_VM_OPTIONS,
+  type DiskFile,
   type DiskSource,
   type FileSource,
   isVmName,

@@ -2,12 +2,13 @@ import { createHash } from 'node:crypto';
 import { closeSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { duplexPair } from 'node:stream';
+import type { ImageSource } from '../nbd/images/open_image.ts';
 import { socketPairs } from '../shared/stream_pair.ts';
 import { ControlPlane } from './control_plane.ts';
-import { openBootFile, openDisk } from './files.ts';
+import { descriptorsOf, type OpenedDisk, openBootFile, openDisk } from './files.ts';
 import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
 import { ROLE_MODULES, type RoleModule, type RoleName } from './role_table.ts';
-import { checkVmOptions, type FileSource, type VmOptions } from './vm_options.ts';
+import { checkVmOptions, type DiskFile, type FileSource, type VmOptions } from './vm_options.ts';
 
 export interface SuperviseOptions {
   /** Flags of node for a role's process, e.g. `--no-liftoff` for the machine */
@@ -157,14 +158,19 @@ class Supervisor implements RunningVm {
     const far = (name: string) => ({ [name]: links.get(name)![1] });
     const starts: Promise<unknown>[] = [];
     if (vm.disks.length > 0) {
-      const files = await Promise.all(vm.disks.map(async (disk) => this.#keep(await openDisk(disk))));
+      const opened = await Promise.all(
+        vm.disks.map(async (disk) => {
+          const files = await openDisk(disk);
+          for (const fd of descriptorsOf(files)) this.#keep(fd);
+          return files;
+        }),
+      );
       const diskLinks = vm.disks.map(({ id }) => far(`disk:${id}`));
       starts.push(
-        this.#startRole('disk', Object.assign({}, ...diskLinks), files, (mapFd) => ({
+        this.#startRole('disk', Object.assign({}, ...diskLinks), opened.flatMap(descriptorsOf), (mapFd) => ({
           images: vm.disks.map((disk, index) => ({
             id: disk.id,
-            fd: mapFd(files[index]!),
-            format: disk.format,
+            ...imageSource(disk, opened[index]!, mapFd),
             readOnly: disk.readOnly,
             // The source of a migration still holds the image; `take-disks` comes when it has let go
             inactive: vm.incoming !== undefined,
@@ -412,6 +418,17 @@ const AFTER_END: Readonly<Record<RoleName, string>> = {
   migration: 'this machine can no longer be migrated, the guest runs on',
   monitor: 'it ended too often, the guest runs on without a monitor',
 };
+
+/** What the disk role gets of an image and what is under it: descriptors and formats, no paths. */
+function imageSource(source: DiskFile, opened: OpenedDisk, mapFd: (fd: number) => number): ImageSource {
+  const { dataFd, backing } = opened;
+  return {
+    fd: mapFd(opened.fd),
+    format: source.format,
+    ...(dataFd === undefined ? {} : { dataFile: { fd: mapFd(dataFd) } }),
+    ...(backing === undefined ? {} : { backing: imageSource(source.backing!, backing, mapFd) }),
+  };
+}
 
 /** The machine may be taken over by its guest: only short text goes on. */
 function takeText(data: unknown, field: string): string {

@@ -1,3 +1,5 @@
+import type { ImageFormat } from '../nbd/images/open_image.ts';
+
 /** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */
 export interface VmOptions {
   /** 1..64 of `A-Z a-z 0-9 _ . -`, not beginning with a dot or dash */
@@ -38,14 +40,24 @@ export interface VmOptions {
 /** A file that the supervisor opens; the guest's side gets its descriptor only. */
 export type FileSource = { readonly file: string } | { readonly builtin: 'firmware' };
 
-export interface DiskSource {
-  readonly id: string;
+/** An image file with what is under it. Formats are said here, never found by looking. */
+export interface DiskFile {
   readonly file: string;
-  readonly format: 'raw';
+  readonly format: ImageFormat;
+  /** The image under an image that has one; the name inside the image opens nothing. Opened read-only */
+  readonly backing?: DiskFile;
+  /** Where a qcow2 image keeps its clusters, if that is another file */
+  readonly dataFile?: string;
+}
+
+export interface DiskSource extends DiskFile {
+  readonly id: string;
   readonly readOnly: boolean;
   /** Writes go to memory and are forgotten */
   readonly snapshot: boolean;
   readonly bus: 'virtio-pci' | 'virtio-mmio';
+  /** Names inside the image may lead to files in this folder: resolved by the command, before anything starts */
+  readonly backingRoot?: string;
 }
 
 export interface VncOptions {
@@ -60,6 +72,8 @@ export const MIN_RAM_BYTES = 2 << 20;
 export const MAX_RAM_BYTES = 3 * 2 ** 30;
 export const MAX_HARTS = 8;
 export const MAX_DISKS = 16;
+/** More images under each other are a mistake, or somebody's trick */
+export const MAX_BACKING_FILES = 16;
 
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
@@ -103,10 +117,16 @@ export function checkVmOptions(options: VmOptions): void {
   }
   if (disks.length > MAX_DISKS) throw refuse(`${disks.length} disks`, `limit is ${MAX_DISKS}`);
   const ids = new Set<string>();
-  for (const { id } of disks) {
+  for (const disk of disks) {
+    const { id } = disk;
     if (!NAME.test(id)) throw refuse(`disk id ${JSON.stringify(id)}`, 'expected 1..64 letters, digits, _ . -');
     if (ids.has(id)) throw refuse(`disk id ${id}`, 'it comes twice');
     ids.add(id);
+    if (disk.backingRoot !== undefined) throw refuse(`disk ${id}`, 'names inside it are not followed here');
+    let depth = 0;
+    for (let under = disk.backing; under !== undefined; under = under.backing) depth++;
+    if (depth > MAX_BACKING_FILES)
+      throw refuse(`disk ${id}`, `${depth} images under it, limit is ${MAX_BACKING_FILES}`);
   }
   if (options.bios === 'none' && options.kernel === undefined && options.incoming === undefined) {
     throw refuse('no kernel', 'with -bios none there is nothing to start, expected -kernel');

@@ -80,7 +80,59 @@ test('-snapshot is for all disks', (t) => {
 });
 test('-drive refuses a missing format, another format, and one that is guessed', (t) => {
   refuses(t, '-drive file=a', /format= is missing/);
-  refuses(t, '-drive file=a,format=qcow2', /format=qcow2: expected raw/);
+  refuses(t, '-drive file=a,format=qcow3', /format=qcow3: expected raw or qcow2/);
+});
+test('Q10 -drive says what is under a qcow2 image, layer by layer', (t) => {
+  const { disks } = parse(
+    '-drive file=a,format=qcow2,backing.driver=qcow2,backing.file.filename=b,backing.backing.driver=raw,backing.backing.file.filename=c',
+  );
+  t.deepEqual(disks[0], {
+    id: 'virtio0',
+    file: resolve('a'),
+    format: 'qcow2',
+    backing: { file: resolve('b'), format: 'qcow2', backing: { file: resolve('c'), format: 'raw' } },
+    readOnly: false,
+    snapshot: false,
+    bus: 'virtio-pci',
+  });
+  t.is(parse('-drive file=a,format=qcow2,data-file.filename=d').disks[0]?.dataFile, resolve('d'));
+  t.is(parse('-drive file=a,format=qcow2,backing-root=.').disks[0]?.backingRoot, resolve('.'));
+  refuses(t, '-drive file=a,format=qcow2,backing.driver=qcow2', /file= is missing/);
+  refuses(t, '-drive file=a,format=qcow2,backing.driver=nbd,backing.host=h', /host=: unknown for driver nbd/);
+  refuses(t, '-drive file=a,format=qcow2,backing-root=.,backing.driver=raw,backing.file.filename=b', /together/);
+});
+test('-blockdev makes nodes, dotted or JSON, that a device or another node takes', (t) => {
+  const expected = {
+    id: 'd',
+    file: resolve('top'),
+    format: 'qcow2',
+    backing: { file: resolve('base'), format: 'raw' },
+    readOnly: true,
+    snapshot: false,
+    bus: 'virtio-pci',
+  };
+  const device = ['-device', 'virtio-blk-pci,drive=d'];
+  const dotted = [
+    ['-blockdev', 'file,node-name=f,filename=base'],
+    ['-blockdev', 'driver=raw,node-name=b,file=f'],
+    ['-blockdev', 'driver=qcow2,node-name=d,file.driver=file,file.filename=top,backing=b,read-only=on'],
+  ].flat();
+  t.deepEqual(parseVmArguments([...dotted, ...device]).options.disks, [expected]);
+  const json = JSON.stringify({
+    driver: 'qcow2',
+    'node-name': 'd',
+    file: { driver: 'file', filename: 'top' },
+    backing: { driver: 'raw', file: { driver: 'file', filename: 'base' } },
+    'read-only': true,
+  });
+  t.deepEqual(parseVmArguments(['-blockdev', json, ...device]).options.disks, [expected]);
+  refuses(t, '-blockdev driver=qcow2,file.filename=a', /node-name= is missing/);
+  refuses(t, '-blockdev driver=qcow2,node-name=d', /file= is missing/);
+  refuses(t, '-blockdev driver=qcow2,node-name=d,file=f', /no node f before it/);
+  refuses(t, '-blockdev driver=nbd,node-name=d,file=f', /driver=nbd: expected/);
+  refuses(t, '-blockdev driver=raw,node-name=d,file.filename=a,backing.driver=raw', /nothing under them/);
+  refuses(t, '-blockdev driver=raw,node-name=d,file.filename=a,cache.direct=on', /cache=: unknown/);
+  refuses(t, '-blockdev {', /not JSON/);
 });
 test('-drive refuses a missing file, an unknown key, a key that comes twice, a key without value', (t) => {
   refuses(t, '-drive format=raw', /file= is missing/);

@@ -1,5 +1,5 @@
 import { type DiskImage, ImageError } from './disk_image.ts';
-import { Qcow2Image } from './qcow2/mod.ts';
+import { FdImageFile, Qcow2Image } from './qcow2/mod.ts';
 import { RawImage } from './raw_image.ts';
 import { openVhd } from './vhd/mod.ts';
 import { openVhdx } from './vhdx/mod.ts';
@@ -10,7 +10,7 @@ export const IMAGE_FORMATS = ['raw', 'qcow2', 'vpc', 'vhdx', 'vmdk'] as const;
 export type ImageFormat = (typeof IMAGE_FORMATS)[number];
 
 /** More images under each other are a mistake, or somebody's trick */
-const MAX_CHAIN = 16;
+export const MAX_CHAIN = 16;
 
 /** An image file: one of `fd` and `path`. The format is always said, never found by looking. */
 export interface ImageSource {
@@ -22,6 +22,8 @@ export interface ImageSource {
   readonly backing?: ImageSource;
   /** Lets a vmdk descriptor open plain names in its own folder (default false) */
   readonly allowExtents?: boolean;
+  /** Where a qcow2 image keeps its clusters, if that is another file: one of `fd` and `path` */
+  readonly dataFile?: { readonly fd?: number; readonly path?: string };
 }
 
 export interface OpenImageOptions {
@@ -57,19 +59,33 @@ async function openChain(source: ImageSource, options: OpenImageOptions, depth: 
     }
     return typeof file === 'string' ? RawImage.open(file, options) : RawImage.fromFd(file, options);
   }
-  const open = (under: { backing?: DiskImage }): Promise<DiskImage> => {
-    const all = { ...options, ...under };
-    if (format === 'qcow2') return Qcow2Image.open(file, all);
-    if (format === 'vpc') return openVhd(file, all);
-    if (format === 'vhdx') return openVhdx(file, all);
-    return openVmdk(file, { ...all, allowExtents: source.allowExtents === true });
-  };
-  if (source.backing === undefined) return open({});
-  const backing = await openChain(source.backing, { readOnly: true }, depth + 1);
+  const { dataFile } = source;
+  if (dataFile !== undefined && format !== 'qcow2') {
+    throw new ImageError('EINVAL', 'Cannot open the image: only qcow2 images have a data file');
+  }
+  if (dataFile !== undefined && (dataFile.fd === undefined) === (dataFile.path === undefined)) {
+    throw new ImageError('EINVAL', 'Cannot open the image: expected one of a path and a descriptor for its data file');
+  }
+  const backing =
+    source.backing === undefined ? undefined : await openChain(source.backing, { readOnly: true }, depth + 1);
+  const all = { ...options, ...(backing === undefined ? {} : { backing }) };
   try {
-    return await open({ backing });
+    if (format === 'vpc') return await openVhd(file, all);
+    if (format === 'vhdx') return await openVhdx(file, all);
+    if (format === 'vmdk') return await openVmdk(file, { ...all, allowExtents: source.allowExtents === true });
+    return await Qcow2Image.open(file, {
+      ...all,
+      ...(dataFile === undefined
+        ? {}
+        : {
+            dataFile:
+              dataFile.fd === undefined
+                ? FdImageFile.open(dataFile.path!, options.readOnly)
+                : new FdImageFile(dataFile.fd),
+          }),
+    });
   } catch (error) {
-    await backing.close();
+    await backing?.close();
     throw error;
   }
 }

@@ -1,8 +1,14 @@
 import {
+  type ClusterEntry,
+  decodeClusterEntry,
   decodeL1Entry,
   decodeL2Entry,
   decodeSubcluster,
+  encodeCompressedEntry,
   encodeEntry,
+  hasFeature,
+  INCOMPATIBLE,
+  type L2Format,
   type Mapping,
 } from '../../../../protocols/qcow2/mod.ts';
 import type { ImageFile } from './image_file.ts';
@@ -13,6 +19,7 @@ import { type CachedTable, TableCache } from './table_cache.ts';
 const L2_CACHE_BYTES = 16 << 20;
 const SUBCLUSTERS = 32;
 const UNALLOCATED: Mapping = { kind: 'unallocated', host: 0, lengthBytes: 0, copied: false };
+const EMPTY: ClusterEntry = { kind: 'standard', host: 0, lengthBytes: 0, copied: false, allocated: 0, zero: 0 };
 
 /** From places on the disk to places in the file, through the L1 and L2 tables, checked entry by entry. */
 export class ClusterMap {
@@ -22,24 +29,37 @@ export class ClusterMap {
   readonly spanBytes: number;
   readonly refcounts: RefcountTable;
   readonly #file: ImageFile;
+  readonly #data: ImageFile;
   readonly #metadata: Qcow2Metadata;
   readonly #l1: DataView;
   readonly #l2: TableCache;
   readonly #clusterBytes: number;
   readonly #perTable: number;
-  readonly #grainsPerCluster: number;
-  readonly #format: { version: 2 | 3; clusterBits: number; extended: boolean };
+  /** 1, or 32 with extended entries */
+  readonly grainsPerCluster: number;
+  readonly #format: L2Format;
+  readonly #entryBytes: number;
+  /** Clusters lie in an external file, each where it is on the disk, and nothing counts them */
+  readonly #external: boolean;
   readonly #dirtyL1 = new Set<number>();
 
-  constructor(file: ImageFile, metadata: Qcow2Metadata) {
+  constructor(file: ImageFile, data: ImageFile, metadata: Qcow2Metadata) {
     const { header, l1, map } = metadata;
     this.#file = file;
+    this.#data = data;
     this.#metadata = metadata;
     this.#clusterBytes = header.clusterBytes;
-    this.#format = { version: header.version, clusterBits: header.clusterBits, extended: header.extendedL2 };
-    this.#perTable = header.clusterBytes / (header.extendedL2 ? 16 : 8);
-    this.#grainsPerCluster = header.extendedL2 ? SUBCLUSTERS : 1;
-    this.grainBytes = header.clusterBytes / this.#grainsPerCluster;
+    this.#external = hasFeature(header, INCOMPATIBLE.externalDataFile);
+    this.#format = {
+      version: header.version,
+      clusterBits: header.clusterBits,
+      extended: header.extendedL2,
+      external: this.#external,
+    };
+    this.#entryBytes = header.extendedL2 ? 16 : 8;
+    this.#perTable = header.clusterBytes / this.#entryBytes;
+    this.grainsPerCluster = header.extendedL2 ? SUBCLUSTERS : 1;
+    this.grainBytes = header.clusterBytes / this.grainsPerCluster;
     this.spanBytes = this.#perTable * header.clusterBytes;
     this.#l1 = new DataView(l1.buffer, l1.byteOffset, l1.byteLength);
     this.#l2 = new TableCache(file, header.clusterBytes, L2_CACHE_BYTES);
@@ -62,7 +82,7 @@ export class ClusterMap {
 
   /** The mapping of a grain, or undefined where its L2 table has to be read first. @throws CorruptImageError */
   lookupNow(grain: number): Mapping | undefined {
-    const cluster = Math.floor(grain / this.#grainsPerCluster);
+    const cluster = Math.floor(grain / this.grainsPerCluster);
     const host = this.#tableHost(Math.floor(cluster / this.#perTable)).host;
     if (host === 0) return UNALLOCATED;
     const table = this.#l2.peek(host);
@@ -70,19 +90,69 @@ export class ClusterMap {
   }
 
   async lookup(grain: number): Promise<Mapping> {
-    const cluster = Math.floor(grain / this.#grainsPerCluster);
+    const cluster = Math.floor(grain / this.grainsPerCluster);
     const host = this.#tableHost(Math.floor(cluster / this.#perTable)).host;
     return host === 0 ? UNALLOCATED : this.#mapping(await this.#l2.load(host), cluster, grain);
   }
 
-  /** Maps a cluster anew; what it lost is released by the caller. Never for extended entries. */
-  async set(cluster: number, host: number, flags: { copied: boolean; zero?: boolean }): Promise<void> {
+  /** The entry of a cluster as a whole. @throws CorruptImageError */
+  async entry(cluster: number): Promise<ClusterEntry> {
+    const tableHost = this.#tableHost(Math.floor(cluster / this.#perTable)).host;
+    if (tableHost === 0) return EMPTY;
+    const { view } = this.#l2.peek(tableHost) ?? (await this.#l2.load(tableHost));
+    const at = (cluster % this.#perTable) * this.#entryBytes;
+    const { extended } = this.#format;
+    const zeroBits = extended ? view.getUint32(at + 8) : 0;
+    const allocatedBits = extended ? view.getUint32(at + 12) : 0;
+    const entry = decodeClusterEntry(view.getUint32(at), view.getUint32(at + 4), zeroBits, allocatedBits, this.#format);
+    if (entry.kind === 'invalid') throw new CorruptImageError(entry.reason ?? 'an L2 entry');
+    if (entry.host !== 0 || entry.copied || entry.kind === 'compressed') {
+      const { kind, host, copied } = entry;
+      const compressed = kind === 'compressed';
+      const lengthBytes = compressed ? entry.lengthBytes : this.#clusterBytes;
+      this.#check({ kind: compressed ? kind : 'data', host, lengthBytes, copied }, cluster * this.#clusterBytes);
+    }
+    return entry;
+  }
+
+  /** Maps a cluster anew; what it lost is released by the caller. */
+  async set(
+    cluster: number,
+    host: number,
+    { copied, allocated, zero }: Pick<ClusterEntry, 'copied' | 'allocated' | 'zero'>,
+  ): Promise<void> {
+    const { extended } = this.#format;
+    const { high, low } = encodeEntry(host, { copied, zero: !extended && zero !== 0 });
+    await this.#put(cluster, high, low, zero, allocated);
+  }
+
+  /** Maps a cluster to compressed data. */
+  async setCompressed(cluster: number, host: number, lengthBytes: number): Promise<void> {
+    const { high, low } = encodeCompressedEntry(host, lengthBytes, this.#format.clusterBits);
+    await this.#put(cluster, high, low, 0, 0);
+  }
+
+  /** Where new data of a cluster goes */
+  async allocate(cluster: number): Promise<number> {
+    return this.#external ? cluster * this.#clusterBytes : this.refcounts.allocate();
+  }
+
+  /** What an entry referred to before it was changed loses its reference. */
+  release({ kind, host, lengthBytes }: ClusterEntry): void {
+    if (host === 0 || this.#external) return;
+    this.refcounts.release(host, kind === 'compressed' ? lengthBytes : this.#clusterBytes);
+  }
+
+  async #put(cluster: number, high: number, low: number, zeroBits: number, allocatedBits: number): Promise<void> {
     const table = await this.#tableForWrite(Math.floor(cluster / this.#perTable));
-    const at = (cluster % this.#perTable) * 8;
-    const { high, low } = encodeEntry(host, flags);
+    const at = (cluster % this.#perTable) * this.#entryBytes;
     table.view.setUint32(at, high);
     table.view.setUint32(at + 4, low);
-    this.#l2.touch(table, at, at + 8);
+    if (this.#format.extended) {
+      table.view.setUint32(at + 8, zeroBits);
+      table.view.setUint32(at + 12, allocatedBits);
+    }
+    this.#l2.touch(table, at, at + this.#entryBytes);
   }
 
   /**
@@ -91,7 +161,7 @@ export class ClusterMap {
    */
   async commit(): Promise<void> {
     await this.refcounts.writeOut();
-    await this.#file.sync();
+    await this.#syncData();
     const changed = this.#l2.dirty || this.#dirtyL1.size > 0;
     await this.#l2.writeDirty();
     if (this.#dirtyL1.size > 0) {
@@ -104,6 +174,11 @@ export class ClusterMap {
     }
     if (changed) await this.#file.sync();
     await this.refcounts.settle();
+  }
+
+  async #syncData(): Promise<void> {
+    if (this.#data !== this.#file) await this.#data.sync();
+    await this.#file.sync();
   }
 
   #tableHost(index: number): Mapping {
@@ -137,19 +212,23 @@ export class ClusterMap {
       mapping = decodeL2Entry(high, low, this.#format);
     }
     if (mapping.kind === 'invalid') throw new CorruptImageError(mapping.reason ?? 'an L2 entry');
-    if (mapping.host !== 0 || mapping.kind === 'compressed') this.#check(mapping);
+    if (mapping.host !== 0 || mapping.kind === 'compressed') this.#check(mapping, grain * this.grainBytes);
     return mapping;
   }
 
-  #check({ kind, host, lengthBytes }: Mapping): void {
+  #check({ kind, host, lengthBytes }: Mapping, offset: number): void {
     const { map } = this.#metadata;
+    if (this.#external) {
+      if (kind !== 'compressed' && host === offset) return;
+      throw new CorruptImageError(`a ${kind} cluster at ${host} of the data file, expected ${offset}`);
+    }
     const fileEnd = this.#file.sizeBytes;
-    // The file may end inside its last cluster.
+    // The file may end inside its last cluster, before a subcluster that nobody has written yet.
     const clusterEnd = Math.ceil(fileEnd / this.#clusterBytes) * this.#clusterBytes;
-    if (host >= fileEnd || host + lengthBytes > clusterEnd) {
+    const first = host - (host % this.#clusterBytes);
+    if ((kind === 'compressed' ? host : first) >= fileEnd || host + lengthBytes > clusterEnd) {
       throw new CorruptImageError(`a ${kind} cluster at ${host}, behind the end of the file`);
     }
-    const first = host - (host % this.#clusterBytes);
     for (let at = first; at < host + lengthBytes; at += this.#clusterBytes) {
       const metadata = map.at(at, this.#clusterBytes);
       if (metadata !== undefined) throw new CorruptImageError(`a ${kind} cluster at ${host}, in the ${metadata}`);

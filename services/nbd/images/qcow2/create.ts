@@ -1,5 +1,7 @@
 import { open } from 'node:fs/promises';
 import {
+  AUTOCLEAR,
+  COMPATIBLE,
   type CompressionType,
   encodeHeader,
   INCOMPATIBLE,
@@ -20,6 +22,12 @@ export interface CreateQcow2Options {
   readonly refcountBits?: number;
   /** Of compressed clusters (default zlib) */
   readonly compression?: CompressionType;
+  /** 32 subclusters for each cluster (default false); version 3, clusters of 16 KiB and more */
+  readonly extendedL2?: boolean;
+  /** Refcounts may be wrong after a power cut, and are mended then (default false); version 3 */
+  readonly lazyRefcounts?: boolean;
+  /** Clusters go to another file, whose name is written into the image as it is; `raw`: that file stays a raw image */
+  readonly dataFile?: { readonly file: string; readonly raw: boolean };
   /** Written into the image as it is, and not looked at */
   readonly backing?: { readonly file: string; readonly format: string };
 }
@@ -55,7 +63,15 @@ export function emptyImage(options: CreateQcow2Options): Uint8Array {
     refuse(`refcounts of ${refcountBits} bits, expected a power of two from 1 to 64`);
   }
   if (version === 2 && (refcountBits !== 16 || compression !== 'zlib')) refuse('version 2 has 16 bits and zlib only');
-  const l1Entries = Math.ceil(sizeBytes / ((clusterBytes / 8) * clusterBytes));
+  const { extendedL2 = false, lazyRefcounts = false, dataFile } = options;
+  if (version === 2 && (extendedL2 || lazyRefcounts || dataFile !== undefined)) {
+    refuse('extended L2 entries, lazy refcounts and data files need version 3');
+  }
+  if (extendedL2 && clusterBits < QCOW2_LIMITS.minExtendedClusterBits) {
+    refuse(`extended L2 entries with clusters of ${clusterBytes} bytes, expected 16384 or more`);
+  }
+  if (dataFile?.raw === true && backing !== undefined) refuse('a raw data file has no room for a backing file');
+  const l1Entries = Math.ceil(sizeBytes / ((clusterBytes / (extendedL2 ? 16 : 8)) * clusterBytes));
   if (l1Entries * 8 > QCOW2_LIMITS.l1Bytes) refuse(`${sizeBytes} bytes are too many for clusters of ${clusterBytes}`);
 
   const l1Clusters = Math.max(1, Math.ceil((l1Entries * 8) / clusterBytes));
@@ -89,9 +105,14 @@ export function emptyImage(options: CreateQcow2Options): Uint8Array {
       refcountOrder,
       snapshotCount: 0,
       snapshotsOffset: 0,
-      incompatibleFeatures: compression === 'zstd' ? 1n << BigInt(INCOMPATIBLE.compressionType) : 0n,
-      compatibleFeatures: 0n,
-      autoclearFeatures: 0n,
+      incompatibleFeatures: bits(
+        [INCOMPATIBLE.compressionType, compression === 'zstd'],
+        [INCOMPATIBLE.extendedL2, extendedL2],
+        [INCOMPATIBLE.externalDataFile, dataFile !== undefined],
+      ),
+      compatibleFeatures: bits([COMPATIBLE.lazyRefcounts, lazyRefcounts]),
+      autoclearFeatures: bits([AUTOCLEAR.rawExternalData, dataFile?.raw === true]),
+      dataFile: dataFile?.file,
       compression,
     }),
   );
@@ -104,4 +125,8 @@ export function emptyImage(options: CreateQcow2Options): Uint8Array {
     }
   }
   return image;
+}
+
+function bits(...set: readonly (readonly [bit: number, on: boolean])[]): bigint {
+  return set.reduce((all, [bit, on]) => (on ? all | (1n << BigInt(bit)) : all), 0n);
 }

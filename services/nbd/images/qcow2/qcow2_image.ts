@@ -1,8 +1,9 @@
-import { type Extent, STATE } from '../../../../protocols/nbd/mod.ts';
+import type { Extent } from '../../../../protocols/nbd/mod.ts';
 import {
+  AUTOCLEAR,
   HEADER_FIELD,
+  hasFeature,
   INCOMPATIBLE,
-  type Mapping,
   type Qcow2Bitmap,
   type Qcow2Header,
   type Qcow2Snapshot,
@@ -11,18 +12,19 @@ import { type DiskImage, ImageError, type ZeroOptions } from '../disk_image.ts';
 import type { ImageLock } from '../image_lock.ts';
 import { InPlaceGate } from '../in_place_gate.ts';
 import { ClusterMap } from './cluster_map.ts';
-import { decompressCluster } from './decompress.ts';
+import type { Qcow2Context } from './context.ts';
 import { FdImageFile, type ImageFile } from './image_file.ts';
-import { type Qcow2Metadata, readMetadata } from './metadata.ts';
+import { readMetadata } from './metadata.ts';
 import { ReadWriteLock } from './read_write_lock.ts';
+import { ClusterReader, inPlace, type Run } from './reader.ts';
 import { CorruptImageError } from './refcount_table.ts';
+import { checkServable } from './servable.ts';
+import { ClusterWriter, refuseFast, writeInPlace } from './writer.ts';
 
 /** Larger accesses always go to the pool, in `bytes` */
 const MAX_IN_PLACE_BYTES = 1 << 20;
 /** Clusters that one holder of the lock changes before others get their turn */
 const BATCH_CLUSTERS = 4096;
-/** Grains that one block-status request looks at; the client asks again for the rest */
-const MAX_STATUS_GRAINS = 1 << 16;
 
 export interface Qcow2ImageOptions {
   readonly readOnly: boolean;
@@ -31,50 +33,44 @@ export interface Qcow2ImageOptions {
    * inside the image is worth. Closed with the image.
    */
   readonly backing?: DiskImage;
+  /** Where the clusters of an image with an external data file are; closed with the image */
+  readonly dataFile?: ImageFile;
   /** Refuse an image that another writer has open (default true) */
   readonly lock?: boolean;
   /** Not locked and not written to until activate(), which reads it anew */
   readonly inactive?: boolean;
 }
 
-interface Run extends Mapping {
-  /** On the disk, in `bytes` */
-  readonly at: number;
-  runBytes: number;
-}
-
 /**
  * A qcow2 image, versions 2 and 3. Every place that the file names is checked before it is used: inside the file,
  * aligned, not in metadata. Writes go to new clusters first and become part of the image at the next flush, in an
- * order in which a power cut costs leaked clusters at worst. Images with extended L2 entries, with the dirty or the
- * corrupt bit are opened read-only; encrypted ones and ones with an external data file are refused.
+ * order in which a power cut costs leaked clusters at worst.
  */
 export class Qcow2Image implements DiskImage {
-  readonly sizeBytes: number;
   readonly readOnly: boolean;
   readonly blockBytes: number = 1;
   readonly #file: ImageFile;
-  readonly #backing: DiskImage | undefined;
+  readonly #options: Qcow2ImageOptions;
   readonly #wantsLock: boolean;
   readonly #turns = new ReadWriteLock();
   readonly #reads = new InPlaceGate();
   readonly #writes = new InPlaceGate();
-  #metadata: Qcow2Metadata;
-  #map: ClusterMap;
+  #context: Qcow2Context;
+  #reader: ClusterReader;
+  #writer: ClusterWriter;
   #lock: ImageLock | undefined;
   #active = false;
   #closed = false;
   /** Autoclear bits are cleared in the file: others' data about the contents is void from here on */
   #prepared = false;
   #corrupt: CorruptImageError | undefined;
-  #inflated: { host: number; bytes: Uint8Array } | undefined;
 
-  private constructor(file: ImageFile, metadata: Qcow2Metadata, options: Qcow2ImageOptions) {
+  private constructor(file: ImageFile, context: Qcow2Context, options: Qcow2ImageOptions) {
     this.#file = file;
-    this.#metadata = metadata;
-    this.#map = new ClusterMap(file, metadata);
-    this.#backing = options.backing;
-    this.sizeBytes = metadata.header.sizeBytes;
+    this.#options = options;
+    this.#context = context;
+    this.#reader = new ClusterReader(context);
+    this.#writer = new ClusterWriter(context, this.#reader);
     this.readOnly = options.readOnly;
     this.#wantsLock = !options.readOnly && options.lock !== false;
   }
@@ -91,31 +87,34 @@ export class Qcow2Image implements DiskImage {
   /** Opens the image in `file`, which is closed where that fails. */
   static async openFile(file: ImageFile, options: Qcow2ImageOptions): Promise<Qcow2Image> {
     try {
-      const metadata = await readMetadata(file);
-      checkServable(metadata, options);
-      const image = new Qcow2Image(file, metadata, options);
+      const image = new Qcow2Image(file, await readContext(file, options), options);
       if (!options.inactive) await image.activate();
       return image;
     } catch (error) {
       await file.close();
+      await options.dataFile?.close();
       throw error;
     }
   }
 
+  get sizeBytes(): number {
+    return this.header.sizeBytes;
+  }
+
   get canFastZero(): boolean {
-    return this.#metadata.header.version === 3;
+    return this.header.version === 3 && !this.#context.rawData;
   }
 
   get header(): Qcow2Header {
-    return this.#metadata.header;
+    return this.#context.metadata.header;
   }
 
   get snapshots(): readonly Qcow2Snapshot[] {
-    return this.#metadata.snapshots;
+    return this.#context.metadata.snapshots;
   }
 
   get bitmaps(): readonly Qcow2Bitmap[] {
-    return this.#metadata.bitmaps;
+    return this.#context.metadata.bitmaps;
   }
 
   async activate(): Promise<void> {
@@ -126,16 +125,11 @@ export class Qcow2Image implements DiskImage {
       await this.#turns.exclusive(async () => {
         // Whoever wrote until now has changed the tables.
         this.#file.refresh();
-        const metadata = await readMetadata(this.#file);
-        if (metadata.header.sizeBytes !== this.sizeBytes) {
+        const context = await readContext(this.#file, this.#options);
+        if (context.metadata.header.sizeBytes !== this.sizeBytes) {
           throw new ImageError('EINVAL', 'Cannot activate the qcow2 image: its size has changed');
         }
-        const backing = this.#backing;
-        checkServable(metadata, { readOnly: this.readOnly, ...(backing === undefined ? {} : { backing }) });
-        this.#metadata = metadata;
-        this.#map = new ClusterMap(this.#file, metadata);
-        this.#inflated = undefined;
-        this.#prepared = false;
+        this.#use(context);
       });
     } catch (error) {
       await this.#lock?.release();
@@ -156,14 +150,15 @@ export class Qcow2Image implements DiskImage {
   readNow(offset: number, into: Uint8Array): boolean {
     this.#open();
     if (into.length > MAX_IN_PLACE_BYTES || !this.#turns.idle) return false;
-    const runs = this.#runsNow(offset, into.length);
+    const { data, backing } = this.#context;
+    const runs = this.#reader.runsNow(offset, into.length);
     const simple = (run: Run): boolean =>
-      run.kind === 'data' || run.kind === 'zero' || (run.kind === 'unallocated' && this.#backing === undefined);
+      run.kind === 'data' || run.kind === 'zero' || (run.kind === 'unallocated' && backing === undefined);
     if (runs === undefined || !runs.every(simple) || !this.#reads.enter()) return false;
     try {
       for (const run of runs) {
         const piece = into.subarray(run.at - offset, run.at - offset + run.runBytes);
-        if (run.kind === 'data') this.#file.readNow(run.host, piece);
+        if (run.kind === 'data') data.readNow(run.host, piece);
         else piece.fill(0);
       }
     } finally {
@@ -175,11 +170,11 @@ export class Qcow2Image implements DiskImage {
   writeNow(offset: number, data: Uint8Array): boolean {
     this.#writable();
     if (data.length > MAX_IN_PLACE_BYTES || !this.#turns.idle || !this.#prepared) return false;
-    const runs = this.#runsNow(offset, data.length);
+    const runs = this.#reader.runsNow(offset, data.length);
     if (runs === undefined || !runs.every(inPlace) || !this.#writes.enter()) return false;
     try {
       for (const run of runs) {
-        this.#file.writeNow(run.host, data.subarray(run.at - offset, run.at - offset + run.runBytes));
+        this.#context.data.writeNow(run.host, data.subarray(run.at - offset, run.at - offset + run.runBytes));
       }
     } finally {
       this.#writes.done(data.length);
@@ -189,217 +184,100 @@ export class Qcow2Image implements DiskImage {
 
   async read(offset: number, into: Uint8Array): Promise<void> {
     this.#open();
-    await this.#turns.shared(() => this.#read(offset, into));
+    await this.#shared(() => this.#reader.read(offset, into));
   }
 
   async write(offset: number, data: Uint8Array): Promise<void> {
     this.#writable();
-    const done = await this.#turns.shared(async () => {
-      if (!this.#prepared) return false;
-      const runs = await this.#runs(offset, data.length);
-      if (!runs.every(inPlace)) return false;
-      for (const run of runs) {
-        await this.#file.write(run.host, data.subarray(run.at - offset, run.at - offset + run.runBytes));
-      }
-      return true;
-    });
-    if (!done) await this.#change(() => this.#allocatingWrite(offset, data));
+    const done = await this.#shared(
+      async () =>
+        this.#prepared && writeInPlace(this.#context, await this.#reader.runs(offset, data.length), offset, data),
+    );
+    if (!done) await this.#change(() => this.#writer.write(offset, data));
+  }
+
+  /** Writes whole clusters compressed, where that makes them smaller; `offset` is at a cluster. */
+  async writeCompressed(offset: number, data: Uint8Array): Promise<void> {
+    this.#writable();
+    const { clusterBytes, encryption } = this.header;
+    if (encryption !== 0 || hasFeature(this.header, INCOMPATIBLE.externalDataFile)) {
+      throw new ImageError('ENOTSUP', 'Cannot write compressed: the image is encrypted or has an external data file');
+    }
+    const end = offset + data.length;
+    if (offset % clusterBytes !== 0 || (end % clusterBytes !== 0 && end !== this.sizeBytes)) {
+      throw new ImageError(
+        'EINVAL',
+        `Cannot write compressed: ${data.length} bytes at ${offset} are parts of clusters`,
+      );
+    }
+    for (let at = offset; at < end; at += clusterBytes) {
+      const piece = data.subarray(at - offset, Math.min(at + clusterBytes, end) - offset);
+      await this.#change(() => this.#writer.writeCompressed(at / clusterBytes, piece));
+    }
   }
 
   async flush(): Promise<void> {
     this.#open();
     if (this.readOnly) return;
-    if (!this.#map.dirty) await this.#file.sync();
-    else await this.#change(() => this.#map.commit(), false);
+    if (this.#context.map.dirty) await this.#change(() => this.#context.map.commit(), false);
+    else {
+      await this.#context.data.sync();
+      if (this.#context.data !== this.#file) await this.#file.sync();
+    }
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
     this.#writable();
-    const { version } = this.header;
-    // Without zero clusters the backing file would shine through.
-    if (this.#backing !== undefined && version === 2) return;
-    await this.#eachWholeCluster(offset, lengthBytes, async (cluster, mapping) => {
-      if (mapping.kind === 'unallocated' || (mapping.kind === 'zero' && mapping.host === 0)) return;
-      await this.#map.set(cluster, 0, { copied: false, zero: this.#backing !== undefined });
-      this.#release(mapping);
-    });
+    await this.#eachCluster(offset, lengthBytes, (cluster, from, to) => this.#writer.discard(cluster, from, to));
   }
 
   async writeZeroes(offset: number, lengthBytes: number, options: ZeroOptions): Promise<void> {
     this.#writable();
     const { version } = this.header;
-    const [from, to] = this.#wholeClusters(offset, lengthBytes);
+    const [from, to] = this.#wholeGrains(offset, lengthBytes);
     const end = offset + lengthBytes;
     const edges = from < to ? [offset, from, to, end] : [offset, end, end, end];
     const ragged = edges[0]! < edges[1]! || (edges[2]! < edges[3]! && edges[2]! < this.sizeBytes && from < to);
-    if (options.fast && (version === 2 || ragged)) {
-      throw new ImageError('ENOTSUP', 'Cannot write zeroes fast: parts of clusters must be written');
-    }
+    if (options.fast) refuseFast(version, ragged);
     for (const edge of [0, 2]) {
       const at = edges[edge]!;
       const length = Math.min(edges[edge + 1]!, this.sizeBytes) - at;
       if (length > 0) await this.#zeroPart(at, length);
     }
-    await this.#eachWholeCluster(offset, lengthBytes, async (cluster, mapping) => {
-      if (mapping.kind === 'unallocated' && this.#backing === undefined) return;
-      if (version === 2) {
-        if (this.#backing === undefined && options.mayUnmap) {
-          await this.#map.set(cluster, 0, { copied: false });
-          this.#release(mapping);
-        } else await this.#writeCluster(cluster, mapping, new Uint8Array(this.header.clusterBytes));
-        return;
-      }
-      if (mapping.kind === 'zero' && (mapping.host === 0 || !options.mayUnmap)) return;
-      const keep = !options.mayUnmap && mapping.kind === 'data' && mapping.copied;
-      await this.#map.set(cluster, keep ? mapping.host : 0, { copied: keep, zero: true });
-      if (!keep) this.#release(mapping);
-    });
+    await this.#eachCluster(offset, lengthBytes, (cluster, first, last) =>
+      this.#writer.zero(cluster, first, last, options),
+    );
   }
 
   async blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
     this.#open();
-    return this.#turns.shared(async () => {
-      const extents: { lengthBytes: number; flags: number }[] = [];
-      const add = (length: number, flags: number): boolean => {
-        const before = extents.at(-1);
-        if (before?.flags === flags) before.lengthBytes += length;
-        else if (extents.length >= maxExtents) return false;
-        else extents.push({ lengthBytes: length, flags });
-        return true;
-      };
-      for (const run of await this.#runs(offset, lengthBytes, MAX_STATUS_GRAINS)) {
-        if (run.kind === 'unallocated' && this.#backing !== undefined) {
-          if (!(await this.#backingStatus(run, maxExtents, add))) return extents;
-          continue;
-        }
-        const flags =
-          run.kind === 'unallocated'
-            ? STATE.HOLE | STATE.ZERO
-            : run.kind === 'zero'
-              ? STATE.ZERO | (run.host === 0 ? STATE.HOLE : 0)
-              : 0;
-        if (!add(run.runBytes, flags)) return extents;
-      }
-      return extents;
-    });
+    return this.#shared(() => this.#reader.blockStatus(offset, lengthBytes, maxExtents));
   }
 
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
     await this.#file.close();
+    await this.#options.dataFile?.close();
     await this.#lock?.release();
-    await this.#backing?.close();
+    await this.#options.backing?.close();
   }
 
-  async #read(offset: number, into: Uint8Array): Promise<void> {
-    for (const run of await this.#runs(offset, into.length)) {
-      const piece = into.subarray(run.at - offset, run.at - offset + run.runBytes);
-      if (run.kind === 'data') await this.#file.read(run.host, piece);
-      else if (run.kind === 'zero') piece.fill(0);
-      else if (run.kind === 'unallocated') await this.#readBacking(run.at, piece);
-      else {
-        const bytes = await this.#inflate(run);
-        const { clusterBytes } = this.header;
-        for (let done = 0; done < piece.length; ) {
-          const skip = (run.at + done) % clusterBytes;
-          const count = Math.min(clusterBytes - skip, piece.length - done);
-          piece.set(bytes.subarray(skip, skip + count), done);
-          done += count;
-        }
+  #use(context: Qcow2Context): void {
+    this.#context = context;
+    this.#reader = new ClusterReader(context);
+    this.#writer = new ClusterWriter(context, this.#reader);
+    this.#prepared = false;
+  }
+
+  async #shared<T>(run: () => Promise<T>): Promise<T> {
+    return this.#turns.shared(async () => {
+      try {
+        return await run();
+      } catch (error) {
+        throw await this.#noticed(error);
       }
-    }
-  }
-
-  async #inflate({ host, lengthBytes }: Run): Promise<Uint8Array> {
-    if (this.#inflated?.host === host) return this.#inflated.bytes;
-    const { compression, clusterBytes } = this.header;
-    const data = new Uint8Array(Math.min(lengthBytes, this.#file.sizeBytes - host));
-    await this.#file.read(host, data);
-    const bytes = await decompressCluster(compression, data, clusterBytes);
-    this.#inflated = { host, bytes };
-    return bytes;
-  }
-
-  async #readBacking(offset: number, into: Uint8Array): Promise<void> {
-    const there = Math.max(0, Math.min(into.length, (this.#backing?.sizeBytes ?? 0) - offset));
-    if (there > 0) await this.#backing?.read(offset, into.subarray(0, there));
-    into.fill(0, there);
-  }
-
-  async #backingStatus(
-    run: Run,
-    maxExtents: number,
-    add: (length: number, flags: number) => boolean,
-  ): Promise<boolean> {
-    const backing = this.#backing!;
-    const end = run.at + run.runBytes;
-    let at = run.at;
-    while (at < end && at < backing.sizeBytes) {
-      const extents = await backing.blockStatus(at, Math.min(end, backing.sizeBytes) - at, maxExtents);
-      for (const { lengthBytes, flags } of extents) {
-        const length = Math.min(lengthBytes, end - at);
-        if (!add(length, flags)) return false;
-        at += length;
-      }
-      if (extents.length === 0) return false;
-    }
-    return at >= end || add(end - at, STATE.HOLE | STATE.ZERO);
-  }
-
-  /** Undefined where it needs more than memory, or is wrong: the way that may wait reports that. */
-  #runsNow(offset: number, lengthBytes: number): Run[] | undefined {
-    const runs: Run[] = [];
-    const end = offset + lengthBytes;
-    try {
-      for (let at = offset; at < end; ) {
-        const mapping = this.#map.lookupNow(Math.floor(at / this.#map.grainBytes));
-        if (mapping === undefined) return undefined;
-        at = this.#addRun(runs, mapping, at, end);
-      }
-    } catch (error) {
-      if (error instanceof CorruptImageError) return undefined;
-      throw error;
-    }
-    return runs;
-  }
-
-  async #runs(offset: number, lengthBytes: number, maxGrains = Number.POSITIVE_INFINITY): Promise<Run[]> {
-    const runs: Run[] = [];
-    const end = offset + lengthBytes;
-    let grains = 0;
-    try {
-      for (let at = offset; at < end && grains < maxGrains; grains++) {
-        const grain = Math.floor(at / this.#map.grainBytes);
-        const mapping = this.#map.lookupNow(grain) ?? (await this.#map.lookup(grain));
-        at = this.#addRun(runs, mapping, at, end);
-      }
-    } catch (error) {
-      throw await this.#noticed(error);
-    }
-    return runs;
-  }
-
-  /** Adds what `mapping` covers from `at` on, or lets the run before grow; gives where it ends. */
-  #addRun(runs: Run[], mapping: Mapping, at: number, end: number): number {
-    const { grainBytes, spanBytes } = this.#map;
-    const unit = mapping.kind === 'unallocated' && !this.#map.hasTable(at) ? spanBytes : grainBytes;
-    const next = Math.min(end, (Math.floor(at / unit) + 1) * unit);
-    const host = mapping.kind === 'data' ? mapping.host + (at % grainBytes) : mapping.host;
-    const before = runs.at(-1);
-    const joins =
-      before !== undefined &&
-      before.kind === mapping.kind &&
-      before.copied === mapping.copied &&
-      (mapping.kind === 'data'
-        ? before.host + before.runBytes === host
-        : mapping.kind === 'zero'
-          ? (before.host === 0) === (host === 0)
-          : // Compressed: the subclusters of one cluster have one place in the file.
-            before.host === host);
-    if (joins) before.runBytes += next - at;
-    else runs.push({ ...mapping, host, at, runBytes: next - at });
-    return next;
+    });
   }
 
   /** Runs what changes the map, alone. */
@@ -409,21 +287,25 @@ export class Qcow2Image implements DiskImage {
         if (prepare) {
           this.#writable();
           await this.#prepare();
-          this.#inflated = undefined;
+          this.#reader.forget();
         }
         await run();
-        if (this.#map.crowded) await this.#map.commit();
+        if (this.#context.map.crowded) await this.#context.map.commit();
       } catch (error) {
         throw await this.#noticed(error);
       }
     });
   }
 
-  /** "Autoclear: must be cleared by software that does not know the bit before it changes the image"; we keep none. */
+  /** "Autoclear: must be cleared by software that does not know the bit before it changes the image." */
   async #prepare(): Promise<void> {
     if (this.#prepared) return;
-    if (this.header.autoclearFeatures !== 0n) {
-      await this.#file.write(HEADER_FIELD.autoclearFeatures, new Uint8Array(8));
+    const { autoclearFeatures } = this.header;
+    const kept = this.#context.rawData ? autoclearFeatures & (1n << BigInt(AUTOCLEAR.rawExternalData)) : 0n;
+    if (kept !== autoclearFeatures) {
+      const bits = new DataView(new ArrayBuffer(8));
+      bits.setBigUint64(0, kept);
+      await this.#file.write(HEADER_FIELD.autoclearFeatures, new Uint8Array(bits.buffer));
       await this.#file.sync();
     }
     this.#prepared = true;
@@ -442,112 +324,45 @@ export class Qcow2Image implements DiskImage {
     return error;
   }
 
-  async #allocatingWrite(offset: number, data: Uint8Array): Promise<void> {
-    const { clusterBytes } = this.header;
-    const end = offset + data.length;
-    /** Whole clusters whose places in the file follow each other */
-    let run:
-      | { host: number; from: number; to: number; changes: { cluster: number; old: Mapping; host: number }[] }
-      | undefined;
-    const finish = async (): Promise<void> => {
-      if (run === undefined) return;
-      const { host, from, to, changes } = run;
-      run = undefined;
-      await this.#file.write(host, data.subarray(from - offset, to - offset));
-      for (const { cluster, old, host: place } of changes) await this.#remap(cluster, old, place);
-    };
-    for (let at = offset; at < end; ) {
-      const cluster = Math.floor(at / clusterBytes);
-      const next = Math.min(end, (cluster + 1) * clusterBytes);
-      const old = this.#map.lookupNow(cluster) ?? (await this.#map.lookup(cluster));
-      if (next - at === clusterBytes && !inPlace(old)) {
-        const host = await this.#place(old);
-        if (run === undefined || run.host + (run.to - run.from) !== host || run.changes.length === BATCH_CLUSTERS) {
-          await finish();
-          run = { host, from: at, to: at, changes: [] };
-        }
-        run.to = next;
-        run.changes.push({ cluster, old, host });
-      } else {
-        await finish();
-        await this.#writePart(cluster, old, at % clusterBytes, data.subarray(at - offset, next - offset));
-      }
-      if (this.#map.crowded) {
-        await finish();
-        await this.#map.commit();
-      }
-      at = next;
-    }
-    await finish();
-  }
-
-  async #writePart(cluster: number, old: Mapping, skip: number, data: Uint8Array): Promise<void> {
-    if (inPlace(old)) {
-      await this.#file.write(old.host + skip, data);
-      return;
-    }
-    const { clusterBytes } = this.header;
-    const whole = new Uint8Array(clusterBytes);
-    const start = cluster * clusterBytes;
-    await this.#read(start, whole.subarray(0, Math.min(clusterBytes, this.sizeBytes - start)));
-    whole.set(data, skip);
-    await this.#writeCluster(cluster, old, whole);
-  }
-
-  async #writeCluster(cluster: number, old: Mapping, whole: Uint8Array): Promise<void> {
-    const host = inPlace(old) ? old.host : await this.#place(old);
-    await this.#file.write(host, whole);
-    if (!inPlace(old)) await this.#remap(cluster, old, host);
-  }
-
-  /** Where a cluster that cannot be written in place goes: the space of a zero cluster, or new space. */
-  async #place(old: Mapping): Promise<number> {
-    return old.kind === 'zero' && old.copied && old.host !== 0 ? old.host : this.#map.refcounts.allocate();
-  }
-
-  async #remap(cluster: number, old: Mapping, host: number): Promise<void> {
-    await this.#map.set(cluster, host, { copied: true });
-    if (old.host !== host) this.#release(old);
-  }
-
-  #release({ kind, host, lengthBytes }: Mapping): void {
-    if (kind === 'unallocated' || (kind === 'zero' && host === 0)) return;
-    this.#map.refcounts.release(host, lengthBytes);
-  }
-
   async #zeroPart(offset: number, lengthBytes: number): Promise<void> {
-    const zeroAlready = (await this.#turns.shared(() => this.#runs(offset, lengthBytes))).every(
-      (run) => run.kind === 'zero' || (run.kind === 'unallocated' && this.#backing === undefined),
+    const zeroAlready = (await this.#shared(() => this.#reader.runs(offset, lengthBytes))).every(
+      (run) => run.kind === 'zero' || (run.kind === 'unallocated' && this.#context.backing === undefined),
     );
-    if (!zeroAlready) await this.#change(() => this.#allocatingWrite(offset, new Uint8Array(lengthBytes)));
+    if (!zeroAlready) await this.#change(() => this.#writer.write(offset, new Uint8Array(lengthBytes)));
   }
 
-  /** Clusters that lie wholly in the range, as offsets; the last of the disk may be cut off by its end. */
-  #wholeClusters(offset: number, lengthBytes: number): [from: number, to: number] {
+  /** What of the range its own entries can say, as offsets; the last cluster may be cut off by the disk's end. */
+  #wholeGrains(offset: number, lengthBytes: number): [from: number, to: number] {
+    const { grainBytes } = this.#context.map;
     const { clusterBytes } = this.header;
     const end = offset + lengthBytes;
-    const from = Math.ceil(offset / clusterBytes) * clusterBytes;
-    const to = (end === this.sizeBytes ? Math.ceil(end / clusterBytes) : Math.floor(end / clusterBytes)) * clusterBytes;
+    const from = Math.ceil(offset / grainBytes) * grainBytes;
+    const to =
+      end === this.sizeBytes ? Math.ceil(end / clusterBytes) * clusterBytes : Math.floor(end / grainBytes) * grainBytes;
     return [from, to];
   }
 
-  async #eachWholeCluster(
+  /** The whole grains in the range, cluster by cluster: `visit` gets where in the cluster they are, in `bytes`. */
+  async #eachCluster(
     offset: number,
     lengthBytes: number,
-    visit: (cluster: number, mapping: Mapping) => Promise<void>,
+    visit: (cluster: number, from: number, to: number) => Promise<void>,
   ): Promise<void> {
     const { clusterBytes } = this.header;
-    const [from, to] = this.#wholeClusters(offset, lengthBytes);
+    const [from, to] = this.#wholeGrains(offset, lengthBytes);
     for (let at = from; at < to; ) {
       await this.#change(async () => {
-        for (let count = 0; count < BATCH_CLUSTERS && at < to && !this.#map.crowded; count++) {
-          if (this.#backing === undefined && !this.#map.hasTable(at)) {
-            at = (Math.floor(at / this.#map.spanBytes) + 1) * this.#map.spanBytes;
+        const { map, backing } = this.#context;
+        for (let count = 0; count < BATCH_CLUSTERS && at < to && !map.crowded; count++) {
+          if (backing === undefined && !map.hasTable(at)) {
+            at = (Math.floor(at / map.spanBytes) + 1) * map.spanBytes;
             continue;
           }
-          const cluster = at / clusterBytes;
-          await visit(cluster, this.#map.lookupNow(cluster) ?? (await this.#map.lookup(cluster)));
-          at += clusterBytes;
+          const cluster = Math.floor(at / clusterBytes);
+          const start = cluster * clusterBytes;
+          const next = Math.min(to, start + clusterBytes);
+          await visit(cluster, at - start, next - start);
+          at = next;
         }
       });
     }
@@ -565,25 +380,18 @@ export class Qcow2Image implements DiskImage {
   }
 }
 
-function inPlace({ kind, copied }: Mapping): boolean {
-  return kind === 'data' && copied;
-}
-
-function checkServable({ header, damage }: Qcow2Metadata, options: Qcow2ImageOptions): void {
-  const refuse = (why: string): never => {
-    throw new ImageError('EINVAL', `Cannot open the qcow2 image: ${why}`);
+async function readContext(file: ImageFile, options: Qcow2ImageOptions): Promise<Qcow2Context> {
+  const { backing, dataFile, readOnly } = options;
+  const metadata = await readMetadata(file);
+  checkServable(metadata, { readOnly, backing, dataFile: dataFile !== undefined });
+  const data = dataFile ?? file;
+  const raw = (metadata.header.autoclearFeatures & (1n << BigInt(AUTOCLEAR.rawExternalData))) !== 0n;
+  return {
+    file,
+    data,
+    metadata,
+    map: new ClusterMap(file, data, metadata),
+    backing,
+    rawData: dataFile !== undefined && raw,
   };
-  const has = (bit: number): boolean => (header.incompatibleFeatures & (1n << BigInt(bit))) !== 0n;
-  if (header.encryption !== 0) refuse('it is encrypted');
-  if (has(INCOMPATIBLE.externalDataFile)) refuse('it keeps its data in an external file');
-  if (header.backingFile !== undefined && options.backing === undefined) {
-    refuse(`it has a backing file, ${JSON.stringify(header.backingFile)}, and none was given`);
-  }
-  if (header.backingFile === undefined && options.backing !== undefined)
-    refuse('a backing file was given, it has none');
-  if (options.readOnly) return;
-  if (has(INCOMPATIBLE.corrupt)) refuse('it is marked corrupt; open it read-only or repair it');
-  if (has(INCOMPATIBLE.dirty)) refuse('its refcounts are marked dirty; open it read-only or repair it');
-  if (header.extendedL2) refuse('extended L2 entries are supported read-only');
-  if (damage !== undefined) refuse(`corrupt, ${damage}`);
 }

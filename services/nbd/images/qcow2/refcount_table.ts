@@ -33,6 +33,8 @@ export class RefcountTable {
   readonly #dirtyEntries = new Set<number>();
   #moved = false;
   #hint = 0;
+  /** Where the next compressed data goes, unless a cluster begins there */
+  #packAt = 0;
   #pending: { host: number; bytes: number }[] = [];
 
   constructor(file: ImageFile, header: Qcow2Header, table: Uint8Array, map: MetadataMap) {
@@ -77,6 +79,30 @@ export class RefcountTable {
     }
   }
 
+  /** Takes space for compressed data, `bytes` of at most a cluster: behind the last such data where that fits. */
+  async allocateBytes(bytes: number): Promise<number> {
+    const at = this.#packAt;
+    const left = (this.#clusterBytes - (at % this.#clusterBytes)) % this.#clusterBytes;
+    if (left > 0 && (await this.#mayShare(at))) {
+      if (bytes <= left) {
+        await this.#increment(Math.floor(at / this.#clusterBytes));
+        this.#packAt = at + bytes;
+        return at;
+      }
+      const next = await this.allocate();
+      if (next === at + left) {
+        await this.#increment(Math.floor(at / this.#clusterBytes));
+        this.#packAt = at + bytes;
+        return at;
+      }
+      this.#packAt = next + bytes;
+      return next;
+    }
+    const host = await this.allocate();
+    this.#packAt = host + bytes;
+    return host;
+  }
+
   /** `bytes` at `host` lose one reference, once the tables that referred to it are on stable storage. */
   release(host: number, bytes: number): void {
     this.#pending.push({ host, bytes });
@@ -117,6 +143,20 @@ export class RefcountTable {
     await this.#blocks.writeDirty();
   }
 
+  async #mayShare(host: number): Promise<boolean> {
+    const cluster = Math.floor(host / this.#clusterBytes);
+    const block = await this.#block(Math.floor(cluster / this.#perBlock));
+    const count = block === undefined ? 0 : readRefcount(block.view, cluster % this.#perBlock, this.#order);
+    return count > 0 && count < maxRefcount(this.#order);
+  }
+
+  async #increment(cluster: number): Promise<void> {
+    const block = await this.#block(Math.floor(cluster / this.#perBlock));
+    if (block === undefined) throw corrupt(`no refcount for the cluster at ${cluster * this.#clusterBytes}`);
+    const slot = cluster % this.#perBlock;
+    this.#set(block, slot, readRefcount(block.view, slot, this.#order) + 1);
+  }
+
   async #decrement(cluster: number): Promise<void> {
     const block = await this.#block(Math.floor(cluster / this.#perBlock));
     const slot = cluster % this.#perBlock;
@@ -124,7 +164,9 @@ export class RefcountTable {
     if (block === undefined || count === 0)
       throw corrupt(`refcount 0 for a cluster in use at ${cluster * this.#clusterBytes}`);
     this.#set(block, slot, count - 1);
-    if (count === 1) this.#hint = Math.min(this.#hint, cluster);
+    if (count > 1) return;
+    this.#hint = Math.min(this.#hint, cluster);
+    if (Math.floor(this.#packAt / this.#clusterBytes) === cluster) this.#packAt = 0;
   }
 
   #set(block: CachedTable, slot: number, count: number): void {

@@ -13,11 +13,13 @@ const variants: readonly (Omit<CreateQcow2Options, 'sizeBytes'> & { diskBytes: n
   { diskBytes: 2 << 20, clusterBytes: 4096, version: 2 },
   { diskBytes: (8 << 20) + 512, clusterBytes: 65_536, refcountBits: 16 },
   { diskBytes: 16 << 20, clusterBytes: 2 << 20, refcountBits: 32 },
+  { diskBytes: (2 << 20) + 512, clusterBytes: 16_384, extendedL2: true },
+  { diskBytes: 4 << 20, clusterBytes: 131_072, extendedL2: true, compression: 'zstd' },
 ];
 
 for (const [index, variant] of variants.entries()) {
   const { diskBytes, ...options } = variant;
-  const name = `v${options.version ?? 3}, clusters of ${options.clusterBytes}, ${options.refcountBits ?? 16}-bit refcounts`;
+  const name = `v${options.version ?? 3}, clusters of ${options.clusterBytes}, ${options.refcountBits ?? 16}-bit refcounts${options.extendedL2 ? ', extended' : ''}`;
 
   test(`Q5 Q7 Q15 random work reads back, also after reopening: ${name}`, async (t) => {
     const file = new LogImageFile(emptyImage({ ...options, sizeBytes: diskBytes }));

@@ -1,0 +1,265 @@
+import { resolve } from 'node:path';
+import { IMAGE_FORMATS, type ImageFormat } from '../services/nbd/mod.ts';
+import type { DiskFile, DiskSource } from '../services/supervisor/mod.ts';
+import { KeyValues } from './key_value.ts';
+import { didYouMean } from './suggest.ts';
+import { UsageError } from './usage_error.ts';
+
+/** One `-drive` */
+export interface Drive extends DiskFile {
+  readonly id: string | undefined;
+  readonly readOnly: boolean;
+  readonly snapshot: boolean;
+  /** Names inside the image may lead to files in this folder */
+  readonly backingRoot?: string;
+  /** 'virtio' is a device too; 'none' waits for a -device */
+  readonly interface: 'virtio' | 'none';
+}
+
+/** One `-blockdev`, or what is written inside one: a file, or an image in a file */
+export interface BlockNode extends DiskFile {
+  readonly readOnly: boolean;
+}
+
+const DISK_DEVICES = {
+  'virtio-blk-pci': 'virtio-pci',
+  'virtio-blk': 'virtio-pci',
+  'virtio-blk-device': 'virtio-mmio',
+} as const;
+/** The bus device is accepted and adds nothing: the console has its own */
+const CONSOLE_DEVICES = ['virtconsole', 'virtio-serial-pci', 'virtio-serial'];
+export const NETWORK_DEVICES: readonly string[] = ['virtio-net-pci', 'virtio-net'];
+/** Devices of the `virt` machine that are there with a display anyway */
+const DISPLAY_DEVICES = [
+  'virtio-gpu-pci',
+  'virtio-gpu-device',
+  'virtio-keyboard-pci',
+  'virtio-tablet-pci',
+  'virtio-keyboard-device',
+  'virtio-tablet-device',
+];
+const FILE_DRIVERS = ['file', 'host_device'];
+
+export interface GivenDevices {
+  readonly drives: readonly Drive[];
+  readonly nodes: ReadonlyMap<string, BlockNode>;
+  readonly devices: readonly KeyValues[];
+  /** `-snapshot`: all disks */
+  readonly snapshot: boolean;
+}
+
+/** The disks, and the names of the devices that are none. @throws UsageError */
+export function joinDevices({ drives, nodes, devices, snapshot }: GivenDevices): {
+  disks: DiskSource[];
+  others: ReadonlySet<string>;
+} {
+  const others = new Set<string>();
+  const waiting = new Map<string, Drive>();
+  const disks: DiskSource[] = [];
+  const add = (
+    layers: Pick<Drive, 'readOnly' | 'snapshot' | 'backingRoot' | keyof DiskFile>,
+    id: string,
+    bus: DiskSource['bus'],
+  ) =>
+    disks.push({
+      ...layersOf(layers),
+      ...(layers.backingRoot === undefined ? {} : { backingRoot: layers.backingRoot }),
+      id,
+      readOnly: layers.readOnly,
+      snapshot: layers.snapshot || snapshot,
+      bus,
+    });
+  for (const [index, drive] of drives.entries()) {
+    const id = drive.id ?? `virtio${index}`;
+    if (drive.interface === 'virtio') add(drive, id, 'virtio-pci');
+    else if (drive.id === undefined)
+      throw new UsageError('Cannot use -drive with if=none: id= is missing, a -device needs it');
+    else if (waiting.has(id)) throw new UsageError(`Cannot use -drive: id ${id} comes twice`);
+    else waiting.set(id, drive);
+  }
+  for (const device of devices) {
+    const driver = device.require('driver');
+    if ([...DISPLAY_DEVICES, ...CONSOLE_DEVICES, ...NETWORK_DEVICES].includes(driver)) {
+      others.add(driver);
+      continue;
+    }
+    const bus = Object.hasOwn(DISK_DEVICES, driver) ? DISK_DEVICES[driver as keyof typeof DISK_DEVICES] : undefined;
+    if (bus === undefined) {
+      const known = [...Object.keys(DISK_DEVICES), ...DISPLAY_DEVICES, ...CONSOLE_DEVICES, ...NETWORK_DEVICES];
+      throw new UsageError(`Cannot use -device ${driver}: unknown${didYouMean(driver, known)}`);
+    }
+    const id = device.require('drive');
+    device.take('id');
+    device.end();
+    const drive = waiting.get(id);
+    const node = nodes.get(id);
+    if (drive !== undefined) {
+      waiting.delete(id);
+      add(drive, id, bus);
+    } else if (node === undefined) {
+      throw new UsageError(
+        `Cannot use -device ${driver}: there is no -drive with if=none,id=${id}, no -blockdev ${id}`,
+      );
+    } else if (disks.some((disk) => disk.id === id)) {
+      throw new UsageError(`Cannot use -device ${driver}: -blockdev ${id} has a device`);
+    } else add({ ...node, snapshot: false }, id, bus);
+  }
+  for (const id of waiting.keys()) throw new UsageError(`Cannot use -drive ${id}: no -device has drive=${id}`);
+  return { disks, others };
+}
+
+/** @throws UsageError */
+export function parseDrive(value: string): Drive {
+  const keys = new KeyValues('-drive', value);
+  const path = keys.require('file');
+  const format = keys.take('format');
+  if (format === undefined)
+    throw new UsageError(`Cannot use -drive ${path}: format= is missing, it is never guessed; expected ${formats()}`);
+  const backing = keys.takeUnder('backing');
+  const dataFile = keys.takeUnder('data-file');
+  const root = keys.take('backing-root');
+  if (root !== undefined && (backing.size > 0 || dataFile.size > 0)) {
+    throw new UsageError('Cannot use -drive with backing-root= and backing. or data-file. together');
+  }
+  const drive: Drive = {
+    id: keys.take('id'),
+    file: resolve(path),
+    format: formatOf('-drive', format),
+    ...(backing.size === 0 ? {} : { backing: layersOf(nodeOf('-drive', treeOf('-drive', backing), new Map())) }),
+    ...(dataFile.size === 0 ? {} : { dataFile: fileNode('-drive', treeOf('-drive', dataFile), new Map()).file }),
+    readOnly: keys.flag('readonly', keys.flag('read-only', false)),
+    snapshot: keys.flag('snapshot', false),
+    ...(root === undefined ? {} : { backingRoot: resolve(root) }),
+    interface: keys.oneOf('if', ['virtio', 'none'], 'virtio'),
+  };
+  keys.end();
+  return drive;
+}
+
+type Tree = { readonly [key: string]: unknown };
+
+/** Adds the node of one `-blockdev`, dotted keys or JSON. @throws UsageError */
+export function addBlockNode(nodes: Map<string, BlockNode>, value: string): void {
+  const tree = value.startsWith('{') ? jsonOf(value) : dottedOf(value);
+  const { 'node-name': name, ...rest } = tree;
+  if (typeof name !== 'string' || name === '') throw new UsageError('Cannot use -blockdev: node-name= is missing');
+  if (nodes.has(name)) throw new UsageError(`Cannot use -blockdev: node-name ${name} comes twice`);
+  nodes.set(name, nodeOf('-blockdev', rest, nodes));
+}
+
+/** A node with what is under it. References are to nodes that were given before. */
+function nodeOf(option: string, tree: Tree, nodes: ReadonlyMap<string, BlockNode>): BlockNode {
+  const { 'node-name': _, driver, file, backing, 'data-file': dataFile, 'read-only': readOnly, ...rest } = tree;
+
+  const name = typeof driver === 'string' ? driver : '';
+  if (FILE_DRIVERS.includes(name)) return fileNode(option, tree, nodes);
+  for (const key of Object.keys(rest)) {
+    throw new UsageError(`Cannot use ${option} with ${key}=: unknown for driver ${name}`);
+  }
+  const format = formatOf(option, name);
+  if (file === undefined) throw new UsageError(`Cannot use ${option} with driver=${name}: file= is missing`);
+  if (format === 'raw' && (backing !== undefined || dataFile !== undefined)) {
+    throw new UsageError(`Cannot use ${option}: raw images have nothing under them`);
+  }
+  return {
+    file: referred(option, file, nodes, fileNode).file,
+    format,
+    // `backing=null` says that there is none.
+    ...(backing === undefined || backing === null || backing === 'null'
+      ? {}
+      : { backing: layersOf(referred(option, backing, nodes, nodeOf)) }),
+    ...(dataFile === undefined ? {} : { dataFile: referred(option, dataFile, nodes, fileNode).file }),
+    readOnly: flagOf(option, 'read-only', readOnly),
+  };
+}
+
+/** A plain file: as a disk it is raw. */
+function fileNode(option: string, tree: Tree, _nodes: ReadonlyMap<string, BlockNode>): BlockNode {
+  const { 'node-name': _, driver = 'file', filename, 'read-only': readOnly, ...rest } = tree;
+
+  if (!FILE_DRIVERS.includes(String(driver))) {
+    throw new UsageError(`Cannot use ${option} with driver=${String(driver)}: expected file`);
+  }
+  for (const key of Object.keys(rest)) throw new UsageError(`Cannot use ${option} with ${key}=: unknown for a file`);
+  if (typeof filename !== 'string' || filename === '') {
+    throw new UsageError(`Cannot use ${option} with driver=${String(driver)}: filename= is missing`);
+  }
+  return { file: resolve(filename), format: 'raw', readOnly: flagOf(option, 'read-only', readOnly) };
+}
+
+function referred(
+  option: string,
+  value: unknown,
+  nodes: ReadonlyMap<string, BlockNode>,
+  make: (option: string, tree: Tree, nodes: ReadonlyMap<string, BlockNode>) => BlockNode,
+): BlockNode {
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return make(option, value as Tree, nodes);
+  const node = typeof value === 'string' ? nodes.get(value) : undefined;
+  if (node === undefined) throw new UsageError(`Cannot use ${option}: there is no node ${String(value)} before it`);
+  return node;
+}
+
+function layersOf({ file, format, backing, dataFile }: DiskFile): DiskFile {
+  return {
+    file,
+    format,
+    ...(backing === undefined ? {} : { backing }),
+    ...(dataFile === undefined ? {} : { dataFile }),
+  };
+}
+
+function formatOf(option: string, name: string): ImageFormat {
+  const format = IMAGE_FORMATS.find((known) => known === name);
+  if (format !== undefined) return format;
+  const key = option === '-drive' ? 'format' : 'driver';
+  throw new UsageError(`Cannot use ${option} with ${key}=${name}: expected ${formats()}`);
+}
+
+function formats(): string {
+  return IMAGE_FORMATS.join(' or ');
+}
+
+function flagOf(option: string, key: string, value: unknown): boolean {
+  if (value === undefined || value === false || value === 'off') return false;
+  if (value === true || value === 'on') return true;
+  throw new UsageError(`Cannot use ${option} with ${key}=${String(value)}: expected on or off`);
+}
+
+function dottedOf(value: string): Tree {
+  const keys = new KeyValues('-blockdev', value, 'driver');
+  return treeOf('-blockdev', keys.takeAll());
+}
+
+function jsonOf(value: string): Tree {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(value);
+  } catch {
+    throw new UsageError(`Cannot read -blockdev ${value}: not JSON`);
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw new UsageError(`Cannot read -blockdev ${value}: expected an object`);
+  }
+  return parsed as Tree;
+}
+
+/** `a.b=c` is `{a: {b: 'c'}}`. */
+function treeOf(option: string, dotted: ReadonlyMap<string, string>): Tree {
+  const root = new Map<string, unknown>();
+  for (const [key, value] of dotted) {
+    const parts = key.split('.');
+    let at = root;
+    for (const part of parts.slice(0, -1)) {
+      const next = at.get(part) ?? new Map<string, unknown>();
+      if (!(next instanceof Map)) throw new UsageError(`Cannot use ${option}: ${part}= and ${key}= do not go together`);
+      at.set(part, next);
+      at = next;
+    }
+    const last = parts.at(-1)!;
+    if (last === '' || at.has(last)) throw new UsageError(`Cannot use ${option} with ${key}=: it does not fit`);
+    at.set(last, value);
+  }
+  const plain = (map: Map<string, unknown>): Tree =>
+    Object.fromEntries([...map].map(([key, value]) => [key, value instanceof Map ? plain(value) : value]));
+  return plain(root);
+}
