@@ -1,6 +1,9 @@
 export { type BackingPolicy, resolveChain } from './backing_policy.ts';
+export type { Place } from './block_map.ts';
+export { type CompressedTarget, type CopyOptions, copyImage } from './copy_image.ts';
 export { asImageError, type DiskImage, ImageError, type ImageErrorCode, type ZeroOptions } from './disk_image.ts';
 export { type ImageLock, lockImage } from './image_lock.ts';
+export { MappedImage } from './mapped_image.ts';
 export { MemoryImage } from './memory_image.ts';
 export { IMAGE_FORMATS, type ImageFormat, type ImageSource, type OpenImageOptions, openImage } from './open_image.ts';
 export { createQcow2, inspectQcow2, Qcow2Image, type Qcow2ImageOptions } from './qcow2/mod.ts';
@@ -20,6 +23,8 @@ export {
   createVmdk,
   inspectVmdk,
   openVmdk,
+  openVmdkStream,
   type VmdkDetails,
   type VmdkMap,
 } from './vmdk/mod.ts';
+export { isZero } from './zeroes.ts';

@@ -32,6 +32,8 @@ export interface OpenImageOptions {
   readonly lock?: boolean;
   /** Not locked and not written to until activate() */
   readonly inactive?: boolean;
+  /** Called for each image of the chain once it is open, the lowest first */
+  readonly onLayer?: (image: DiskImage, source: ImageSource) => void;
 }
 
 /** Opens an image with all that is under it, which is read-only. @throws ImageError, WireError, errno errors of open(2) */
@@ -40,6 +42,12 @@ export async function openImage(source: ImageSource, options: OpenImageOptions):
 }
 
 async function openChain(source: ImageSource, options: OpenImageOptions, depth: number): Promise<DiskImage> {
+  const image = await openOne(source, options, depth);
+  options.onLayer?.(image, source);
+  return image;
+}
+
+async function openOne(source: ImageSource, options: OpenImageOptions, depth: number): Promise<DiskImage> {
   const { fd, path, format } = source;
   const file = fd ?? path;
   if (file === undefined || (fd !== undefined && path !== undefined)) {
@@ -66,8 +74,8 @@ async function openChain(source: ImageSource, options: OpenImageOptions, depth: 
   if (dataFile !== undefined && (dataFile.fd === undefined) === (dataFile.path === undefined)) {
     throw new ImageError('EINVAL', 'Cannot open the image: expected one of a path and a descriptor for its data file');
   }
-  const backing =
-    source.backing === undefined ? undefined : await openChain(source.backing, { readOnly: true }, depth + 1);
+  const under = { readOnly: true, ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }) };
+  const backing = source.backing === undefined ? undefined : await openChain(source.backing, under, depth + 1);
   const all = { ...options, ...(backing === undefined ? {} : { backing }) };
   try {
     if (format === 'vpc') return await openVhd(file, all);

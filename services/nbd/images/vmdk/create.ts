@@ -21,11 +21,13 @@ export interface CreateVmdkOptions {
   readonly sizeBytes: number;
   /** Default monolithicSparse. A stream is written once, in whole grains, and then only read */
   readonly type?: 'monolithicSparse' | 'streamOptimized';
+  /** What the descriptor calls the file (default: the last part of its path) */
+  readonly name?: string;
 }
 
 /** Makes an empty image at `path`, which must not exist. @throws ImageError, or the errno error of open(2) */
 export async function createVmdk(path: string, options: CreateVmdkOptions): Promise<void> {
-  const image = emptyVmdk(options, basename(path));
+  const image = emptyVmdk(options, options.name ?? basename(path));
   const handle = await open(path, 'wx', 0o644);
   try {
     for (let done = 0; done < image.length; ) {

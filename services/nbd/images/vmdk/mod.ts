@@ -8,3 +8,4 @@ export {
   type VmdkMap,
   type VmdkOptions,
 } from './open.ts';
+export { openVmdkStream, type VmdkStream } from './stream.ts';
