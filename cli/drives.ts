@@ -1,12 +1,23 @@
 import { resolve } from 'node:path';
 import { IMAGE_FORMATS, type ImageFormat } from '../services/nbd/mod.ts';
 import type { DiskFile, DiskSource } from '../services/supervisor/mod.ts';
+import {
+  flattenJson,
+  isNbdUri,
+  type NbdWords,
+  nbdSource,
+  parseNbdNode,
+  parseNbdWords,
+  type TlsObject,
+} from './block_devices.ts';
 import { KeyValues } from './key_value.ts';
 import { didYouMean } from './suggest.ts';
 import { UsageError } from './usage_error.ts';
 
 /** One `-drive` */
 export interface Drive extends DiskFile {
+  /** Then `file` is its URI */
+  readonly nbd?: NbdWords;
   readonly id: string | undefined;
   readonly readOnly: boolean;
   readonly snapshot: boolean;
@@ -18,7 +29,10 @@ export interface Drive extends DiskFile {
 
 /** One `-blockdev`, or what is written inside one: a file, or an image in a file */
 export interface BlockNode extends DiskFile {
+  readonly nbd?: NbdWords;
   readonly readOnly: boolean;
+  /** The nodes that this one lies over */
+  readonly over?: readonly string[];
 }
 
 const DISK_DEVICES = {
@@ -39,17 +53,21 @@ const DISPLAY_DEVICES = [
   'virtio-tablet-device',
 ];
 const FILE_DRIVERS = ['file', 'host_device'];
+/** What libvirt says of every node; we always behave so */
+const IGNORED = ['auto-read-only', 'discard'];
 
 export interface GivenDevices {
   readonly drives: readonly Drive[];
   readonly nodes: ReadonlyMap<string, BlockNode>;
   readonly devices: readonly KeyValues[];
+  /** Credentials that NBD disks name */
+  readonly objects: readonly TlsObject[];
   /** `-snapshot`: all disks */
   readonly snapshot: boolean;
 }
 
 /** The disks, and the names of the devices that are none. @throws UsageError */
-export function joinDevices({ drives, nodes, devices, snapshot }: GivenDevices): {
+export function joinDevices({ drives, nodes, devices, objects, snapshot }: GivenDevices): {
   disks: DiskSource[];
   others: ReadonlySet<string>;
 } {
@@ -57,16 +75,17 @@ export function joinDevices({ drives, nodes, devices, snapshot }: GivenDevices):
   const waiting = new Map<string, Drive>();
   const disks: DiskSource[] = [];
   const add = (
-    layers: Pick<Drive, 'readOnly' | 'snapshot' | 'backingRoot' | keyof DiskFile>,
+    given: Pick<Drive, 'nbd' | 'readOnly' | 'snapshot' | 'backingRoot' | keyof DiskFile>,
     id: string,
     bus: DiskSource['bus'],
   ) =>
     disks.push({
-      ...layersOf(layers),
-      ...(layers.backingRoot === undefined ? {} : { backingRoot: layers.backingRoot }),
+      ...layersOf(given),
+      ...(given.nbd === undefined ? {} : { nbd: nbdSource(given.nbd, objects) }),
+      ...(given.backingRoot === undefined ? {} : { backingRoot: given.backingRoot }),
       id,
-      readOnly: layers.readOnly,
-      snapshot: layers.snapshot || snapshot,
+      readOnly: given.readOnly,
+      snapshot: given.snapshot || snapshot,
       bus,
     });
   for (const [index, drive] of drives.entries()) {
@@ -105,6 +124,10 @@ export function joinDevices({ drives, nodes, devices, snapshot }: GivenDevices):
     } else add({ ...node, snapshot: false }, id, bus);
   }
   for (const id of waiting.keys()) throw new UsageError(`Cannot use -drive ${id}: no -device has drive=${id}`);
+  const used = new Set([...disks.map(({ id }) => id), ...[...nodes.values()].flatMap(({ over }) => over ?? [])]);
+  for (const id of nodes.keys()) {
+    if (!used.has(id)) throw new UsageError(`Cannot use -blockdev ${id}: no -device has drive=${id}`);
+  }
   return { disks, others };
 }
 
@@ -121,12 +144,14 @@ export function parseDrive(value: string): Drive {
   if (root !== undefined && (backing.size > 0 || dataFile.size > 0)) {
     throw new UsageError('Cannot use -drive with backing-root= and backing. or data-file. together');
   }
+  const nbd = isNbdUri(path) ? parseNbdWords(keys, path, 'file.') : undefined;
   const drive: Drive = {
     id: keys.take('id'),
-    file: resolve(path),
+    file: nbd === undefined ? resolve(path) : path,
+    ...(nbd === undefined ? {} : { nbd }),
     format: formatOf('-drive', format),
     ...(backing.size === 0 ? {} : { backing: layersOf(nodeOf('-drive', treeOf('-drive', backing), new Map())) }),
-    ...(dataFile.size === 0 ? {} : { dataFile: fileNode('-drive', treeOf('-drive', dataFile), new Map()).file }),
+    ...(dataFile.size === 0 ? {} : { dataFile: fileNode('-drive', treeOf('-drive', dataFile)).file }),
     readOnly: keys.flag('readonly', keys.flag('read-only', false)),
     snapshot: keys.flag('snapshot', false),
     ...(root === undefined ? {} : { backingRoot: resolve(root) }),
@@ -140,51 +165,67 @@ type Tree = { readonly [key: string]: unknown };
 
 /** Adds the node of one `-blockdev`, dotted keys or JSON. @throws UsageError */
 export function addBlockNode(nodes: Map<string, BlockNode>, value: string): void {
-  const tree = value.startsWith('{') ? jsonOf(value) : dottedOf(value);
-  const { 'node-name': name, ...rest } = tree;
-  if (typeof name !== 'string' || name === '') throw new UsageError('Cannot use -blockdev: node-name= is missing');
+  const keys = new KeyValues('-blockdev', value.trimStart().startsWith('{') ? flattenJson(value) : value, 'driver');
+  const name = keys.require('node-name');
   if (nodes.has(name)) throw new UsageError(`Cannot use -blockdev: node-name ${name} comes twice`);
-  nodes.set(name, nodeOf('-blockdev', rest, nodes));
+  if (keys.take('driver') !== 'nbd') {
+    nodes.set(name, nodeOf('-blockdev', treeOf('-blockdev', keys.takeAll()), nodes));
+    return;
+  }
+  const readOnly = keys.flag('read-only', false);
+  for (const key of IGNORED) keys.take(key);
+  const nbd = parseNbdNode(keys);
+  keys.end();
+  nodes.set(name, { file: nbd.uri, format: 'raw', nbd, readOnly });
 }
 
 /** A node with what is under it. References are to nodes that were given before. */
 function nodeOf(option: string, tree: Tree, nodes: ReadonlyMap<string, BlockNode>): BlockNode {
-  const { 'node-name': _, driver, file, backing, 'data-file': dataFile, 'read-only': readOnly, ...rest } = tree;
-
+  const { driver, file, backing, 'data-file': dataFile, 'read-only': readOnly, ...rest } = tree;
   const name = typeof driver === 'string' ? driver : '';
-  if (FILE_DRIVERS.includes(name)) return fileNode(option, tree, nodes);
-  for (const key of Object.keys(rest)) {
-    throw new UsageError(`Cannot use ${option} with ${key}=: unknown for driver ${name}`);
-  }
+  if (FILE_DRIVERS.includes(name)) return fileNode(option, tree);
+  noMore(option, rest, `driver ${name}`);
   const format = formatOf(option, name);
   if (file === undefined) throw new UsageError(`Cannot use ${option} with driver=${name}: file= is missing`);
   if (format === 'raw' && (backing !== undefined || dataFile !== undefined)) {
     throw new UsageError(`Cannot use ${option}: raw images have nothing under them`);
   }
+  const under = referred(option, file, nodes, fileNode);
+  if (under.nbd !== undefined && format !== 'raw') {
+    throw new UsageError(`Cannot use ${option} with driver=${name}: over NBD a disk is raw`);
+  }
   return {
-    file: referred(option, file, nodes, fileNode).file,
+    file: under.file,
     format,
+    ...(under.nbd === undefined ? {} : { nbd: under.nbd }),
     // `backing=null` says that there is none.
-    ...(backing === undefined || backing === null || backing === 'null'
+    ...(backing === undefined || backing === 'null'
       ? {}
       : { backing: layersOf(referred(option, backing, nodes, nodeOf)) }),
     ...(dataFile === undefined ? {} : { dataFile: referred(option, dataFile, nodes, fileNode).file }),
-    readOnly: flagOf(option, 'read-only', readOnly),
+    readOnly: flagOf(option, 'read-only', readOnly) || under.readOnly,
+    over: [file, backing, dataFile].filter((value) => typeof value === 'string'),
   };
 }
 
 /** A plain file: as a disk it is raw. */
-function fileNode(option: string, tree: Tree, _nodes: ReadonlyMap<string, BlockNode>): BlockNode {
-  const { 'node-name': _, driver = 'file', filename, 'read-only': readOnly, ...rest } = tree;
-
+function fileNode(option: string, tree: Tree): BlockNode {
+  const { driver = 'file', filename, 'read-only': readOnly, ...rest } = tree;
   if (!FILE_DRIVERS.includes(String(driver))) {
     throw new UsageError(`Cannot use ${option} with driver=${String(driver)}: expected file`);
   }
-  for (const key of Object.keys(rest)) throw new UsageError(`Cannot use ${option} with ${key}=: unknown for a file`);
+  noMore(option, rest, 'a file');
   if (typeof filename !== 'string' || filename === '') {
     throw new UsageError(`Cannot use ${option} with driver=${String(driver)}: filename= is missing`);
   }
   return { file: resolve(filename), format: 'raw', readOnly: flagOf(option, 'read-only', readOnly) };
+}
+
+function noMore(option: string, rest: Tree, what: string): void {
+  for (const key of Object.keys(rest)) {
+    if (key === 'node-name' || IGNORED.includes(key)) continue;
+    throw new UsageError(`Cannot use ${option} with ${key}=: unknown for ${what}`);
+  }
 }
 
 function referred(
@@ -193,9 +234,9 @@ function referred(
   nodes: ReadonlyMap<string, BlockNode>,
   make: (option: string, tree: Tree, nodes: ReadonlyMap<string, BlockNode>) => BlockNode,
 ): BlockNode {
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return make(option, value as Tree, nodes);
-  const node = typeof value === 'string' ? nodes.get(value) : undefined;
-  if (node === undefined) throw new UsageError(`Cannot use ${option}: there is no node ${String(value)} before it`);
+  if (typeof value === 'object' && value !== null) return make(option, value as Tree, nodes);
+  const node = nodes.get(String(value));
+  if (node === undefined) throw new UsageError(`Cannot use ${option}: ${String(value)} names no node from before`);
   return node;
 }
 
@@ -220,27 +261,9 @@ function formats(): string {
 }
 
 function flagOf(option: string, key: string, value: unknown): boolean {
-  if (value === undefined || value === false || value === 'off') return false;
-  if (value === true || value === 'on') return true;
+  if (value === undefined || value === 'off') return false;
+  if (value === 'on') return true;
   throw new UsageError(`Cannot use ${option} with ${key}=${String(value)}: expected on or off`);
-}
-
-function dottedOf(value: string): Tree {
-  const keys = new KeyValues('-blockdev', value, 'driver');
-  return treeOf('-blockdev', keys.takeAll());
-}
-
-function jsonOf(value: string): Tree {
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(value);
-  } catch {
-    throw new UsageError(`Cannot read -blockdev ${value}: not JSON`);
-  }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
-    throw new UsageError(`Cannot read -blockdev ${value}: expected an object`);
-  }
-  return parsed as Tree;
 }
 
 /** `a.b=c` is `{a: {b: 'c'}}`. */

@@ -6,6 +6,7 @@ import {
   type VmOptions,
   type VncOptions,
 } from '../services/supervisor/mod.ts';
+import { parseTlsObject, type TlsObject } from './block_devices.ts';
 import { addBlockNode, type BlockNode, type Drive, joinDevices, NETWORK_DEVICES, parseDrive } from './drives.ts';
 import { KeyValues } from './key_value.ts';
 import { didYouMean } from './suggest.ts';
@@ -17,6 +18,7 @@ interface Draft {
   drives: Drive[];
   nodes: Map<string, BlockNode>;
   devices: KeyValues[];
+  objects: TlsObject[];
   serial: 'stdio' | 'none' | undefined;
   headless: boolean;
   snapshot: boolean;
@@ -99,15 +101,19 @@ const RULES: Readonly<Record<string, Rule>> = {
     },
   },
   '-drive': {
-    value: 'file=FILE,format=raw|qcow2[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on]',
-    help: 'disk; format is never guessed, and what is under a qcow2 image is said: backing.driver=F,backing.file.filename=FILE, or backing-root=FOLDER to follow the names inside it',
+    value: 'file=FILE|nbd://…,format=raw|qcow2[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on]',
+    help: 'disk, also of an NBD server [,reconnect-delay=S][,tls-creds=ID]; format is never guessed, and what is under a qcow2 image is said: backing.driver=F,backing.file.filename=FILE, or backing-root=FOLDER to follow the names inside it',
     take: ({ drives }, value) => void drives.push(parseDrive(value)),
   },
   '-blockdev': {
-    value:
-      'driver=raw|qcow2,node-name=NAME,file=NODE|file.driver=file,file.filename=FILE[,backing=NODE][,read-only=on]',
-    help: 'disk for a -device with drive=NAME; also as JSON',
+    value: 'driver=raw|qcow2|file|nbd,node-name=ID,file=NODE|file.filename=FILE[,backing=NODE][,read-only=on]',
+    help: 'disk for a -device with drive=ID, also as JSON; driver=nbd has server.type=inet|unix,…[,export=NAME]',
     take: ({ nodes }, value) => addBlockNode(nodes, value),
+  },
+  '-object': {
+    value: 'tls-creds-x509|tls-creds-psk,id=ID,dir=FOLDER,endpoint=client',
+    help: 'credentials for the tls-creds= of an NBD disk',
+    take: ({ objects }, value) => void objects.push(parseTlsObject(value)),
   },
   '-device': {
     value: 'virtio-blk-pci|virtio-blk-device,drive=ID|virtconsole|virtio-net-pci',
@@ -243,6 +249,7 @@ export function parseVmArguments(args: readonly string[]): ParsedVm {
     drives: [],
     nodes: new Map(),
     devices: [],
+    objects: [],
     serial: undefined,
     headless: false,
     snapshot: false,
@@ -266,10 +273,11 @@ export function parseVmArguments(args: readonly string[]): ParsedVm {
   return finish(draft);
 }
 
-function finish({ options, drives, nodes, devices, serial, headless, snapshot }: Draft): ParsedVm {
+function finish(draft: Draft): ParsedVm {
+  const { options, serial, headless } = draft;
   const named = options.name !== undefined;
   const display = options.vnc !== undefined || !headless;
-  const { disks, others } = joinDevices({ drives, nodes, devices, snapshot });
+  const { disks, others } = joinDevices(draft);
   return {
     named,
     options: {

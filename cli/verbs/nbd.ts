@@ -187,7 +187,7 @@ function nameOf(peer: TlsIdentity): string {
 }
 
 async function list(
-  address: NbdListenAddress,
+  address: Exclude<NbdListenAddress, { type: 'fd' }>,
   values: ReadonlyMap<string, string>,
   operands: readonly string[],
 ): Promise<number> {
@@ -241,7 +241,7 @@ function printable(text: string): string {
   return JSON.stringify(text.slice(0, 200)).replace(/[\x7f-\x9f]/g, '?');
 }
 
-function addressOf(values: ReadonlyMap<string, string>): NbdListenAddress {
+function addressOf(values: ReadonlyMap<string, string>): Exclude<NbdListenAddress, { type: 'fd' }> {
   const path = values.get('socket');
   if (path === undefined) {
     const host = values.get('bind') ?? '127.0.0.1';

@@ -233,34 +233,15 @@ test('Q12 writing beside internal snapshots leaves them as they were', async (t)
   await clean(t, path);
 });
 
-test('Q13 bitmaps are listed, and void after our first write', async (t) => {
+test('Q1 an image with the corrupt bit is served read-only', async (t) => {
   if (!hasPrograms(t, 'qemu-img')) return;
-  const path = files.path('bitmaps.qcow2');
-  await mustRun(t, 'qemu-img', ['create', '-f', 'qcow2', path, '4M']);
-  await mustRun(t, 'qemu-img', ['bitmap', '--add', '-g', '32k', path, 'b0']);
-  const { bitmaps } = await inspectQcow2(path);
-  t.deepEqual(
-    bitmaps.map(({ name, granularityBits }) => ({ name, granularityBits })),
-    [{ name: 'b0', granularityBits: 15 }],
-  );
-  const image = await Qcow2Image.open(path, { readOnly: false });
-  await image.write(0, new Uint8Array(512).fill(1));
-  await image.flush();
-  await image.close();
-  const { status, stdout } = await run('qemu-img', ['check', '-f', 'qcow2', '--output=json', path]);
-  t.true(status === 0 || status === 3, stdout); // 3: the void bitmap's clusters are leaks, no corruption
-  t.deepEqual((await inspectQcow2(path)).bitmaps, []);
-});
-
-test('Q1 an image with the dirty or corrupt bit is served read-only', async (t) => {
-  if (!hasPrograms(t, 'qemu-img')) return;
-  for (const bit of [1, 2]) {
+  for (const bit of [2, 3]) {
     const path = files.path(`bit${bit}.qcow2`);
     await mustRun(t, 'qemu-img', ['create', '-f', 'qcow2', path, '4M']);
     const image = readFileSync(path);
     image[79] = bit;
     writeFileSync(path, image);
-    await t.throwsAsync(Qcow2Image.open(path, { readOnly: false }), { message: /marked (dirty|corrupt)/ });
+    await t.throwsAsync(Qcow2Image.open(path, { readOnly: false }), { message: /marked corrupt/ });
     t.is((await readAll(path)).length, 4 << 20);
   }
 });

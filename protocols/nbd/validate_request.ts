@@ -28,7 +28,7 @@ export interface CheckedRequest {
   /** Known and allowed here */
   readonly type: number;
   readonly cookie: bigint;
-  /** offset + length is inside the export, both exact integers, in `bytes` */
+  /** offset + length is inside the export, both exact integers, in `bytes`. RESIZE: the new size, and 0 */
   readonly offset: number;
   readonly length: number;
   readonly fua: boolean;
@@ -38,6 +38,8 @@ export interface CheckedRequest {
   readonly fastZero: boolean;
   /** BLOCK_STATUS: one extent only */
   readonly oneExtent: boolean;
+  /** BLOCK_STATUS: ids of the contexts to answer for; undefined: all that were selected */
+  readonly contextIds?: readonly number[];
 }
 
 export type Verdict =
@@ -55,6 +57,7 @@ const allowedFlags: ReadonlyMap<number, number> = new Map([
   [CMD.CACHE, 0],
   [CMD.WRITE_ZEROES, CMD_FLAG.FUA | CMD_FLAG.NO_HOLE | CMD_FLAG.FAST_ZERO],
   [CMD.BLOCK_STATUS, CMD_FLAG.FUA | CMD_FLAG.REQ_ONE],
+  [CMD.RESIZE, CMD_FLAG.FUA],
 ]);
 
 /** What the server must have advertised for a command */
@@ -63,10 +66,12 @@ const neededFlag: ReadonlyMap<number, number> = new Map([
   [CMD.TRIM, TRANSMISSION_FLAG.SEND_TRIM],
   [CMD.CACHE, TRANSMISSION_FLAG.SEND_CACHE],
   [CMD.WRITE_ZEROES, TRANSMISSION_FLAG.SEND_WRITE_ZEROES],
+  [CMD.RESIZE, TRANSMISSION_FLAG.SEND_RESIZE],
 ]);
 
-function writes(type: number): boolean {
-  return type === CMD.WRITE || type === CMD.TRIM || type === CMD.WRITE_ZEROES;
+/** Commands that a read-only export refuses. */
+export function changesExport(type: number): boolean {
+  return type === CMD.WRITE || type === CMD.TRIM || type === CMD.WRITE_ZEROES || type === CMD.RESIZE;
 }
 
 /** The flat list of refusals; what passes is not checked again. */
@@ -94,7 +99,7 @@ export function validateRequest(request: Request, terms: TransmissionTerms): Ver
   if ((flags & CMD_FLAG.FAST_ZERO) !== 0 && !has(terms, TRANSMISSION_FLAG.SEND_FAST_ZERO)) {
     return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: FAST_ZERO was not advertised`);
   }
-  if (writes(type) && isReadOnly(terms.flags)) {
+  if (changesExport(type) && isReadOnly(terms.flags)) {
     return refuse(NBD_ERROR.EPERM, `Cannot run ${name}: export is read-only`);
   }
   const needed = neededFlag.get(type);
@@ -109,6 +114,7 @@ export function validateRequest(request: Request, terms: TransmissionTerms): Ver
     // What DISC carries there is not looked at, and reaches nobody.
     return accept({ ...request, length: 0 }, 0);
   }
+  if (type === CMD.RESIZE) return judgeResize(request, terms);
   if (type === CMD.BLOCK_STATUS) {
     if (terms.contexts === 0) {
       return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: no meta context was selected`);
@@ -134,6 +140,23 @@ export function validateRequest(request: Request, terms: TransmissionTerms): Ver
     return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: ${length} bytes at ${offset}, blocks have ${minimum}`);
   }
   return accept(request, start);
+}
+
+/** Extension RESIZE: "the field offset is used to signal the new requested size" */
+function judgeResize(request: Request, terms: TransmissionTerms): Verdict {
+  const { offset, length } = request;
+  if (length !== 0) return refuse(NBD_ERROR.EINVAL, `Cannot run NBD_CMD_RESIZE: length ${length}, expected 0`);
+  if (offset > BigInt(Number.MAX_SAFE_INTEGER)) {
+    return refuse(NBD_ERROR.ENOSPC, `Cannot run NBD_CMD_RESIZE: ${offset} bytes, images end at 2^53`);
+  }
+  const size = Number(offset);
+  if (size % terms.blockSizes.minimum !== 0) {
+    return refuse(
+      NBD_ERROR.EINVAL,
+      `Cannot run NBD_CMD_RESIZE: ${size} bytes, blocks have ${terms.blockSizes.minimum}`,
+    );
+  }
+  return accept(request, size);
 }
 
 function has(terms: TransmissionTerms, flag: number): boolean {

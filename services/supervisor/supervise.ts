@@ -158,19 +158,24 @@ class Supervisor implements RunningVm {
     const far = (name: string) => ({ [name]: links.get(name)![1] });
     const starts: Promise<unknown>[] = [];
     if (vm.disks.length > 0) {
+      // The disk role connects to disks behind NBD by itself: only it can do so again.
       const opened = await Promise.all(
         vm.disks.map(async (disk) => {
+          if (disk.nbd !== undefined) return undefined;
           const files = await openDisk(disk);
           for (const fd of descriptorsOf(files)) this.#keep(fd);
           return files;
         }),
       );
+      const fds = opened.flatMap((files) => (files === undefined ? [] : descriptorsOf(files)));
       const diskLinks = vm.disks.map(({ id }) => far(`disk:${id}`));
       starts.push(
-        this.#startRole('disk', Object.assign({}, ...diskLinks), opened.flatMap(descriptorsOf), (mapFd) => ({
+        this.#startRole('disk', Object.assign({}, ...diskLinks), fds, (mapFd) => ({
           images: vm.disks.map((disk, index) => ({
             id: disk.id,
-            ...imageSource(disk, opened[index]!, mapFd),
+            ...(disk.nbd === undefined
+              ? imageSource(disk, opened[index]!, mapFd)
+              : { nbd: disk.nbd, format: disk.format }),
             readOnly: disk.readOnly,
             // The source of a migration still holds the image; `take-disks` comes when it has let go
             inactive: vm.incoming !== undefined,

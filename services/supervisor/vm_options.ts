@@ -1,3 +1,4 @@
+import { parseNbdUri } from '../../protocols/nbd/mod.ts';
 import type { ImageFormat } from '../nbd/images/open_image.ts';
 
 /** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */
@@ -40,8 +41,30 @@ export interface VmOptions {
 /** A file that the supervisor opens; the guest's side gets its descriptor only. */
 export type FileSource = { readonly file: string } | { readonly builtin: 'firmware' };
 
+/** An export of an NBD server. The disk role connects to it, and connects anew when the connection breaks. */
+export interface NbdSource {
+  /** `nbd://`, `nbds://`, `nbd+unix://` or `nbds+unix://` */
+  readonly uri: string;
+  /** Guest's requests wait this long for a server that is gone, in `ms` (default 60 000), then fail */
+  readonly reconnectDelayMs?: number;
+  /** At the start, how long to try again, in `ms` (default 0: one attempt) */
+  readonly openTimeoutMs?: number;
+  /** Connections to use where the server allows several (default 1) */
+  readonly connections?: number;
+  /** Absent: no TLS, or what the URI itself says */
+  readonly tls?: {
+    /** Folder with QEMU's names of certificates, or with keys.psk, or such a file */
+    readonly credentials: string;
+    /** PSK user, where the file has several */
+    readonly user?: string;
+    /** Name that the server's certificate must carry (default: the URI's host) */
+    readonly hostname?: string;
+  };
+}
+
 /** An image file with what is under it. Formats are said here, never found by looking. */
 export interface DiskFile {
+  /** A path; with `nbd` what the disk is called in queries */
   readonly file: string;
   readonly format: ImageFormat;
   /** The image under an image that has one; the name inside the image opens nothing. Opened read-only */
@@ -52,6 +75,8 @@ export interface DiskFile {
 
 export interface DiskSource extends DiskFile {
   readonly id: string;
+  /** In place of the file */
+  readonly nbd?: NbdSource;
   readonly readOnly: boolean;
   /** Writes go to memory and are forgotten */
   readonly snapshot: boolean;
@@ -123,6 +148,7 @@ export function checkVmOptions(options: VmOptions): void {
     if (ids.has(id)) throw refuse(`disk id ${id}`, 'it comes twice');
     ids.add(id);
     if (disk.backingRoot !== undefined) throw refuse(`disk ${id}`, 'names inside it are not followed here');
+    if (disk.nbd !== undefined) checkNbdSource(id, disk.nbd, disk);
     let depth = 0;
     for (let under = disk.backing; under !== undefined; under = under.backing) depth++;
     if (depth > MAX_BACKING_FILES)
@@ -131,6 +157,18 @@ export function checkVmOptions(options: VmOptions): void {
   if (options.bios === 'none' && options.kernel === undefined && options.incoming === undefined) {
     throw refuse('no kernel', 'with -bios none there is nothing to start, expected -kernel');
   }
+}
+
+function checkNbdSource(id: string, nbd: NbdSource, { format, backing, snapshot }: DiskSource): void {
+  let type: string;
+  try {
+    ({ type } = parseNbdUri(nbd.uri).address);
+  } catch (cause) {
+    throw refuse(`disk ${id}`, (cause as Error).message);
+  }
+  if (type === 'vsock') throw refuse(`disk ${id}`, 'vsock addresses cannot be reached, Node has no such sockets');
+  if (format !== 'raw' || backing !== undefined) throw refuse(`disk ${id}`, 'disks behind NBD are raw');
+  if (snapshot) throw refuse(`disk ${id}`, 'there are no snapshots of disks behind NBD');
 }
 
 function refuse(what: string, found: string): VmOptionsError {

@@ -128,11 +128,10 @@ test('-blockdev makes nodes, dotted or JSON, that a device or another node takes
   t.deepEqual(parseVmArguments(['-blockdev', json, ...device]).options.disks, [expected]);
   refuses(t, '-blockdev driver=qcow2,file.filename=a', /node-name= is missing/);
   refuses(t, '-blockdev driver=qcow2,node-name=d', /file= is missing/);
-  refuses(t, '-blockdev driver=qcow2,node-name=d,file=f', /no node f before it/);
-  refuses(t, '-blockdev driver=nbd,node-name=d,file=f', /driver=nbd: expected/);
+  refuses(t, '-blockdev driver=qcow2,node-name=d,file=f', /f names no node from before/);
   refuses(t, '-blockdev driver=raw,node-name=d,file.filename=a,backing.driver=raw', /nothing under them/);
   refuses(t, '-blockdev driver=raw,node-name=d,file.filename=a,cache.direct=on', /cache=: unknown/);
-  refuses(t, '-blockdev {', /not JSON/);
+  refuses(t, '-blockdev {', /Cannot read -blockdev/);
 });
 test('-drive refuses a missing file, an unknown key, a key that comes twice, a key without value', (t) => {
   refuses(t, '-drive format=raw', /file= is missing/);

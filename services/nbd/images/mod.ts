@@ -1,12 +1,26 @@
 export { type BackingPolicy, resolveChain } from './backing_policy.ts';
 export type { Place } from './block_map.ts';
 export { type CompressedTarget, type CopyOptions, copyImage } from './copy_image.ts';
+export { DirtyBitmap, type DirtyBitmapOptions, DirtyBitmaps } from './dirty_bitmap.ts';
 export { asImageError, type DiskImage, ImageError, type ImageErrorCode, type ZeroOptions } from './disk_image.ts';
 export { type ImageLock, lockImage } from './image_lock.ts';
 export { MappedImage } from './mapped_image.ts';
 export { MemoryImage } from './memory_image.ts';
 export { IMAGE_FORMATS, type ImageFormat, type ImageSource, type OpenImageOptions, openImage } from './open_image.ts';
-export { createQcow2, inspectQcow2, Qcow2Image, type Qcow2ImageOptions } from './qcow2/mod.ts';
+export {
+  applySnapshot,
+  checkQcow2,
+  createQcow2,
+  createSnapshot,
+  deleteSnapshot,
+  inspectQcow2,
+  type Qcow2CheckResult,
+  Qcow2Image,
+  type Qcow2ImageOptions,
+  type Qcow2Info,
+  type Qcow2Repair,
+  resizeQcow2,
+} from './qcow2/mod.ts';
 export { RawImage, type RawImageOptions } from './raw_image.ts';
 export {
   type CreateVhdOptions,

@@ -69,6 +69,7 @@ function fake(server: FakeServer): { stream: Duplex; options: number[]; requests
       const context = encodeMetaContext({ id: 5, name: BASE_ALLOCATION });
       return joined(encodeOptionReply(option, REP.META_CONTEXT, context), ack);
     }
+    if (option === OPT.EXTENDED_HEADERS) return encodeOptionReply(option, REP.ERR_UNSUP);
     if (option === OPT.EXPORT_NAME) {
       return encodeExportNameReply({ sizeBytes: 1n << 20n, flags: server.flags ?? ALL_FLAGS }, true);
     }
@@ -150,14 +151,14 @@ for (const structured of [true, false]) {
   });
 }
 
-test('C1: falls back from GO to EXPORT_NAME, and from structured to simple replies', async (t) => {
+test('C1: falls back from GO to EXPORT_NAME, from extended headers to structured replies, and from these to simple ones', async (t) => {
   const server = fake({
     option: (option) => (option === OPT.EXPORT_NAME ? undefined : encodeOptionReply(option, REP.ERR_UNSUP)),
     request: (request) =>
       joined(encodeSimpleReply({ error: 0, cookie: request.cookie }), new Uint8Array(request.length)),
   });
   const client = await NbdClient.connect(server.stream);
-  t.deepEqual(server.options, [OPT.STRUCTURED_REPLY, OPT.GO, OPT.EXPORT_NAME]);
+  t.deepEqual(server.options, [OPT.EXTENDED_HEADERS, OPT.STRUCTURED_REPLY, OPT.GO, OPT.EXPORT_NAME]);
   t.false(client.export.structured);
   await client.read(0, new Uint8Array(512));
   client.destroy();

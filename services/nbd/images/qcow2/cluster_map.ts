@@ -11,9 +11,10 @@ import {
   type L2Format,
   type Mapping,
 } from '../../../../protocols/qcow2/mod.ts';
+import { CorruptImageError } from './corrupt_image_error.ts';
 import type { ImageFile } from './image_file.ts';
 import type { Qcow2Metadata } from './metadata.ts';
-import { CorruptImageError, RefcountTable } from './refcount_table.ts';
+import { RefcountTable } from './refcount_table.ts';
 import { type CachedTable, TableCache } from './table_cache.ts';
 
 const L2_CACHE_BYTES = 16 << 20;
@@ -159,8 +160,10 @@ export class ClusterMap {
    * Brings the tables to stable storage so that a power cut after any write leaves leaks at worst: data and refcounts,
    * then L2 tables, then L1 entries, then what became free.
    */
-  async commit(): Promise<void> {
-    await this.refcounts.writeOut();
+  async commit(lazy = false): Promise<void> {
+    // Lazy: the dirty bit says that refcounts in the file are not to be trusted, until all are written.
+    const postponed = lazy && !this.refcounts.crowded;
+    if (!postponed) await this.refcounts.writeOut();
     await this.#syncData();
     const changed = this.#l2.dirty || this.#dirtyL1.size > 0;
     await this.#l2.writeDirty();
@@ -173,7 +176,7 @@ export class ClusterMap {
       this.#dirtyL1.clear();
     }
     if (changed) await this.#file.sync();
-    await this.refcounts.settle();
+    await this.refcounts.settle(postponed);
   }
 
   async #syncData(): Promise<void> {

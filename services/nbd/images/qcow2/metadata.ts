@@ -12,6 +12,7 @@ import {
   type Qcow2Snapshot,
 } from '../../../../protocols/qcow2/mod.ts';
 import { ImageError } from '../disk_image.ts';
+import { CorruptImageError } from './corrupt_image_error.ts';
 import { FdImageFile, type ImageFile } from './image_file.ts';
 import { MetadataMap } from './metadata_map.ts';
 
@@ -23,6 +24,8 @@ export interface Qcow2Metadata {
   readonly header: Qcow2Header;
   readonly snapshots: readonly Qcow2Snapshot[];
   readonly bitmaps: readonly Qcow2Bitmap[];
+  /** Of the snapshot table, in `bytes` */
+  readonly snapshotTableBytes: number;
   readonly l1: Uint8Array;
   readonly refcountTable: Uint8Array;
   readonly map: MetadataMap;
@@ -106,7 +109,48 @@ export async function readMetadata(file: ImageFile): Promise<Qcow2Metadata> {
   }
   const overlap = map.setFound(all.slice(0, count), clusterBytes);
   damage ??= overlap;
-  return { header, snapshots: table.snapshots, bitmaps, l1, refcountTable, map, damage };
+  return {
+    header,
+    snapshots: table.snapshots,
+    snapshotTableBytes: table.lengthBytes,
+    bitmaps,
+    l1,
+    refcountTable,
+    map,
+    damage,
+  };
+}
+
+/** The image with a snapshot's tables in place of the disk's: to be read, not to be written. @throws ImageError */
+export async function asOfSnapshot(file: ImageFile, now: Qcow2Metadata, idOrName: string): Promise<Qcow2Metadata> {
+  const snapshot = findSnapshot(now.snapshots, idOrName);
+  const l1 = await readSnapshotL1(file, now.header, snapshot);
+  const { l1Offset, l1Entries, diskBytes } = snapshot;
+  return { ...now, header: { ...now.header, l1Offset, l1Entries, sizeBytes: Number(diskBytes) }, l1 };
+}
+
+/** @throws ImageError where there is none of this id or name */
+export function findSnapshot(snapshots: readonly Qcow2Snapshot[], idOrName: string): Qcow2Snapshot {
+  const found = snapshots.find(({ id }) => id === idOrName) ?? snapshots.find(({ name }) => name === idOrName);
+  if (found !== undefined) return found;
+  throw new ImageError('EINVAL', `Cannot find snapshot ${JSON.stringify(idOrName.slice(0, 64))}`);
+}
+
+/** @throws CorruptImageError where it is too short for the snapshot's disk */
+export async function readSnapshotL1(
+  file: ImageFile,
+  header: Qcow2Header,
+  { id, l1Offset, l1Entries, diskBytes }: Qcow2Snapshot,
+): Promise<Uint8Array> {
+  if (BigInt(l1Entries) * BigInt(spanBytes(header)) < diskBytes || diskBytes > BigInt(Number.MAX_SAFE_INTEGER)) {
+    throw new CorruptImageError(`the L1 table of snapshot ${id} is too short for ${diskBytes} bytes`);
+  }
+  return readArea(file, l1Offset, l1Entries * 8);
+}
+
+/** What one L1 entry covers, in `bytes` of the disk */
+export function spanBytes({ clusterBytes, extendedL2 }: Pick<Qcow2Header, 'clusterBytes' | 'extendedL2'>): number {
+  return (clusterBytes / (extendedL2 ? 16 : 8)) * clusterBytes;
 }
 
 async function readHeader(file: ImageFile): Promise<Qcow2Header> {

@@ -1,5 +1,9 @@
+export { checkFile, checkQcow2, type Qcow2CheckResult, type Qcow2Repair } from './check.ts';
+export { CorruptImageError } from './corrupt_image_error.ts';
 export { type CreateQcow2Options, createQcow2, emptyImage } from './create.ts';
+export type { Qcow2ImageOptions } from './engine.ts';
 export { FdImageFile, type ImageFile } from './image_file.ts';
-export { inspectQcow2, type Qcow2Info } from './metadata.ts';
-export { Qcow2Image, type Qcow2ImageOptions } from './qcow2_image.ts';
-export { CorruptImageError } from './refcount_table.ts';
+export { findSnapshot, inspectQcow2, type Qcow2Info } from './metadata.ts';
+export { Qcow2Image } from './qcow2_image.ts';
+export { type ResizeOptions, resizeQcow2 } from './resize.ts';
+export { applySnapshot, createSnapshot, deleteSnapshot } from './snapshot_operations.ts';

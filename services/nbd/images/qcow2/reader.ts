@@ -1,8 +1,8 @@
 import { type Extent, STATE } from '../../../../protocols/nbd/mod.ts';
 import type { Mapping } from '../../../../protocols/qcow2/mod.ts';
 import type { Qcow2Context } from './context.ts';
+import { CorruptImageError } from './corrupt_image_error.ts';
 import { decompressCluster } from './decompress.ts';
-import { CorruptImageError } from './refcount_table.ts';
 
 /** Grains that one block-status request looks at; the client asks again for the rest */
 const MAX_STATUS_GRAINS = 1 << 16;

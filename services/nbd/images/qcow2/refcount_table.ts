@@ -8,6 +8,7 @@ import {
   writeRefcount,
 } from '../../../../protocols/qcow2/mod.ts';
 import { ImageError } from '../disk_image.ts';
+import { CorruptImageError } from './corrupt_image_error.ts';
 import type { ImageFile } from './image_file.ts';
 import type { MetadataMap } from './metadata_map.ts';
 import { type CachedTable, TableCache } from './table_cache.ts';
@@ -132,7 +133,7 @@ export class RefcountTable {
   }
 
   /** Takes the references of what was released away; nothing in the file refers to it any more. */
-  async settle(): Promise<void> {
+  async settle(postponed = false): Promise<void> {
     const pending = this.#pending;
     this.#pending = [];
     for (const { host, bytes } of pending) {
@@ -140,7 +141,7 @@ export class RefcountTable {
       for (let cluster = Math.floor(host / this.#clusterBytes); cluster <= last; cluster++)
         await this.#decrement(cluster);
     }
-    await this.#blocks.writeDirty();
+    if (!postponed) await this.#blocks.writeDirty();
   }
 
   async #mayShare(host: number): Promise<boolean> {
@@ -236,13 +237,6 @@ export class RefcountTable {
     this.#table.setUint32(index * 8, Math.floor(host / 2 ** 32));
     this.#table.setUint32(index * 8 + 4, host % 2 ** 32);
     this.#map.addCluster(host, 'refcount block');
-  }
-}
-
-/** The image contradicts itself. */
-export class CorruptImageError extends ImageError {
-  constructor(found: string) {
-    super('EIO', `Cannot use the qcow2 image: corrupt, ${found}`);
   }
 }
 

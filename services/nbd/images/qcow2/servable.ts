@@ -7,8 +7,6 @@ export interface ServeConditions {
   readonly backing?: DiskImage | undefined;
   /** The caller gave the external data file */
   readonly dataFile: boolean;
-  /** The image is written to in order to mend it */
-  readonly repair?: boolean;
 }
 
 /** Whether an image that was decoded can be served. @throws ImageError saying why not */
@@ -24,8 +22,7 @@ export function checkServable({ header, damage }: Qcow2Metadata, given: ServeCon
     refuse(`it has a backing file, ${JSON.stringify(header.backingFile)}, and none was given`);
   }
   if (header.backingFile === undefined && given.backing !== undefined) refuse('a backing file was given, it has none');
-  if (given.readOnly || given.repair === true) return;
-  if (has(INCOMPATIBLE.dirty)) refuse('its refcounts are marked dirty; open it read-only or repair it');
+  if (given.readOnly) return;
   if (has(INCOMPATIBLE.corrupt)) refuse('it is marked corrupt; open it read-only or repair it');
   if (damage !== undefined) refuse(`corrupt, ${damage}`);
 }

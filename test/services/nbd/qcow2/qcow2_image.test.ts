@@ -94,6 +94,28 @@ test('T14 blockStatus() tells holes, zeroes, data and what the backing disk has'
   ]);
 });
 
+test('T15 allocationDepth() tells which image of a chain has what', async (t) => {
+  const cluster = 65_536;
+  const base = new MemoryImage(cluster * 3);
+  await base.write(cluster * 2, new Uint8Array(1).fill(1));
+  const options = { sizeBytes: cluster * 4, backing: { file: 'x', format: 'raw' } };
+  const middle = await Qcow2Image.openFile(new LogImageFile(emptyImage(options)), { readOnly: false, backing: base });
+  await middle.write(cluster, new Uint8Array(cluster).fill(1));
+  const top = await Qcow2Image.openFile(new LogImageFile(emptyImage(options)), { readOnly: false, backing: middle });
+  await top.write(0, new Uint8Array(cluster).fill(1));
+  const depths = await top.allocationDepth(0, cluster * 4, 10);
+  t.deepEqual(
+    depths.map(({ lengthBytes, flags }) => [lengthBytes / cluster, flags]),
+    [
+      [1, 1],
+      [1, 2],
+      [1, 3],
+      [1, 0],
+    ],
+  );
+  t.is((await top.allocationDepth(0, cluster * 4, 2)).length, 2);
+});
+
 test('Q15 clusters that were discarded are used again after a flush', async (t) => {
   const file = new LogImageFile(emptyImage({ sizeBytes: 4 << 20 }));
   const image = await Qcow2Image.openFile(file, { readOnly: false });
