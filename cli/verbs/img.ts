@@ -11,6 +11,7 @@ import { infoCommand } from './img/info.ts';
 import { mapCommand } from './img/map.ts';
 import { measureCommand } from './img/measure.ts';
 import { resizeCommand } from './img/resize.ts';
+import { snapshotCommand } from './img/snapshot.ts';
 
 const COMMANDS: readonly Subcommand[] = [
   infoCommand,
@@ -22,6 +23,7 @@ const COMMANDS: readonly Subcommand[] = [
   resizeCommand,
   measureCommand,
   ddCommand,
+  snapshotCommand,
 ];
 
 /** Subcommands of qemu-img that are not here, and what to do instead */
@@ -31,7 +33,6 @@ const ABSENT: Readonly<Record<string, string>> = {
   bitmap: 'bitmaps are only shown, by info',
   commit: 'convert the top image, with what is under it, to a new one',
   rebase: 'convert the top image, with what is under it, to a new one',
-  snapshot: 'snapshots are only shown, by info',
 };
 
 const help = `caisson img COMMAND [OPTIONS] …

@@ -44,6 +44,11 @@ const rules: readonly OptionRule[] = [
   { long: 'allow-extents', help: 'let a vmdk IMAGE open the files that it names in its own folder' },
   { long: 'export-name', short: 'x', value: 'NAME', help: "name of the export (default '')" },
   { long: 'description', short: 'D', value: 'TEXT', help: 'description of the export' },
+  {
+    long: 'discard',
+    value: 'ignore|unmap',
+    help: "unmap: a raw IMAGE gives space back on TRIM and zeroes, by Node's experimental ffi (default ignore)",
+  },
   { long: 'read-only', short: 'r', help: 'open and export IMAGE read-only' },
   { long: 'shared', short: 'e', value: 'N', help: 'clients that are served at once (default 1, 0: up to 100)' },
   { long: 'persistent', short: 't', help: 'do not exit when the last client has left' },
@@ -110,7 +115,7 @@ async function serve(
   }
   const tls = serverTls(values);
 
-  const image = await openImage(source, { readOnly });
+  const image = await openImage(source, { readOnly, unmap: discards(values) });
   const stopped = Promise.withResolvers<void>();
   const stop = (): void => stopped.resolve();
   process.once('SIGINT', stop);
@@ -150,6 +155,12 @@ async function serve(
     await image.close();
   }
   return 0;
+}
+
+function discards(values: ReadonlyMap<string, string>): boolean {
+  const value = values.get('discard') ?? 'ignore';
+  if (value === 'ignore' || value === 'unmap') return value === 'unmap';
+  throw new UsageError(`Cannot use --discard=${value}: expected ignore or unmap`);
 }
 
 /** Certificates or keys are read, and found to be good, before anything listens. */

@@ -217,7 +217,7 @@ test.serial('check gives the exit status and keys of qemu-img', async (t) => {
       t.is(ours.status, format === 'vpc' ? 0 : theirs.status, name);
       if (format !== 'vpc') t.deepEqual(JSON.parse(ours.stdout), JSON.parse(theirs.stdout), name);
     },
-    ['vmdk', 'vhdx', 'vpc'],
+    ['vmdk', 'vhdx', 'vpc', 'qcow2'],
   );
 });
 
@@ -293,6 +293,54 @@ test.serial('dd and resize do what qemu-img does', async (t) => {
     const info = JSON.parse(await mustRun(t, 'qemu-img', ['info', '-f', 'raw', '--output=json', file]));
     t.is(info['virtual-size'], expected);
   }
+});
+
+test.serial('check finds and mends a leak as qemu-img does', async (t) => {
+  if (!hasPrograms(t, 'qemu-img')) return;
+  const leaky = path('leaky.qcow2');
+  const args = ['check', '-f', 'qcow2', '--output=json', leaky];
+  const spoil = async (): Promise<void> => {
+    await mustRun(t, 'qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', source, leaky]);
+    // The refcount of a cluster behind all that are used: 2-byte refcounts, the block is the third cluster.
+    const leak = openSync(leaky, 'r+');
+    writeSync(leak, Buffer.of(0, 1), 0, 2, 2 * 65_536 + 2 * 60);
+    ftruncateSync(leak, 61 * 65_536);
+    closeSync(leak);
+  };
+  await spoil();
+  const theirs = await run('qemu-img', args);
+  const ours = await img(...args);
+  t.is(theirs.status, 3);
+  t.is(ours.status, 3);
+  t.deepEqual(JSON.parse(ours.stdout), JSON.parse(theirs.stdout));
+  const mended = JSON.parse(await mustImg(t, 'check', '-r', 'leaks', ...args.slice(1)));
+  t.is(mended['leaks-fixed'], 1);
+  t.is((await run('qemu-img', args)).status, 0);
+});
+
+test.serial('snapshot and convert -l, and resize of a qcow2, as qemu-img sees them', async (t) => {
+  if (!hasPrograms(t, 'qemu-img', 'qemu-io')) return;
+  const file = path('snapshots.qcow2');
+  await mustRun(t, 'qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', source, file]);
+  await mustImg(t, 'snapshot', '-f', 'qcow2', '-c', 'before', file);
+  await mustRun(t, 'qemu-io', ['-f', 'qcow2', '-c', 'write -P 9 1M 3M', file]);
+  await mustRun(t, 'qemu-img', ['snapshot', '-c', 'after', file]);
+  const list = ['-l', file];
+  t.is(await mustImg(t, 'snapshot', '-f', 'qcow2', ...list), await mustRun(t, 'qemu-img', ['snapshot', ...list]));
+  const then = path('before.raw');
+  await mustImg(t, 'convert', '-l', 'before', '-f', 'qcow2', '-O', 'raw', file, then);
+  t.regex(await mustRun(t, 'qemu-img', ['compare', '-f', 'raw', '-F', 'raw', source, then]), /identical/);
+  await mustImg(t, 'snapshot', '-f', 'qcow2', '-a', 'before', file);
+  t.regex(await mustRun(t, 'qemu-img', ['compare', '-f', 'raw', '-F', 'qcow2', source, file]), /identical/);
+  await mustImg(t, 'snapshot', '-f', 'qcow2', '-d', 'after', file);
+  await mustImg(t, 'resize', '-f', 'qcow2', file, '+3M');
+  const info = JSON.parse(await mustRun(t, 'qemu-img', ['info', '--output=json', file]));
+  t.is(info['virtual-size'], DISK_BYTES + 3 * MIB);
+  t.deepEqual(
+    info.snapshots.map((snapshot: { name: string }) => snapshot.name),
+    ['before'],
+  );
+  await mustRun(t, 'qemu-img', ['check', '-f', 'qcow2', file]);
 });
 
 test.serial('create makes images that qemu-img calls the same', async (t) => {

@@ -25,6 +25,7 @@ export const convertCommand: Subcommand = {
     { short: 'O', value: 'FMT', help: `format of TARGET, ${TARGET_FORMATS.join(', ')} (default raw)` },
     { short: 'o', value: 'OPTIONS', help: 'key=value,…; -o help shows those of the format', repeats: true },
     { short: 'c', help: 'compress: for qcow2; a vmdk with subformat=streamOptimized always is' },
+    { short: 'l', value: 'SNAPSHOT', help: 'not the disk as it is, but this snapshot inside SOURCE: its id or name' },
     { short: 'S', value: 'SIZE', help: 'runs of zeroes that become holes (default 4k); 0: none, all is written' },
     { short: 'n', help: 'TARGET is there already: only write into it' },
     { long: 'target-is-zero', help: 'with -n: TARGET reads as zeroes, which need not be written' },
@@ -55,7 +56,11 @@ there once it is finished; until then what was there stays as it is.`,
     }
     const sources: DiskImage[] = [];
     try {
-      for (const path of paths) sources.push((await openSource(given, path, formatOf(given, 'f', path))).image);
+      const snapshot = given.text('l');
+      for (const path of paths) {
+        const format = formatOf(given, 'f', path);
+        sources.push((await openSource(given, path, format, snapshot === undefined ? {} : { snapshot })).image);
+      }
       await write(given, sources, target, outFormat, options);
     } finally {
       for (const image of sources) await image.close();

@@ -1,5 +1,5 @@
 import { statSync } from 'node:fs';
-import { AUTOCLEAR, COMPATIBLE, hasFeature, INCOMPATIBLE } from '../../../protocols/qcow2/mod.ts';
+import { AUTOCLEAR, COMPATIBLE, hasFeature, INCOMPATIBLE, type Qcow2Snapshot } from '../../../protocols/qcow2/mod.ts';
 import {
   type ImageFormat,
   inspectQcow2,
@@ -86,7 +86,7 @@ async function qcow2Details(path: string): Promise<Details> {
       ? {}
       : {
           snapshots: snapshots.map((snapshot) => ({
-            icount: 0,
+            ...icountOf(snapshot),
             'vm-clock-nsec': Number(snapshot.vmClock % 1_000_000_000n),
             'vm-clock-sec': Number(snapshot.vmClock / 1_000_000_000n),
             name: snapshot.name,
@@ -106,6 +106,13 @@ async function qcow2Details(path: string): Promise<Details> {
     'format-specific': { type: 'qcow2', data },
     'dirty-flag': has(INCOMPATIBLE.dirty),
   };
+}
+
+/** Instructions that the guest had run, where its time came from them: after the known extra data; all ones is none. */
+function icountOf({ raw: { furtherExtra } }: Qcow2Snapshot): { icount?: number } {
+  if (furtherExtra.length < 8) return {};
+  const count = new DataView(furtherExtra.buffer, furtherExtra.byteOffset).getBigInt64(0);
+  return count < 0n ? {} : { icount: Number(count) };
 }
 
 async function vmdkDetails(path: string): Promise<Details> {

@@ -86,7 +86,7 @@ export function snapshotLines(snapshots: NonNullable<ImageInfo['snapshots']>): s
     const size = sizeText(Number(snapshot['vm-state-size'])).padStart(8);
     const id = printable(String(snapshot.id)).padEnd(9);
     const name = printable(String(snapshot.name)).padEnd(16);
-    return `${id} ${name} ${size} ${localTime(Number(snapshot['date-sec']))} ${clock}.${milliseconds}          0`;
+    return `${id} ${name} ${size} ${localTime(Number(snapshot['date-sec']))} ${clock}.${milliseconds} ${String(snapshot.icount ?? '').padStart(10)}`;
   });
   return ['ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT', ...rows];
 }

@@ -93,13 +93,16 @@ export async function openSource(
   given: Given,
   path: string,
   format: ImageFormat,
-  options: { readonly readOnly?: boolean } = {},
+  options: { readonly snapshot?: string } = {},
 ): Promise<OpenedSource> {
-  const source = await sourceOf(given, path, format);
+  if (options.snapshot !== undefined && format !== 'qcow2') {
+    throw given.usage(`-l is for qcow2; images of format ${format} keep no snapshots`);
+  }
+  const source = { ...(await sourceOf(given, path, format)), ...options };
   const layers: Layer[] = [];
   const image = await withAdvice(path, () =>
     openImage(source, {
-      readOnly: options.readOnly ?? true,
+      readOnly: true,
       onLayer: (layer, from) => layers.unshift({ image: layer, source: from }),
     }),
   );

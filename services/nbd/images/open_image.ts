@@ -22,6 +22,8 @@ export interface ImageSource {
   readonly backing?: ImageSource;
   /** Lets a vmdk descriptor open plain names in its own folder (default false) */
   readonly allowExtents?: boolean;
+  /** Id or name of a snapshot inside a qcow2 image: the disk as it was then, read-only */
+  readonly snapshot?: string;
   /** Where a qcow2 image keeps its clusters, if that is another file: one of `fd` and `path` */
   readonly dataFile?: { readonly fd?: number; readonly path?: string };
 }
@@ -32,6 +34,8 @@ export interface OpenImageOptions {
   readonly lock?: boolean;
   /** Not locked and not written to until activate() */
   readonly inactive?: boolean;
+  /** Raw images: ask the file system for holes, and give it space back (default false); see RawImageOptions */
+  readonly unmap?: boolean;
   /** Called for each image of the chain once it is open, the lowest first */
   readonly onLayer?: (image: DiskImage, source: ImageSource) => void;
 }
@@ -83,6 +87,7 @@ async function openOne(source: ImageSource, options: OpenImageOptions, depth: nu
     if (format === 'vmdk') return await openVmdk(file, { ...all, allowExtents: source.allowExtents === true });
     return await Qcow2Image.open(file, {
       ...all,
+      ...(source.snapshot === undefined ? {} : { snapshot: source.snapshot }),
       ...(dataFile === undefined
         ? {}
         : {
