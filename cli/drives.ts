@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { IMAGE_FORMATS, type ImageFormat } from '../services/nbd/mod.ts';
-import type { DiskFile, DiskSource } from '../services/supervisor/mod.ts';
+import type { DiskFile, DiskSource, ThrottleLimits } from '../services/supervisor/mod.ts';
 import {
   flattenJson,
   isNbdUri,
@@ -11,6 +11,7 @@ import {
   type TlsObject,
 } from './block_devices.ts';
 import { KeyValues } from './key_value.ts';
+import { parseInteger } from './numbers.ts';
 import { didYouMean } from './suggest.ts';
 import { UsageError } from './usage_error.ts';
 
@@ -23,6 +24,7 @@ export interface Drive extends DiskFile {
   readonly snapshot: boolean;
   /** Names inside the image may lead to files in this folder */
   readonly backingRoot?: string;
+  readonly throttle?: ThrottleLimits;
   /** 'virtio' is a device too; 'none' waits for a -device */
   readonly interface: 'virtio' | 'none';
 }
@@ -75,7 +77,7 @@ export function joinDevices({ drives, nodes, devices, objects, snapshot }: Given
   const waiting = new Map<string, Drive>();
   const disks: DiskSource[] = [];
   const add = (
-    given: Pick<Drive, 'nbd' | 'readOnly' | 'snapshot' | 'backingRoot' | keyof DiskFile>,
+    given: Pick<Drive, 'nbd' | 'readOnly' | 'snapshot' | 'backingRoot' | 'throttle' | keyof DiskFile>,
     id: string,
     bus: DiskSource['bus'],
   ) =>
@@ -83,6 +85,7 @@ export function joinDevices({ drives, nodes, devices, objects, snapshot }: Given
       ...layersOf(given),
       ...(given.nbd === undefined ? {} : { nbd: nbdSource(given.nbd, objects) }),
       ...(given.backingRoot === undefined ? {} : { backingRoot: given.backingRoot }),
+      ...(given.throttle === undefined ? {} : { throttle: given.throttle }),
       id,
       readOnly: given.readOnly,
       snapshot: given.snapshot || snapshot,
@@ -140,6 +143,7 @@ export function parseDrive(value: string): Drive {
     throw new UsageError(`Cannot use -drive ${path}: format= is missing, it is never guessed; expected ${formats()}`);
   const backing = keys.takeUnder('backing');
   const dataFile = keys.takeUnder('data-file');
+  const throttle = throttleOf(keys.takeUnder('throttling'));
   const root = keys.take('backing-root');
   if (root !== undefined && (backing.size > 0 || dataFile.size > 0)) {
     throw new UsageError('Cannot use -drive with backing-root= and backing. or data-file. together');
@@ -155,10 +159,52 @@ export function parseDrive(value: string): Drive {
     readOnly: keys.flag('readonly', keys.flag('read-only', false)),
     snapshot: keys.flag('snapshot', false),
     ...(root === undefined ? {} : { backingRoot: resolve(root) }),
+    ...(throttle === undefined ? {} : { throttle }),
     interface: keys.oneOf('if', ['virtio', 'none'], 'virtio'),
   };
   keys.end();
   return drive;
+}
+
+const RATES = {
+  'iops-total': 'opsTotal',
+  'iops-read': 'opsRead',
+  'iops-write': 'opsWrite',
+  'bps-total': 'bytesTotal',
+  'bps-read': 'bytesRead',
+  'bps-write': 'bytesWrite',
+} as const;
+
+/** `throttling.iops-total=N`, `throttling.bps-read-max=N` … with QEMU's words. @throws UsageError */
+function throttleOf(words: ReadonlyMap<string, string>): ThrottleLimits | undefined {
+  if (words.size === 0) return undefined;
+  const rest = new Map(words);
+  const take = (key: string): number | undefined => {
+    const text = rest.get(key);
+    rest.delete(key);
+    return text === undefined ? undefined : parseInteger(`-drive throttling.${key}=`, text, 0, 1e15 - 1);
+  };
+  const limits: { -readonly [K in keyof ThrottleLimits]: ThrottleLimits[K] } = {};
+  for (const [key, name] of Object.entries(RATES)) {
+    const average = take(key);
+    const burst = take(`${key}-max`);
+    const burstSeconds = take(`${key}-max-length`);
+    if (average === undefined || average === 0) {
+      if (burst === undefined && burstSeconds === undefined) continue;
+      throw new UsageError(`Cannot use -drive with throttling.${key}-max=: throttling.${key}= is missing`);
+    }
+    limits[name] = {
+      average,
+      ...(burst === undefined ? {} : { burst }),
+      ...(burstSeconds === undefined ? {} : { burstSeconds }),
+    };
+  }
+  const opBytes = take('iops-size');
+  if (opBytes !== undefined) limits.opBytes = opBytes;
+  for (const key of rest.keys()) {
+    throw new UsageError(`Cannot use -drive with throttling.${key}=: unknown${didYouMean(key, Object.keys(RATES))}`);
+  }
+  return limits;
 }
 
 type Tree = { readonly [key: string]: unknown };

@@ -9,6 +9,7 @@ import {
 import { parseTlsObject, type TlsObject } from './block_devices.ts';
 import { addBlockNode, type BlockNode, type Drive, joinDevices, NETWORK_DEVICES, parseDrive } from './drives.ts';
 import { KeyValues } from './key_value.ts';
+import { parseInteger, parseSize } from './numbers.ts';
 import { didYouMean } from './suggest.ts';
 import { UsageError } from './usage_error.ts';
 
@@ -101,7 +102,8 @@ const RULES: Readonly<Record<string, Rule>> = {
     },
   },
   '-drive': {
-    value: 'file=FILE|nbd://…,format=raw|qcow2[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on]',
+    value:
+      'file=FILE|nbd://…,format=raw|qcow2[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on][,throttling.iops-total=N…]',
     help: 'disk, also of an NBD server [,reconnect-delay=S][,tls-creds=ID]; format is never guessed, and what is under a qcow2 image is said: backing.driver=F,backing.file.filename=FILE, or backing-root=FOLDER to follow the names inside it',
     take: ({ drives }, value) => void drives.push(parseDrive(value)),
   },
@@ -331,26 +333,4 @@ function parseQmp(value: string): string {
     throw new UsageError(`Cannot open a monitor on ${address}: expected unix:PATH (its power is that of this account)`);
   }
   return resolve(address.slice(5));
-}
-
-const UNITS: Readonly<Record<string, number>> = { '': 0, B: 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
-
-/** `512M`, `1G`; a bare number counts in `bareUnit` bytes. @throws UsageError */
-export function parseSize(option: string, text: string, bareUnit: number): number {
-  const match = /^([0-9]{1,12})([BKMG]?)(?:iB)?$/i.exec(text);
-  const unit = match === null ? undefined : UNITS[match[2]!.toUpperCase()];
-  if (match === null || unit === undefined)
-    throw new UsageError(`Cannot use ${option} ${text}: expected a size like 512M or 1G`);
-  const bytes = Number(match[1]) * (unit === 0 ? bareUnit : unit);
-  if (!Number.isSafeInteger(bytes)) throw new UsageError(`Cannot use ${option} ${text}: too large`);
-  return bytes;
-}
-
-/** @throws UsageError */
-export function parseInteger(option: string, text: string, min: number, max: number): number {
-  const value = Number(text);
-  if (!/^[0-9]{1,15}$/.test(text) || value < min || value > max) {
-    throw new UsageError(`Cannot use ${option} ${text}: expected a number in ${min}..${max}`);
-  }
-  return value;
 }

@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import process from 'node:process';
 import type { QmpArguments } from '../../protocols/qmp/mod.ts';
 import { describeProgress, describeResult, followMigration } from '../migration_progress.ts';
-import { parseInteger, parseSize } from '../options.ts';
+import { parseInteger, parseSize } from '../numbers.ts';
 import { notice } from '../terminal.ts';
 import type { Verb } from '../usage_error.ts';
 import { connectVm, expectOperands, splitFlags } from './client.ts';

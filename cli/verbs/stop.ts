@@ -1,4 +1,4 @@
-import { parseInteger } from '../options.ts';
+import { parseInteger } from '../numbers.ts';
 import { notice } from '../terminal.ts';
 import type { Verb } from '../usage_error.ts';
 import { connectVm, expectOperands, splitFlags } from './client.ts';

@@ -2,12 +2,16 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
 import { DirtyBitmap } from '../../services/nbd/images/mod.ts';
 import {
+  amendQcow2,
   applySnapshot,
   checkQcow2,
+  commitQcow2,
   createQcow2,
   createSnapshot,
   deleteSnapshot,
+  preallocateQcow2,
   Qcow2Image,
+  rebaseQcow2,
   resizeQcow2,
 } from '../../services/nbd/images/qcow2/mod.ts';
 import { randomNumbers } from '../../test/fixtures/log_image_file.ts';
@@ -334,5 +338,80 @@ test('Q8 lazy refcounts: the dirty bit stands while we write, and is mended by e
     }
     await clean(t, copy);
     if (who === 'us') await same(t, copy, model);
+  }
+});
+
+test('Q17 commit, rebase, amend and preallocation leave what qemu-img finds whole', async (t) => {
+  if (!hasPrograms(t, 'qemu-img')) return;
+  const [base, top, other] = ['c-base', 'c-top', 'c-other'].map((name) => files.path(`${name}.qcow2`)) as [
+    string,
+    string,
+    string,
+  ];
+  const model = new Uint8Array(4 * MIB);
+  await createQcow2(base, { sizeBytes: 2 * MIB, version: 2 });
+  await work(base, model.subarray(0, 2 * MIB), 60);
+  await createQcow2(top, { sizeBytes: 4 * MIB, backing: { file: base, format: 'qcow2' } });
+  const below = async (readOnly: boolean): Promise<Qcow2Image> => Qcow2Image.open(base, { readOnly });
+  const image = await Qcow2Image.open(top, { readOnly: false, backing: await below(true) });
+  await randomWork(image, model, { seed: 61, steps: 60, maxBytes: 1 << 18 });
+  await image.flush();
+
+  // Over another image, which is not the same, and over none
+  await createQcow2(other, { sizeBytes: 3 * MIB });
+  await work(other, new Uint8Array(3 * MIB), 62);
+  await rebaseQcow2(image, await Qcow2Image.open(other, { readOnly: true }), { file: other, format: 'qcow2' });
+  await clean(t, top);
+  await same(t, top, model);
+  const info = JSON.parse(await mustRun(t, 'qemu-img', ['info', '--output=json', top]));
+  t.is(info['backing-filename'], other);
+  t.is(info['backing-filename-format'], 'qcow2');
+  await rebaseQcow2(image, undefined, null);
+  await image.close();
+  await clean(t, top);
+  await same(t, top, model);
+
+  // Into the image below, which grows; the overlay is empty then
+  const overlay = files.path('c-overlay.qcow2');
+  await createQcow2(overlay, { sizeBytes: 4 * MIB, backing: { file: base, format: 'qcow2' } });
+  const upper = await Qcow2Image.open(overlay, { readOnly: false, backing: await below(true) });
+  const contents = new Uint8Array(4 * MIB);
+  await upper.read(0, contents);
+  await randomWork(upper, contents, { seed: 63, steps: 60, maxBytes: 1 << 18 });
+  const lower = await below(false);
+  await commitQcow2(upper, lower);
+  await lower.close();
+  await upper.close();
+  for (const path of [base, overlay]) {
+    await clean(t, path);
+    await same(t, path, contents);
+  }
+  const map = JSON.parse(await mustRun(t, 'qemu-img', ['map', '--output=json', '-f', 'qcow2', overlay])) as {
+    depth: number;
+  }[];
+  t.true(
+    map.every(({ depth }) => depth > 0),
+    'the overlay is not empty',
+  );
+
+  const amended = await below(false);
+  await amendQcow2(amended, { version: 3, lazyRefcounts: true });
+  await amended.close();
+  await clean(t, base);
+  await same(t, base, contents);
+  const after = JSON.parse(await mustRun(t, 'qemu-img', ['info', '--output=json', base]));
+  t.like(after['format-specific'].data, { compat: '1.1', 'lazy-refcounts': true });
+
+  for (const mode of ['metadata', 'full'] as const) {
+    for (const extendedL2 of [false, true]) {
+      const path = files.path(`allocated-${mode}-${extendedL2}.qcow2`);
+      await createQcow2(path, { sizeBytes: 3 * MIB, extendedL2 });
+      const empty = await Qcow2Image.open(path, { readOnly: false });
+      await preallocateQcow2(empty, mode);
+      await empty.close();
+      await clean(t, path);
+      await same(t, path, new Uint8Array(3 * MIB));
+      t.is((await checkQcow2(path)).allocatedClusters, 48);
+    }
   }
 });

@@ -11,6 +11,7 @@ import {
 } from '../../protocols/qmp/mod.ts';
 import type { Rpc } from '../shared/role.ts';
 import { describeBlock, describeCpu, describeStatus, describeVnc } from './answers.ts';
+import { blockRequest, describeJob } from './block_commands.ts';
 
 /**
  * The version of QEMU whose schema ours is a subset of: clients choose by it what they may send. What we are is
@@ -35,6 +36,8 @@ export class QmpCommands {
 
   /** @throws QmpError, or the error of the supervisor or a role */
   async run(call: QmpCall): Promise<unknown> {
+    const block = blockRequest(call);
+    if (block !== undefined) return this.#act(block.method, block.params);
     switch (call.name) {
       case 'qmp_capabilities':
         throw new QmpError('Capabilities negotiation is already complete, command ignored', 'CommandNotFound');
@@ -84,6 +87,8 @@ export class QmpCommands {
         return this.#act('nbd-server-remove', { id: call.arguments.id });
       case 'query-block-exports':
         return asList(await this.#call('query-exports')).map(describeExport);
+      case 'query-block-jobs':
+        return asList(await this.#call('query-block-jobs')).map(describeJob);
       case 'query-vnc':
         return describeVnc(await this.#call('query-vnc'));
       case '__caisson_console':
@@ -132,8 +137,8 @@ export class QmpCommands {
   }
 
   #addNbd({ device, name, writable, bitmap }: QmpArguments<'nbd-server-add'>): Promise<unknown> {
-    if (bitmap !== undefined) throw new QmpError(`Bitmap '${bitmap.slice(0, 64)}' is not found`);
-    return this.#act('nbd-server-add', { device, name: name ?? device, writable: writable ?? false });
+    const more = bitmap === undefined ? {} : { bitmap };
+    return this.#act('nbd-server-add', { device, name: name ?? device, writable: writable ?? false, ...more });
   }
 
   #addExport(options: QmpArguments<'block-export-add'>): Promise<unknown> {

@@ -9,6 +9,7 @@ import {
   MemoryImage,
   openImage,
 } from './images/mod.ts';
+import { JobControl, JobDisk, Throttle, type ThrottleLimits } from './jobs/mod.ts';
 import { type NbdListenAddress, NbdListener } from './listener.ts';
 import { flagField, numberField, optionalTextField, recordOf, textField } from './parameters.ts';
 import { openRemoteDisk } from './remote_disk.ts';
@@ -39,6 +40,7 @@ export interface DiskRoleImage {
   /** Where a qcow2 image keeps its clusters, if that is another file */
   readonly dataFile?: ImageSource['dataFile'];
   readonly readOnly?: boolean;
+  readonly throttle?: ThrottleLimits;
   /** Refuse an image that another writer has open (default true) */
   readonly lock?: boolean;
   /** Wait for `disk-activate` before the image is locked and written: the target of a migration */
@@ -52,7 +54,7 @@ export interface DiskRoleOptions {
 interface Disk {
   readonly id: string;
   readonly format: ImageFormat;
-  readonly image: DiskImage;
+  readonly image: JobDisk;
   /** The machine has its link open */
   attached: boolean;
 }
@@ -73,7 +75,7 @@ class DiskRoleError extends Error {
  *
  * Control methods: `query-disks`, `flush {disk?}`, `disk-activate {disk}`, `disk-inactivate {disk}`,
  * `nbd-server-start {listen}` → `{uri}`, `nbd-server-add {disk, name?, writable?}` → `{uri}`,
- * `nbd-server-remove {name}`, `nbd-server-stop`.
+ * `nbd-server-remove {name}`, `nbd-server-stop`, and what {@link JobControl} has.
  */
 export const diskRole: RoleMain<DiskRoleOptions> = async (links, options) => {
   const role = new DiskRole();
@@ -100,11 +102,25 @@ class DiskRole {
     handle('query-disks', () => this.#queryDisks());
     handle('flush', (params) => this.#flush(params));
     handle('disk-activate', async (params) => {
-      await this.#diskOf(params).image.activate?.();
+      await this.#diskOf(params).image.activate();
     });
     handle('disk-inactivate', async (params) => {
-      await this.#diskOf(params).image.inactivate?.();
+      const { id, image } = this.#diskOf(params);
+      if (jobs.jobsOf(image).length > 0) {
+        throw new DiskRoleError('ERR_DISK_BUSY', `Cannot hand over disk ${id}: a block job works on it`);
+      }
+      await image.inactivate();
     });
+    const jobs = new JobControl(
+      (id) => this.#disk(id).image,
+      (event, data) => control.emit(event, data),
+    );
+    handle('job-start', (params) => jobs.start(params));
+    handle('job-control', (params) => jobs.control(params));
+    handle('query-jobs', () => jobs.query());
+    handle('disk-throttle', (params) => jobs.setThrottle(params));
+    handle('query-throttle', (params) => jobs.queryThrottle(params));
+    handle('bitmap', (params) => jobs.bitmap(params));
     handle('nbd-server-start', (params) => this.#startServer(params));
     handle('nbd-server-add', (params) => this.#addExport(params));
     handle('nbd-server-remove', (params) => this.#removeExport(params));
@@ -114,6 +130,7 @@ class DiskRole {
       const sessions = this.#serveGuests(links);
       await closed;
       this.#abort.abort();
+      await jobs.close();
       await this.#stopServer();
       await sessions;
     } finally {
@@ -126,10 +143,12 @@ class DiskRole {
       if (this.#disks.has(wanted.id)) {
         throw new DiskRoleError('ERR_DISK_EXISTS', `Cannot open disk ${wanted.id}: the id is in use`);
       }
+      const image = new JobDisk(await openDisk(wanted));
+      if (wanted.throttle !== undefined) image.throttle = new Throttle(wanted.throttle);
       this.#disks.set(wanted.id, {
         id: wanted.id,
         format: wanted.format,
-        image: await openDisk(wanted),
+        image,
         attached: false,
       });
     }
@@ -199,7 +218,11 @@ class DiskRole {
     if (writable && disk.image.readOnly) {
       throw new DiskRoleError('ERR_DISK_READ_ONLY', `Cannot export disk ${disk.id} writable: it is read-only`);
     }
-    this.#exports.add({ name, image: disk.image, writable });
+    const bitmap = optionalTextField(record, 'bitmap');
+    if (bitmap !== undefined && !disk.image.dirtyBitmaps().includes(bitmap)) {
+      throw new DiskRoleError('ERR_DISK_BITMAP', `Bitmap '${bitmap.slice(0, 64)}' is not found`);
+    }
+    this.#exports.add({ name, image: disk.image, writable, ...(bitmap === undefined ? {} : { bitmaps: [bitmap] }) });
     return { uri: listener.uriOf(name) };
   }
 

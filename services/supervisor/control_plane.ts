@@ -1,17 +1,9 @@
 import { isAbsolute } from 'node:path';
 import type { Rpc } from '../shared/role.ts';
+import { BlockControl } from './block_control.ts';
+import { ControlError, Fields } from './fields.ts';
 import { FileError, writeUserFile } from './files.ts';
-import type { DiskSource, VmOptions } from './vm_options.ts';
-
-/** A request of the monitor, the command or the library that cannot be carried out. */
-export class ControlError extends Error {
-  override readonly name = 'ControlError';
-  readonly code: 'ERR_CONTROL_METHOD' | 'ERR_CONTROL_PARAMETER' | 'ERR_CONTROL_STATE' | 'ERR_CONTROL_ABSENT';
-  constructor(code: ControlError['code'], text: string) {
-    super(text);
-    this.code = code;
-  }
-}
+import type { DiskFile, DiskSource, VmOptions } from './vm_options.ts';
 
 export interface ControlRoles {
   readonly machine: Rpc;
@@ -24,7 +16,6 @@ type Handler = (params: Fields) => unknown | Promise<unknown>;
 
 /** A stop waits for all harts and for disk requests in flight, in `ms` */
 const PAUSE_TIMEOUT_MS = 60_000;
-const MAX_TEXT_LENGTH = 4096;
 
 /**
  * What can be asked of a running machine: fixed methods with plain parameters, for the monitor role (which may be
@@ -35,6 +26,7 @@ export class ControlPlane {
   readonly #roles: () => ControlRoles;
   readonly #quit: () => void;
   readonly #handlers: ReadonlyMap<string, Handler>;
+  readonly blocks: BlockControl;
   readonly #exports = new Map<string, { readonly disk: string; readonly name: string }>();
   #consoleUrl: string | undefined;
 
@@ -42,6 +34,7 @@ export class ControlPlane {
     this.#options = options;
     this.#roles = roles;
     this.#quit = quit;
+    this.blocks = new BlockControl(options.disks, () => this.#disk());
     this.#handlers = new Map<string, Handler>([
       ['query-status', () => this.#machine('query-status')],
       ['query-cpus', () => this.#machine('query-cpus')],
@@ -66,6 +59,7 @@ export class ControlPlane {
       ['migrate-set-parameters', (params) => this.#migration().call('migrate-set-parameters', params.plain())],
       ['query-migrate', () => this.#migration().call('query-migrate')],
       ['query-migrate-parameters', () => this.#migration().call('query-migrate-parameters')],
+      ...this.blocks.handlers,
     ]);
   }
 
@@ -108,7 +102,7 @@ export class ControlPlane {
     const devices = asList(await machine.call('query-block', {}));
     const sizes = disk === undefined ? [] : asList(await disk.call('query-disks', {}));
     return this.#options.disks.map((source) => ({
-      ...describeDisk(source),
+      ...describeDisk(source, this.blocks.fileOf(source.id)),
       device: devices.find((entry) => entry.id === source.id) ?? {},
       image: sizes.find((entry) => entry.id === source.id) ?? {},
     }));
@@ -127,6 +121,7 @@ export class ControlPlane {
       disk,
       name,
       writable: params.flag('writable'),
+      ...(params.optionalText('bitmap') === undefined ? {} : { bitmap: params.text('bitmap') }),
     });
     this.#exports.set(id, { disk, name });
     return result;
@@ -189,52 +184,6 @@ export class ControlPlane {
   }
 }
 
-/** Parameters of one call, read field by field. */
-class Fields {
-  readonly #method: string;
-  readonly #fields: ReadonlyMap<string, unknown>;
-
-  constructor(method: string, params: unknown) {
-    this.#method = method;
-    if (params === undefined || params === null) this.#fields = new Map();
-    else if (typeof params === 'object' && !Array.isArray(params)) this.#fields = new Map(Object.entries(params));
-    else throw this.#refuse('parameters', 'expected a map');
-  }
-
-  optionalText(name: string): string | undefined {
-    const value = this.#fields.get(name);
-    if (value === undefined || value === null) return undefined;
-    if (typeof value !== 'string' || value.length > MAX_TEXT_LENGTH || value.includes('\0')) {
-      throw this.#refuse(name, `expected text of at most ${MAX_TEXT_LENGTH} characters`);
-    }
-    return value;
-  }
-  text(name: string): string {
-    const value = this.optionalText(name);
-    if (value === undefined || value === '') throw this.#refuse(name, 'missing');
-    return value;
-  }
-  flag(name: string): boolean {
-    const value = this.#fields.get(name) ?? false;
-    if (typeof value !== 'boolean') throw this.#refuse(name, 'expected true or false');
-    return value;
-  }
-  port(name: string): number {
-    const value = this.#fields.get(name);
-    if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > 65_535) {
-      throw this.#refuse(name, 'expected 0..65535');
-    }
-    return value;
-  }
-  plain(): Record<string, unknown> {
-    return Object.fromEntries(this.#fields);
-  }
-
-  #refuse(name: string, found: string): ControlError {
-    return new ControlError('ERR_CONTROL_PARAMETER', `Cannot run ${this.#method} with ${name}: ${found}`);
-  }
-}
-
 /** `{path}` or `{host, port}`; without TLS only this host is a place to listen. */
 function takeAddress(params: Fields): object {
   const path = params.optionalText('path');
@@ -257,9 +206,8 @@ function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(?:\.[0-9]{1,3}){3}$/.test(host);
 }
 
-function describeDisk(disk: DiskSource): object {
-  const { id, file, format, snapshot } = disk;
-  return { id, file, format, readOnly: disk.readOnly, snapshot };
+function describeDisk({ id, readOnly, snapshot }: DiskSource, { file, format }: DiskFile): object {
+  return { id, file, format, readOnly, snapshot };
 }
 
 function asList(value: unknown): { id?: unknown }[] {

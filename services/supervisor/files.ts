@@ -82,6 +82,14 @@ export async function openDisk(disk: DiskSource): Promise<OpenedDisk> {
   }
 }
 
+/**
+ * Opens a file that a block job works with: a regular file or block device, never through a symbolic link where it is
+ * made. @throws FileError
+ */
+export function openTarget(path: string, flags: number): number {
+  return openChecked('a block job’s image', path, flags, (facts) => refuseDisk(facts, false));
+}
+
 /** All descriptors of a disk */
 export function descriptorsOf({ fd, dataFd, backing }: OpenedDisk): number[] {
   return [fd, ...(dataFd === undefined ? [] : [dataFd]), ...(backing === undefined ? [] : descriptorsOf(backing))];

@@ -1,4 +1,5 @@
-export { ControlError } from './control_plane.ts';
+export type { ThrottleLimits } from '../nbd/jobs/throttle.ts';
+export { ControlError } from './fields.ts';
 export { FileError } from './files.ts';
 export { findVm, listVms, type RegisteredVm, type Registration, RegistryError, registerVm } from './registry.ts';
 export type { RoleExit } from './role_host.ts';

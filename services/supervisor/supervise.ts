@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream';
 import { duplexPair } from 'node:stream';
 import type { ImageSource } from '../nbd/images/open_image.ts';
 import { socketPairs } from '../shared/stream_pair.ts';
+import { type BlockJobEvent, JOB_EVENTS } from './block_control.ts';
 import { ControlPlane } from './control_plane.ts';
 import { descriptorsOf, type OpenedDisk, openBootFile, openDisk } from './files.ts';
 import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
@@ -34,7 +35,15 @@ export interface VmExit {
 
 /** Names and data as QMP has them */
 export interface VmEvent {
-  readonly event: 'STOP' | 'RESUME' | 'POWERDOWN' | 'SHUTDOWN' | 'RESET' | 'MIGRATION' | 'MIGRATION_PASS';
+  readonly event:
+    | 'STOP'
+    | 'RESUME'
+    | 'POWERDOWN'
+    | 'SHUTDOWN'
+    | 'RESET'
+    | 'MIGRATION'
+    | 'MIGRATION_PASS'
+    | BlockJobEvent;
   readonly data: Readonly<Record<string, string | number | boolean>>;
 }
 
@@ -177,6 +186,7 @@ class Supervisor implements RunningVm {
               ? imageSource(disk, opened[index]!, mapFd)
               : { nbd: disk.nbd, format: disk.format }),
             readOnly: disk.readOnly,
+            ...(disk.throttle === undefined ? {} : { throttle: disk.throttle }),
             // The source of a migration still holds the image; `take-disks` comes when it has let go
             inactive: vm.incoming !== undefined,
           })),
@@ -266,6 +276,9 @@ class Supervisor implements RunningVm {
       throw new Error(`Cannot start the ${role}: the machine ends`);
     }
     this.#roles.set(role, handle);
+    if (role === 'disk') {
+      for (const event of JOB_EVENTS) handle.rpc.on(event, (data) => this.#onJob(event, data));
+    }
     if (role === 'migration') {
       handle.rpc.on('MIGRATION', (data) => this.#onMigration('MIGRATION', 'status', data));
       handle.rpc.on('MIGRATION_PASS', (data) => this.#onMigration('MIGRATION_PASS', 'pass', data));
@@ -336,6 +349,11 @@ class Supervisor implements RunningVm {
     this.#emit('RESET', { guest: !byHost, reason });
   }
 
+  #onJob(event: BlockJobEvent, data: unknown): void {
+    const checked = this.#control.blocks.onEvent(event, data);
+    if (checked !== undefined) this.#emit(event, checked);
+  }
+
   #onMigration(event: 'MIGRATION' | 'MIGRATION_PASS', field: 'status' | 'pass', data: unknown): void {
     const value = (data as Record<string, unknown> | null)?.[field];
     if (field === 'status') this.#emit(event, { status: takeText(data, field) });
@@ -394,6 +412,7 @@ class Supervisor implements RunningVm {
       await disk.close();
     }
     await Promise.all(Object.values(others).map((handle) => handle.close()));
+    this.#control.blocks.close();
     this.#resolveExit(this.#outcome);
   }
 

@@ -1,5 +1,6 @@
 import { parseNbdUri } from '../../protocols/nbd/mod.ts';
 import type { ImageFormat } from '../nbd/images/open_image.ts';
+import type { ThrottleLimits } from '../nbd/jobs/throttle.ts';
 
 /** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */
 export interface VmOptions {
@@ -81,6 +82,7 @@ export interface DiskSource extends DiskFile {
   /** Writes go to memory and are forgotten */
   readonly snapshot: boolean;
   readonly bus: 'virtio-pci' | 'virtio-mmio';
+  readonly throttle?: ThrottleLimits;
   /** Names inside the image may lead to files in this folder: resolved by the command, before anything starts */
   readonly backingRoot?: string;
 }

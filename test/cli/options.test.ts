@@ -101,6 +101,21 @@ test('Q10 -drive says what is under a qcow2 image, layer by layer', (t) => {
   refuses(t, '-drive file=a,format=qcow2,backing.driver=nbd,backing.host=h', /host=: unknown for driver nbd/);
   refuses(t, '-drive file=a,format=qcow2,backing-root=.,backing.driver=raw,backing.file.filename=b', /together/);
 });
+test('-drive throttling.… has QEMU’s words for rates, bursts and their lengths', (t) => {
+  const words = 'throttling.iops-total=500,throttling.iops-total-max=2000,throttling.iops-total-max-length=10';
+  t.deepEqual(
+    parse(`-drive file=a,format=raw,${words},throttling.bps-read=1000000,throttling.iops-size=4096`).disks[0]?.throttle,
+    {
+      opsTotal: { average: 500, burst: 2000, burstSeconds: 10 },
+      bytesRead: { average: 1_000_000 },
+      opBytes: 4096,
+    },
+  );
+  t.is(parse('-drive file=a,format=raw').disks[0]?.throttle, undefined);
+  refuses(t, '-drive file=a,format=raw,throttling.iops-totel=1', /did you mean iops-total/);
+  refuses(t, '-drive file=a,format=raw,throttling.bps-total=1.5', /expected a number/);
+  refuses(t, '-drive file=a,format=raw,throttling.bps-total-max=5', /bps-total= is missing/);
+});
 test('-blockdev makes nodes, dotted or JSON, that a device or another node takes', (t) => {
   const expected = {
     id: 'd',

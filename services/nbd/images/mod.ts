@@ -8,17 +8,22 @@ export { MappedImage } from './mapped_image.ts';
 export { MemoryImage } from './memory_image.ts';
 export { IMAGE_FORMATS, type ImageFormat, type ImageSource, type OpenImageOptions, openImage } from './open_image.ts';
 export {
+  amendQcow2,
   applySnapshot,
   checkQcow2,
+  commitQcow2,
   createQcow2,
   createSnapshot,
   deleteSnapshot,
   inspectQcow2,
+  type Progress,
+  preallocateQcow2,
   type Qcow2CheckResult,
   Qcow2Image,
   type Qcow2ImageOptions,
   type Qcow2Info,
   type Qcow2Repair,
+  rebaseQcow2,
   resizeQcow2,
 } from './qcow2/mod.ts';
 export { RawImage, type RawImageOptions } from './raw_image.ts';

@@ -31,6 +31,7 @@ async function startMonitor(t: ExecutionContext): Promise<Monitor> {
     ['query-vnc', { enabled: false }],
     ['query-cpus', [{ 'cpu-index': 0 }, { 'cpu-index': 1 }]],
     ['query-exports', []],
+    ['query-block-jobs', []],
     ['query-migrate', {}],
     ['query-migrate-parameters', { 'downtime-limit': 300 }],
     ['console', { url: 'http://127.0.0.1:1/', port: 1 }],
@@ -39,7 +40,8 @@ async function startMonitor(t: ExecutionContext): Promise<Monitor> {
     ...answers.keys(),
     ...['stop', 'cont', 'quit', 'reset', 'powerdown', 'nbd-server-start', 'nbd-server-add', 'nbd-server-remove'],
     ...['nbd-server-stop', 'screendump', 'migrate', 'migrate-incoming', 'migrate-cancel', 'migrate-reclaim'],
-    'migrate-set-parameters',
+    ...['migrate-set-parameters', 'block-job-start', 'block-job-control', 'blockdev-add'],
+    ...['blockdev-del', 'block-throttle', 'block-bitmap'],
   ];
   for (const method of methods) {
     supervisor.handle(method, async (params) => {
@@ -149,6 +151,26 @@ test('every command of the schema is answered', async (t) => {
     'block-export-del': { id: 'e' },
     screendump: { filename: '/a.ppm' },
     'migrate-set-parameters': { 'downtime-limit': 5 },
+    'drive-mirror': { device: 'hd0', target: '/t', sync: 'full' },
+    'drive-backup': { device: 'hd0', target: '/t', sync: 'full' },
+    'blockdev-mirror': { device: 'hd0', target: 'n', sync: 'full' },
+    'blockdev-backup': { device: 'hd0', target: 'n', sync: 'full' },
+    'block-commit': { device: 'hd0' },
+    'block-stream': { device: 'hd0' },
+    'block-job-cancel': { device: 'hd0' },
+    'block-job-complete': { device: 'hd0' },
+    'block-job-pause': { device: 'hd0' },
+    'block-job-resume': { device: 'hd0' },
+    'block-job-set-speed': { device: 'hd0', speed: 0 },
+    'blockdev-add': { driver: 'raw', 'node-name': 'n', file: { driver: 'file', filename: '/f' } },
+    'blockdev-del': { 'node-name': 'n' },
+    block_set_io_throttle: { id: 'hd0', bps: 0, bps_rd: 0, bps_wr: 0, iops: 0, iops_rd: 0, iops_wr: 0 },
+    'block-dirty-bitmap-add': { node: 'hd0', name: 'b' },
+    'block-dirty-bitmap-remove': { node: 'hd0', name: 'b' },
+    'block-dirty-bitmap-clear': { node: 'hd0', name: 'b' },
+    'block-dirty-bitmap-enable': { node: 'hd0', name: 'b' },
+    'block-dirty-bitmap-disable': { node: 'hd0', name: 'b' },
+    'block-dirty-bitmap-merge': { node: 'hd0', target: 'b', bitmaps: [] },
   };
   for (const { name } of (await client.execute('query-commands')) as { name: string }[]) {
     if (name !== 'qmp_capabilities') await t.notThrowsAsync(client.request(name, given[name]), name);
@@ -383,4 +405,44 @@ test('two monitors race migrate and cancel: each gets its own answer', async (t)
   );
   t.is(calls.filter(([method]) => method === 'migrate').length, 50);
   t.is(calls.filter(([method]) => method === 'migrate-cancel').length, 50);
+});
+
+test('commands about block jobs, limits and bitmaps become fixed calls', async (t) => {
+  const { path, calls, answers } = await startMonitor(t);
+  answers.set('query-block-jobs', [{ type: 'mirror', device: 'j', len: 5, offset: 'x', ready: true, secret: 1 }]);
+  await using client = await QmpClient.connect(path);
+  await client.execute('drive-mirror', { device: 'hd0', target: '/t', sync: 'full', 'job-id': 'j', speed: 7 });
+  await client.execute('blockdev-backup', { device: 'hd0', target: 'n', sync: 'incremental', bitmap: 'b' });
+  await client.execute('block-commit', { device: 'hd0' });
+  await client.execute('block-job-cancel', { device: 'j' });
+  await client.execute('block-job-set-speed', { device: 'j', speed: 0 });
+  await client.execute('blockdev-add', {
+    driver: 'qcow2',
+    'node-name': 'n',
+    file: { driver: 'file', filename: '/f' },
+  });
+  await client.execute('blockdev-del', { 'node-name': 'n' });
+  const none = { bps: 0, bps_rd: 0, bps_wr: 0, iops: 0, iops_rd: 0, iops_wr: 0 };
+  await client.execute('block_set_io_throttle', { ...none, id: 'hd0', iops: 9, iops_max: 90, iops_max_length: 3 });
+  await client.execute('block-dirty-bitmap-add', { node: 'hd0', name: 'b', persistent: true });
+  await client.execute('block-dirty-bitmap-merge', { node: 'hd0', target: 'b', bitmaps: ['c'] });
+  t.deepEqual(calls, [
+    [
+      'block-job-start',
+      { format: 'raw', device: 'hd0', target: '/t', sync: 'full', speed: 7, type: 'mirror', job: 'j' },
+    ],
+    ['block-job-start', { device: 'hd0', sync: 'incremental', bitmap: 'b', node: 'n', type: 'backup' }],
+    ['block-job-start', { device: 'hd0', type: 'commit' }],
+    ['block-job-control', { force: false, job: 'j', action: 'cancel' }],
+    ['block-job-control', { speed: 0, job: 'j', action: 'set-speed' }],
+    ['blockdev-add', { node: 'n', format: 'qcow2', path: '/f' }],
+    ['blockdev-del', { node: 'n' }],
+    ['block-throttle', { device: 'hd0', opsTotal: { average: 9, burst: 90, burstSeconds: 3 } }],
+    ['block-bitmap', { name: 'b', persistent: true, device: 'hd0', action: 'add' }],
+    ['block-bitmap', { device: 'hd0', name: 'b', from: ['c'], action: 'merge' }],
+  ]);
+  const [job] = await client.execute('query-block-jobs');
+  t.like(job, { type: 'mirror', device: 'j', len: 5, offset: 0, ready: true, status: 'running' });
+  t.false(Object.hasOwn(job!, 'secret'));
+  await t.throwsAsync(client.execute('block_set_io_throttle', { ...none }), { message: /'id' is missing/ });
 });

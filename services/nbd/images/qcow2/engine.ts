@@ -13,7 +13,7 @@ import { mendWhereDirty } from './check.ts';
 import { ClusterMap } from './cluster_map.ts';
 import type { Qcow2Context } from './context.ts';
 import { CorruptImageError } from './corrupt_image_error.ts';
-import type { HeaderChanges } from './header_update.ts';
+import { type HeaderChanges, writeHeader } from './header_update.ts';
 import type { ImageFile } from './image_file.ts';
 import { asOfSnapshot, readMetadata } from './metadata.ts';
 import { ReadWriteLock } from './read_write_lock.ts';
@@ -46,13 +46,15 @@ const KNOWN_AUTOCLEAR = (1n << BigInt(AUTOCLEAR.bitmaps)) | (1n << BigInt(AUTOCL
 /** The tables of one open image, and who may use them when: many readers, or one who changes them. */
 export class Qcow2Engine {
   readonly file: ImageFile;
-  readonly options: Qcow2ImageOptions;
+  options: Qcow2ImageOptions;
   readonly turns = new ReadWriteLock();
   context: Qcow2Context;
   reader: ClusterReader;
   writer: ClusterWriter;
   /** Autoclear bits are cleared in the file: others' data about the contents is void from here on */
   prepared = false;
+  /** Somebody else closes what is under the image */
+  keepsBacking = false;
   /** As loaded by activate(); from the first write on those in the file are marked as in use */
   bitmaps = new DirtyBitmaps();
   #lock: ImageLock | undefined;
@@ -147,7 +149,7 @@ export class Qcow2Engine {
     await this.file.close();
     await this.options.dataFile?.close();
     await this.#lock?.release();
-    await this.options.backing?.close();
+    if (!this.keepsBacking) await this.options.backing?.close();
   }
 
   /** Runs what uses the map as it is. */
@@ -188,6 +190,23 @@ export class Qcow2Engine {
       const tables = await TableRewrite.load(this.file);
       await tables.commit(await run(tables));
       this.#use(await readContext(this.file, this.options));
+    });
+  }
+
+  /**
+   * Puts another disk under the image, or none, and says so in the header where `changes` do. The one before is closed
+   * unless it is kept.
+   */
+  async changeBacking(backing: DiskImage | undefined, changes: HeaderChanges, keepOld: boolean): Promise<void> {
+    await this.change(async () => {
+      await this.context.map.commit();
+      const { backing: old, ...rest } = this.options;
+      if (Object.keys(changes).length > 0) {
+        await writeHeader(this.file, (await readMetadata(this.file)).header, changes);
+      }
+      this.options = backing === undefined ? rest : { ...rest, backing };
+      this.#use(await readContext(this.file, this.options));
+      if (old !== backing && !keepOld) await old?.close();
     });
   }
 

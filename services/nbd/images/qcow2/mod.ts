@@ -1,3 +1,10 @@
+export {
+  amendQcow2,
+  commitQcow2,
+  type Progress,
+  preallocateQcow2,
+  rebaseQcow2,
+} from './chain_operations.ts';
 export { checkFile, checkQcow2, type Qcow2CheckResult, type Qcow2Repair } from './check.ts';
 export { CorruptImageError } from './corrupt_image_error.ts';
 export { type CreateQcow2Options, createQcow2, emptyImage } from './create.ts';

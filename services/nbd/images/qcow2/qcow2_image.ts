@@ -3,6 +3,7 @@ import { hasFeature, INCOMPATIBLE, type Qcow2Header, type Qcow2Snapshot } from '
 import type { DirtyBitmaps } from '../dirty_bitmap.ts';
 import { type DiskImage, ImageError, type ZeroOptions } from '../disk_image.ts';
 import { InPlaceGate } from '../in_place_gate.ts';
+import { isZero } from '../zeroes.ts';
 import { Qcow2Engine, type Qcow2ImageOptions } from './engine.ts';
 import type { HeaderChanges } from './header_update.ts';
 import { FdImageFile, type ImageFile } from './image_file.ts';
@@ -74,11 +75,6 @@ export class Qcow2Image implements DiskImage {
 
   async dirtyBitmap(name: string, offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
     return this.bitmaps.get(name).extents(offset, lengthBytes, maxExtents);
-  }
-
-  /** Of the disk under this one, in `bytes`; 0 where there is none */
-  get backingBytes(): number {
-    return this.#engine.context.backing?.sizeBytes ?? 0;
   }
 
   activate(): Promise<void> {
@@ -252,6 +248,38 @@ export class Qcow2Image implements DiskImage {
   /** Bitmaps were added, removed or changed: they are written when the image is closed. */
   async touchBitmaps(): Promise<void> {
     await this.#engine.change(async () => {});
+  }
+
+  /** What is under the image */
+  get backing(): DiskImage | undefined {
+    return this.#engine.context.backing;
+  }
+
+  /**
+   * Puts another disk under the image, or none. With `name` the header says so, too: contents must be the same then,
+   * or the caller's wish. The disk before is closed unless `keepOld`.
+   */
+  async changeBacking(
+    backing: DiskImage | undefined,
+    options: { readonly name?: { readonly file: string; readonly format: string } | null; readonly keepOld?: boolean },
+  ): Promise<void> {
+    const { name, keepOld = false } = options;
+    const changes =
+      name === undefined ? {} : { backingFile: name?.file, backingFormat: name === null ? undefined : name.format };
+    await this.#engine.changeBacking(backing, changes, keepOld);
+  }
+
+  /** Closes the image, and leaves the disk under it open. */
+  async closeWithoutBacking(): Promise<void> {
+    this.#engine.keepsBacking = true;
+    await this.close();
+  }
+
+  /** Copies what is under the image into it, where it has nothing itself; the disk reads the same, so nothing records it. */
+  async fillFromBelow(offset: number, lengthBytes: number): Promise<void> {
+    const piece = new Uint8Array(lengthBytes);
+    await this.read(offset, piece);
+    if (!isZero(piece)) await this.#engine.change(() => this.#engine.writer.write(offset, piece));
   }
 
   /** Forgets all clusters that lie wholly behind `offset`. */

@@ -38,7 +38,10 @@ export async function resizeQcow2(image: Qcow2Image, sizeBytes: number, options:
   });
   const exposed = Math.min(
     sizeBytes,
-    Math.max(image.backingBytes, Math.ceil(oldBytes / image.header.clusterBytes) * image.header.clusterBytes),
+    Math.max(
+      image.backing?.sizeBytes ?? 0,
+      Math.ceil(oldBytes / image.header.clusterBytes) * image.header.clusterBytes,
+    ),
   );
   if (exposed > oldBytes) await image.writeZeroes(oldBytes, exposed - oldBytes, { mayUnmap: true, fast: false });
   await image.flush();

@@ -146,12 +146,18 @@ export class ClusterWriter {
     map.release(old);
   }
 
-  /** Gives a cluster a place in the file without writing it: it reads as zeroes, or as what is there. */
+  /** Gives a cluster that has nothing a place in the file, where it reads as zeroes. */
   async preallocate(cluster: number): Promise<void> {
     const { map } = this.#context;
     const old = await map.entry(cluster);
     if (!isEmpty(old)) return;
-    await map.set(cluster, await map.allocate(cluster), { copied: true, allocated: this.#allGrains, zero: 0 });
+    const host = await map.allocate(cluster);
+    // The file has to reach into the cluster; what it had there before must not show.
+    await this.#context.data.write(
+      host,
+      new Uint8Array(host + this.#clusterBytes > this.#context.data.sizeBytes ? 512 : this.#clusterBytes),
+    );
+    await map.set(cluster, host, { copied: true, allocated: this.#allGrains, zero: 0 });
   }
 
   get #allGrains(): number {

@@ -1,0 +1,108 @@
+import { COMPATIBLE } from '../../../../protocols/qcow2/mod.ts';
+import { type DiskImage, ImageError } from '../disk_image.ts';
+import { isZero } from '../zeroes.ts';
+import type { Qcow2Image } from './qcow2_image.ts';
+
+const PIECE_BYTES = 1 << 20;
+
+/** Called with how much is done of how much, in `bytes` */
+export type Progress = (doneBytes: number, allBytes: number) => void;
+
+/**
+ * Writes everything that an image has by itself into the disk below it, which the caller opened for writing; the
+ * image then has nothing of its own unless `keep`. Nobody else uses the two.
+ */
+export async function commitQcow2(
+  image: Qcow2Image,
+  below: DiskImage,
+  options: { readonly keep?: boolean; readonly onProgress?: Progress } = {},
+): Promise<void> {
+  const { sizeBytes } = image;
+  if (below.sizeBytes < sizeBytes) {
+    if (below.resize === undefined) {
+      throw new ImageError('ENOSPC', `Cannot commit ${sizeBytes} bytes into a disk of ${below.sizeBytes}`);
+    }
+    await below.resize(sizeBytes);
+  }
+  for (let at = 0; at < sizeBytes; ) {
+    for (const { lengthBytes, flags } of await image.ownExtents(at, Math.min(PIECE_BYTES, sizeBytes - at))) {
+      if (flags !== 0) {
+        const piece = new Uint8Array(lengthBytes);
+        await image.read(at, piece);
+        if (isZero(piece)) await below.writeZeroes(at, lengthBytes, { mayUnmap: true, fast: false });
+        else await below.write(at, piece);
+      }
+      at += lengthBytes;
+    }
+    options.onProgress?.(at, sizeBytes);
+  }
+  await below.flush();
+  // Only now: until here a power cut costs nothing.
+  if (options.keep !== true && image.backing !== undefined) await image.dropFrom(0);
+  await image.flush();
+}
+
+/**
+ * Puts an image over another disk, or over none, so that it reads as before: what differs between the old and the new
+ * is copied into it. `name` is what the header says of the new one. The disk that was under it is closed.
+ */
+export async function rebaseQcow2(
+  image: Qcow2Image,
+  below: DiskImage | undefined,
+  name: { readonly file: string; readonly format: string } | null,
+  options: { readonly onProgress?: Progress } = {},
+): Promise<void> {
+  const { sizeBytes } = image;
+  for (let at = 0; at < sizeBytes; ) {
+    for (const { lengthBytes, flags } of await image.ownExtents(at, Math.min(PIECE_BYTES, sizeBytes - at))) {
+      if (flags === 0) {
+        const [before, after] = [new Uint8Array(lengthBytes), new Uint8Array(lengthBytes)];
+        await image.read(at, before);
+        const there = Math.max(0, Math.min(lengthBytes, (below?.sizeBytes ?? 0) - at));
+        if (there > 0) await below!.read(at, after.subarray(0, there));
+        if (Buffer.compare(before, after) !== 0) await image.write(at, before);
+      }
+      at += lengthBytes;
+    }
+    options.onProgress?.(at, sizeBytes);
+  }
+  await image.flush();
+  await image.changeBacking(below, { name });
+}
+
+/** Changes the format of an image without touching its contents: version 3 from 2, lazy refcounts on or off. */
+export async function amendQcow2(
+  image: Qcow2Image,
+  changes: { readonly version?: 3; readonly lazyRefcounts?: boolean },
+): Promise<void> {
+  const version = changes.version ?? image.header.version;
+  if (version === 2 && changes.lazyRefcounts === true) {
+    throw new ImageError('EINVAL', 'Cannot amend the image: lazy refcounts need version 3');
+  }
+  await image.rewrite(async ({ header }) => {
+    const bit = 1n << BigInt(COMPATIBLE.lazyRefcounts);
+    const others = header.compatibleFeatures & ~bit;
+    const lazy = changes.lazyRefcounts ?? (header.compatibleFeatures & bit) !== 0n;
+    return { version, compatibleFeatures: lazy ? others | bit : others };
+  });
+}
+
+/**
+ * Gives every cluster its place in the file: `metadata` only in the tables, `full` with zeroes written, so that the
+ * host's space is taken, too (plain Node knows no other way to take it, so `falloc` is the same).
+ */
+export async function preallocateQcow2(
+  image: Qcow2Image,
+  mode: 'metadata' | 'falloc' | 'full',
+  options: { readonly onProgress?: Progress } = {},
+): Promise<void> {
+  const { sizeBytes } = image;
+  const zeroes = new Uint8Array(Math.min(PIECE_BYTES, sizeBytes));
+  for (let at = 0; at < sizeBytes; at += PIECE_BYTES) {
+    const length = Math.min(PIECE_BYTES, sizeBytes - at);
+    if (mode === 'metadata') await image.preallocate(at, length);
+    else await image.write(at, zeroes.subarray(0, length));
+    options.onProgress?.(at + length, sizeBytes);
+  }
+  await image.flush();
+}
