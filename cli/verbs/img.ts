@@ -1,7 +1,9 @@
 import process from 'node:process';
 import { didYouMean } from '../suggest.ts';
 import { UsageError, type Verb } from '../usage_error.ts';
+import { amendCommand } from './img/amend.ts';
 import { checkCommand } from './img/check.ts';
+import { commitCommand } from './img/commit.ts';
 import { compareCommand } from './img/compare.ts';
 import { convertCommand } from './img/convert.ts';
 import { createCommand } from './img/create.ts';
@@ -10,6 +12,7 @@ import { helpOf, parseGiven, type Subcommand } from './img/grammar.ts';
 import { infoCommand } from './img/info.ts';
 import { mapCommand } from './img/map.ts';
 import { measureCommand } from './img/measure.ts';
+import { rebaseCommand } from './img/rebase.ts';
 import { resizeCommand } from './img/resize.ts';
 import { snapshotCommand } from './img/snapshot.ts';
 
@@ -24,15 +27,15 @@ const COMMANDS: readonly Subcommand[] = [
   measureCommand,
   ddCommand,
   snapshotCommand,
+  rebaseCommand,
+  commitCommand,
+  amendCommand,
 ];
 
 /** Subcommands of qemu-img that are not here, and what to do instead */
 const ABSENT: Readonly<Record<string, string>> = {
-  amend: 'convert the image with the options that you want',
   bench: 'serve the image by caisson nbd, and measure with fio',
-  bitmap: 'bitmaps are only shown, by info',
-  commit: 'convert the top image, with what is under it, to a new one',
-  rebase: 'convert the top image, with what is under it, to a new one',
+  bitmap: 'bitmaps are shown by info; a running machine has block-dirty-bitmap-add (caisson qmp)',
 };
 
 const help = `caisson img COMMAND [OPTIONS] …

@@ -157,7 +157,7 @@ test.serial('measure gives the numbers of qemu-img', async (t) => {
     ['-O', 'qcow2'],
     ['-O', 'qcow2', '-o', 'cluster_size=4k'],
     ['-O', 'qcow2', '-o', 'cluster_size=2M,refcount_bits=1'],
-    ['-O', 'qcow2', '-o', 'extended_l2=on'],
+    ['-O', 'qcow2', '-o', 'extended_l2=on,preallocation=full'],
   ];
   for (const target of targets) {
     for (const size of ['0', '1', '20G']) {
@@ -341,6 +341,27 @@ test.serial('snapshot and convert -l, and resize of a qcow2, as qemu-img sees th
     ['before'],
   );
   await mustRun(t, 'qemu-img', ['check', '-f', 'qcow2', file]);
+});
+
+test.serial('rebase, commit and amend leave images that qemu-img reads the same, and finds sound', async (t) => {
+  if (!hasPrograms(t, 'qemu-img', 'qemu-io')) return;
+  const [other, top, flat] = [path('rebase-other.raw'), path('rebase-top.qcow2'), path('rebase-flat.raw')];
+  await mustRun(t, 'qemu-img', ['convert', '-f', 'raw', '-O', 'raw', source, other]);
+  await mustRun(t, 'qemu-io', ['-f', 'raw', '-c', 'write -P 3 0 64k', '-c', 'write -P 4 12M 1M', other]);
+  await mustRun(t, 'qemu-img', ['create', '-f', 'qcow2', '-b', 'source.raw', '-F', 'raw', top]);
+  await mustRun(t, 'qemu-io', ['-f', 'qcow2', '-c', 'write -P 5 1M 70k', top]);
+  await mustRun(t, 'qemu-img', ['convert', '-f', 'qcow2', '-O', 'raw', top, flat]);
+  const same = async (): Promise<void> => {
+    await mustRun(t, 'qemu-img', ['check', '-f', 'qcow2', top]);
+    t.regex(await mustRun(t, 'qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', top, flat]), /identical/);
+  };
+  const root = `--backing-root=${path('.')}`;
+  await mustImg(t, 'rebase', '-f', 'qcow2', root, '-b', 'rebase-other.raw', '-F', 'raw', top);
+  await same();
+  await mustImg(t, 'amend', '-f', 'qcow2', root, '-o', 'lazy_refcounts=on', top);
+  await mustImg(t, 'commit', '-f', 'qcow2', root, top);
+  await same();
+  t.regex(await mustRun(t, 'qemu-img', ['compare', '-f', 'raw', '-F', 'raw', other, flat]), /identical/);
 });
 
 test.serial('create makes images that qemu-img calls the same', async (t) => {

@@ -73,6 +73,8 @@ async function measure(
   const entryBytes = keys.flag('extended_l2', false) ? 16 : 8;
   for (const key of ['compat', 'compression_type', 'lazy_refcounts', 'backing_file', 'backing_fmt', 'size'])
     keys.take(key);
+  const mode = keys.oneOf('preallocation', ['off', 'metadata', 'falloc', 'full'], 'off');
+  const allocated = mode === 'falloc' || mode === 'full';
   keys.end();
   if (!isPowerOfTwo(clusterBytes, 512, 2 << 20))
     throw given.usage(`-o cluster_size=${clusterBytes} is not a power of two`);
@@ -81,7 +83,7 @@ async function measure(
   const full = fullBytes(virtual, clusterBytes, refcountBits, entryBytes);
   const data = image === undefined ? 0 : await dataBytes(image, clusterBytes);
   // Tables are counted for the whole disk, whatever of it is used: as qemu-img does.
-  return { required: full - virtual + data, 'fully-allocated': full };
+  return { required: allocated ? full : full - virtual + data, 'fully-allocated': full };
 }
 
 /** A qcow2 file whose disk is written everywhere, in `bytes`. */

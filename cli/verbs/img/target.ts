@@ -15,6 +15,8 @@ import {
   createVmdk,
   type ImageFormat,
   lockImage,
+  preallocateQcow2,
+  Qcow2Image,
   vhdDiskBytes,
 } from '../../../services/nbd/images/mod.ts';
 import { KeyValues } from '../../key_value.ts';
@@ -52,6 +54,8 @@ export function targetHelp(format: ImageFormat): string {
   return `Supported options:\n${lines.map((line) => `  ${line}`).join('\n')}\n`;
 }
 
+const PREALLOCATIONS = ['off', 'metadata', 'falloc', 'full'] as const;
+
 const HELP: Partial<Record<ImageFormat, readonly string[]>> = {
   raw: ['size=<size>            - Virtual disk size'],
   qcow2: [
@@ -62,7 +66,7 @@ const HELP: Partial<Record<ImageFormat, readonly string[]>> = {
     'compression_type=<str> - zlib (default) or zstd',
     'extended_l2=<bool>     - 32 subclusters in each cluster',
     'lazy_refcounts=<bool>  - Postpone refcount updates',
-    'preallocation=<str>    - off; nothing else is there',
+    'preallocation=<str>    - off (default), metadata, or falloc and full, which write zeroes',
     'refcount_bits=<num>    - A power of two from 1 to 64 (default 16)',
     'size=<size>            - Virtual disk size',
   ],
@@ -82,15 +86,14 @@ export function planTarget({ format, sizeBytes, options, backing: given, name }:
   const keys = new KeyValues('-o', options === '' ? `size=${sizeBytes}` : options);
   const size = keys.take('size');
   const wanted = size === undefined ? sizeBytes : parseSize(size, '-o size=');
-  const preallocation = keys.take('preallocation') ?? 'off';
-  if (preallocation !== 'off') throw new UsageError(`Cannot use -o preallocation=${preallocation}: only off is there`);
+  const preallocation = keys.oneOf('preallocation', format === 'qcow2' ? PREALLOCATIONS : ['off'], 'off');
   let target: Target;
   switch (format) {
     case 'raw':
       target = rawTarget(wanted);
       break;
     case 'qcow2':
-      target = qcow2Target(keys, wanted, given);
+      target = qcow2Target(keys, wanted, given, preallocation);
       break;
     case 'vpc': {
       const type = keys.oneOf('subformat', ['dynamic', 'fixed'], 'dynamic');
@@ -138,7 +141,12 @@ function rawTarget(sizeBytes: number): Target {
   };
 }
 
-function qcow2Target(keys: KeyValues, sizeBytes: number, given: TargetOptions['backing']): Target {
+function qcow2Target(
+  keys: KeyValues,
+  sizeBytes: number,
+  given: TargetOptions['backing'],
+  preallocation: (typeof PREALLOCATIONS)[number],
+): Target {
   const number = (key: string, otherwise: number): number => {
     const value = keys.take(key);
     return value === undefined ? otherwise : parseSize(value, `-o ${key}=`);
@@ -160,6 +168,9 @@ function qcow2Target(keys: KeyValues, sizeBytes: number, given: TargetOptions['b
     lazyRefcounts: keys.flag('lazy_refcounts', false),
     ...(file === undefined || format === undefined ? {} : { backing: { file, format } }),
   };
+  if (file !== undefined && preallocation !== 'off') {
+    throw new UsageError(`Cannot use -o preallocation=${preallocation} with a backing file: it would hide that`);
+  }
   const under = file === undefined ? '' : ` backing_file=${file} backing_fmt=${format}`;
   const flag = (value: boolean) => (value ? 'on' : 'off');
   const description = `fmt=qcow2 cluster_size=${create.clusterBytes} extended_l2=${flag(create.extendedL2)} compression_type=${create.compression} size=${sizeBytes}${under} lazy_refcounts=${flag(create.lazyRefcounts)} refcount_bits=${create.refcountBits}`;
@@ -167,8 +178,20 @@ function qcow2Target(keys: KeyValues, sizeBytes: number, given: TargetOptions['b
     sizeBytes: Math.ceil(sizeBytes / 512) * 512,
     description,
     compressed: false,
-    create: (path) => createQcow2(path, create),
+    create: async (path) => {
+      await createQcow2(path, create);
+      if (preallocation !== 'off') await preallocate(path, preallocation);
+    },
   };
+}
+
+async function preallocate(path: string, mode: 'metadata' | 'falloc' | 'full'): Promise<void> {
+  const image = await Qcow2Image.open(path, { readOnly: false, lock: false });
+  try {
+    await preallocateQcow2(image, mode);
+  } finally {
+    await image.close();
+  }
 }
 
 /**

@@ -54,7 +54,7 @@ for (const [what, args, status, message] of [
   ['no format, but a look', ['info', at('disk.vmdk')], 1, 'it looks like vmdk: add -f vmdk if it is one'],
   ['a format that is none', ['info', '-f', 'qcow3', at('raw.img')], 1, 'did you mean qcow2'],
   ['a misspelt command', ['inof'], 1, 'Cannot inof: unknown; did you mean info'],
-  ['a command that is not there', ['rebase', 'x'], 1, 'this command of qemu-img is not there yet'],
+  ['a command that is not there', ['bench', 'x'], 1, 'this command of qemu-img is not there yet'],
   ['a misspelt option', ['info', '--outptu=json', 'x'], 1, '--outptu is unknown; did you mean --output'],
   ['an unknown letter', ['info', '-Z', 'x'], 1, '-Z is unknown'],
   ['a value that is none', ['info', '-f', 'raw', '--output=jsno', at('raw.img')], 1, 'did you mean json'],
@@ -80,7 +80,7 @@ for (const [what, args, status, message] of [
     1,
     'cluster_size=: unknown',
   ],
-  ['preallocation', ['create', '-f', 'qcow2', '-o', 'preallocation=full', at('new'), '1M'], 1, 'only off is there'],
+  ['preallocation', ['create', '-f', 'vpc', '-o', 'preallocation=full', at('new'), '1M'], 1, 'expected off'],
   [
     'compression of raw',
     ['convert', '-c', '-f', 'raw', '-O', 'raw', at('raw.img'), at('new')],
@@ -88,6 +88,12 @@ for (const [what, args, status, message] of [
     'raw has no compression',
   ],
   ['no target', ['convert', '-f', 'raw', at('raw.img')], 1, 'its TARGET is missing'],
+  ['a commit of raw', ['commit', '-f', 'raw', at('raw.img')], 1, 'on top of nothing'],
+  ['a commit into what was not said', ['commit', '-f', 'qcow2', at('disk.qcow2')], 1, 'what is under it is not said'],
+  ['a rebase on nothing said', ['rebase', '-f', 'qcow2', at('top.qcow2')], 1, '-b is missing'],
+  ['a rebase without a format', ['rebase', '-f', 'qcow2', '-b', 'x', at('top.qcow2')], 1, 'add -F qcow2'],
+  ['an amend of nothing', ['amend', '-f', 'qcow2', at('disk.qcow2')], 1, 'its -o is missing'],
+  ['an amend of what stays', ['amend', '-f', 'qcow2', '-o', 'cluster_size=4k', at('disk.qcow2')], 1, 'unknown'],
   ['two actions at once', ['snapshot', '-f', 'qcow2', '-c', 'a', '-d', 'b', at('disk.qcow2')], 1, '-c and -d exclude'],
   ['snapshots of raw', ['snapshot', '-f', 'raw', at('raw.img')], 1, 'keep no snapshots'],
   ['another size of a VHD', ['resize', '-f', 'vpc', at('disk.vhd'), '+1M'], 1, 'keep their size'],
@@ -153,6 +159,28 @@ test('convert goes through all formats and back', (t) => {
     readdirSync(directory).filter((name) => name.includes('partial')),
     [],
   );
+});
+
+test('rebase, commit and amend go over the images that are said', async (t) => {
+  const info = (file: string) => JSON.parse(img('info', '-f', 'qcow2', '--output=json', file).stdout);
+  const done = (...args: string[]) => {
+    const { status, stderr } = img(...args);
+    t.is(status, 0, stderr);
+  };
+  writeFileSync(at('one.raw'), Buffer.alloc(MIB, 1));
+  writeFileSync(at('two.raw'), Buffer.concat([Buffer.alloc(MIB / 2, 1), Buffer.alloc(MIB / 2, 2)]));
+  done('create', '-q', '-f', 'qcow2', '-b', 'one.raw', '-F', 'raw', 'chain.qcow2');
+  done('rebase', '-f', 'qcow2', '--backing-root=.', '-b', 'two.raw', '-F', 'raw', 'chain.qcow2');
+  t.is(info('chain.qcow2')['backing-filename'], 'two.raw');
+  done('compare', '-q', '-f', 'qcow2', '-F', 'raw', '--backing-root=.', 'chain.qcow2', 'one.raw');
+  done('commit', '-q', '-f', 'qcow2', '--backing=raw:two.raw', 'chain.qcow2');
+  t.true(readFileSync(at('two.raw')).equals(readFileSync(at('one.raw'))));
+  done('rebase', '-f', 'qcow2', '-u', '-b', 'not/there', '-F', 'qcow2', 'chain.qcow2');
+  t.is(info('chain.qcow2')['backing-filename'], 'not/there');
+  done('rebase', '-f', 'qcow2', '-u', '-b', '', 'chain.qcow2');
+  t.is(info('chain.qcow2')['backing-filename'], undefined);
+  done('amend', '-f', 'qcow2', '-o', 'lazy_refcounts=on', 'chain.qcow2');
+  t.true(info('chain.qcow2')['format-specific'].data['lazy-refcounts']);
 });
 
 test('check follows the tables, and finds what is wrong', (t) => {
