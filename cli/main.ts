@@ -10,6 +10,7 @@ const VERBS: Readonly<Record<string, () => Promise<Verb>>> = {
   debian: async () => (await import('./verbs/debian.ts')).debianVerb,
   demo: async () => (await import('./verbs/demo.ts')).demoVerb,
   nbd: async () => (await import('./verbs/nbd.ts')).nbdVerb,
+  img: async () => (await import('./verbs/img.ts')).imgVerb,
   migrate: async () => (await import('./verbs/migrate.ts')).migrateVerb,
   console: async () => (await import('./verbs/console.ts')).consoleVerb,
   list: async () => (await import('./verbs/list.ts')).listVerb,
@@ -21,7 +22,7 @@ const VERBS: Readonly<Record<string, () => Promise<Verb>>> = {
 process.exitCode = await main(process.argv.slice(2));
 
 async function main([word, ...args]: string[]): Promise<number> {
-  if (word === undefined || word === '--help' || word === '-h' || word === 'help') return help(args[0]);
+  if (word === undefined || word === '--help' || word === '-h' || word === 'help') return help(args[0], args[1]);
   if (word === '--version' || word === '-V') {
     process.stdout.write(`caisson ${version()}\n`);
     return 0;
@@ -33,7 +34,7 @@ async function main([word, ...args]: string[]): Promise<number> {
     return 2;
   }
   const verb = await load();
-  if (args.includes('--help') || args[0] === '-h') return show(verb);
+  if (args.includes('--help') || args[0] === '-h' || (verb.helpPages && args[1] === '-h')) return show(verb, args[0]);
   try {
     return await verb.run(args);
   } catch (error) {
@@ -42,9 +43,9 @@ async function main([word, ...args]: string[]): Promise<number> {
   }
 }
 
-async function help(word: string | undefined): Promise<number> {
+async function help(word: string | undefined, page: string | undefined): Promise<number> {
   const load = word !== undefined && Object.hasOwn(VERBS, word) ? VERBS[word] : undefined;
-  if (load !== undefined) return show(await load());
+  if (load !== undefined) return show(await load(), page);
   const verbs = await Promise.all(Object.values(VERBS).map((loadVerb) => loadVerb()));
   process.stdout.write(`caisson: a RISC-V machine with its screen on a page, its disks on NBD, and live migration
 
@@ -63,8 +64,8 @@ Exit status: the guest's own after run; else 0 done, 1 the machine or a peer fai
   return 0;
 }
 
-function show(verb: Verb): number {
-  process.stdout.write(verb.help);
+function show(verb: Verb, page: string | undefined): number {
+  process.stdout.write(verb.helpPages?.find(({ name }) => name === page)?.help ?? verb.help);
   return 0;
 }
 

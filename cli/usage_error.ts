@@ -8,5 +8,7 @@ export interface Verb {
   readonly name: string;
   readonly summary: string;
   readonly help: string;
+  /** Of its subcommands, by name: `caisson VERB NAME --help` */
+  readonly helpPages?: readonly { readonly name: string; readonly help: string }[];
   run(args: string[]): Promise<number>;
 }

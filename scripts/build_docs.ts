@@ -18,8 +18,11 @@ export async function renderCliPage(page: string): Promise<string> {
   const sections: string[] = [];
   for (const name of verbNames()) {
     const exports = (await import(join(ROOT, 'cli', 'verbs', `${name}.ts`))) as Record<string, Verb>;
-    const { summary, help } = exports[`${name}Verb`]!;
+    const { summary, help, helpPages = [] } = exports[`${name}Verb`]!;
     sections.push(`## ${name}: ${summary}\n\n\`\`\`\n${help.trimEnd()}\n\`\`\`\n`);
+    for (const page of helpPages) {
+      sections.push(`### ${name} ${page.name}\n\n\`\`\`\n${page.help.trimEnd()}\n\`\`\`\n`);
+    }
   }
   const from = page.indexOf(BEGIN) + BEGIN.length;
   const to = page.indexOf(END);

@@ -1,4 +1,5 @@
 import { NBD_PORT } from '../../protocols/nbd/mod.ts';
+import { IMAGE_FORMATS } from '../../services/nbd/mod.ts';
 import { didYouMean } from '../suggest.ts';
 import { UsageError } from '../usage_error.ts';
 
@@ -17,16 +18,22 @@ const RULES: readonly OptionRule[] = [
   { long: 'socket', short: 'k', value: 'PATH', help: 'listen on a UNIX socket' },
   { long: 'port', short: 'p', value: 'PORT', help: `listen on a TCP port (default ${NBD_PORT}; 0 takes a free one)` },
   { long: 'bind', short: 'b', value: 'ADDRESS', help: 'listen on this address (default 127.0.0.1)' },
-  { long: 'format', short: 'f', value: 'raw|qcow2', help: 'format of IMAGE; never guessed, so it has to be given' },
+  { long: 'format', short: 'f', value: 'FORMAT', help: `format of IMAGE, ${IMAGE_FORMATS.join(', ')}; never guessed` },
   {
     long: 'backing',
     value: 'F:PATH',
-    help: 'image of format F under a qcow2 IMAGE; again: under that one',
+    help: 'image of format F under an IMAGE that has one; again: under that one',
     repeats: true,
   },
+  { long: 'allow-extents', help: 'let a vmdk IMAGE open the files that it names in its own folder' },
   { long: 'image-opts', help: 'IMAGE is driver=FORMAT,file.filename=PATH' },
   { long: 'export-name', short: 'x', value: 'NAME', help: "name of the export (default '')" },
   { long: 'description', short: 'D', value: 'TEXT', help: 'description of the export' },
+  {
+    long: 'discard',
+    value: 'ignore|unmap',
+    help: 'unmap: a raw IMAGE gives space back on TRIM and zeroes (default ignore)',
+  },
   { long: 'read-only', short: 'r', help: 'open and export IMAGE read-only' },
   { long: 'snapshot', short: 's', help: 'what clients write goes to a file without a name, and is forgotten' },
   { long: 'offset', short: 'o', value: 'BYTES', help: 'serve IMAGE from there on' },
@@ -72,7 +79,6 @@ const RULES: readonly OptionRule[] = [
   // Words of qemu-nbd that change nothing here.
   { long: 'nocache', short: 'n' },
   { long: 'aio', value: 'MODE' },
-  { long: 'discard', value: 'MODE' },
   { long: 'detect-zeroes', value: 'MODE' },
   { long: 'trace', short: 'T', value: 'OPTIONS', repeats: true },
   // And those that cannot be done.

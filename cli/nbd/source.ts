@@ -23,7 +23,7 @@ export async function openSource(values: NbdArguments): Promise<DiskImage> {
   const source = values.has('image-opts') ? imageOptions(path) : sourceOf(path, values);
   const image = values.has('snapshot')
     ? await openOverlay(source)
-    : await openImage(source, { readOnly: values.has('read-only') });
+    : await openImage(source, { readOnly: values.has('read-only'), unmap: discards(values) });
   if (offset === 0) return image;
   try {
     return new SliceImage(image, offset);
@@ -45,7 +45,18 @@ function sourceOf(path: string, values: NbdArguments): ImageSource {
     }
     backing = imageSource(text.slice(colon + 1), text.slice(0, colon), backing);
   }
-  return imageSource(path, format, backing);
+  const source = imageSource(path, format, backing);
+  if (!values.has('allow-extents')) return source;
+  if (format !== 'vmdk') throw new UsageError('Cannot use --allow-extents: it is for -f vmdk');
+  return { ...source, allowExtents: true };
+}
+
+function discards(values: NbdArguments): boolean {
+  const value = values.get('discard') ?? 'ignore';
+  if (value !== 'ignore' && value !== 'off' && value !== 'unmap' && value !== 'on') {
+    throw new UsageError(`Cannot use --discard=${value}: expected ignore or unmap`);
+  }
+  return value === 'unmap' || value === 'on';
 }
 
 /** `driver=qcow2,file.driver=file,file.filename=PATH`, or `driver=file,filename=PATH` for a raw one */

@@ -1,8 +1,11 @@
 export { type BackingPolicy, resolveChain } from './backing_policy.ts';
+export type { Place } from './block_map.ts';
+export { type CompressedTarget, type CopyOptions, copyImage } from './copy_image.ts';
 export { DirtyBitmap, type DirtyBitmapOptions, DirtyBitmaps } from './dirty_bitmap.ts';
 export { asImageError, type DiskImage, ImageError, type ImageErrorCode, type ZeroOptions } from './disk_image.ts';
 export { type ImageLock, lockImage } from './image_lock.ts';
 export { type CreateLuksOptions, createLuksHeader, LuksImage, type LuksImageOptions } from './luks/mod.ts';
+export { MappedImage } from './mapped_image.ts';
 export { MemoryImage } from './memory_image.ts';
 export { IMAGE_FORMATS, type ImageFormat, type ImageSource, type OpenImageOptions, openImage } from './open_image.ts';
 export {
@@ -25,3 +28,23 @@ export {
   resizeQcow2,
 } from './qcow2/mod.ts';
 export { RawImage, type RawImageOptions } from './raw_image.ts';
+export {
+  type CreateVhdOptions,
+  createVhd,
+  inspectVhd,
+  openVhd,
+  type VhdDetails,
+  type VhdMap,
+  vhdDiskBytes,
+} from './vhd/mod.ts';
+export { inspectVhdx, openVhdx, type VhdxDetails, type VhdxMap } from './vhdx/mod.ts';
+export {
+  type CreateVmdkOptions,
+  createVmdk,
+  inspectVmdk,
+  openVmdk,
+  openVmdkStream,
+  type VmdkDetails,
+  type VmdkMap,
+} from './vmdk/mod.ts';
+export { isZero } from './zeroes.ts';

@@ -1,8 +1,12 @@
 import { type DiskImage, ImageError } from './disk_image.ts';
 import { FdImageFile, Qcow2Image } from './qcow2/mod.ts';
 import { RawImage } from './raw_image.ts';
+import { openVhd } from './vhd/mod.ts';
+import { openVhdx } from './vhdx/mod.ts';
+import { openVmdk } from './vmdk/mod.ts';
 
-export const IMAGE_FORMATS = ['raw', 'qcow2'] as const;
+/** QEMU's names: vpc is VHD */
+export const IMAGE_FORMATS = ['raw', 'qcow2', 'vpc', 'vhdx', 'vmdk'] as const;
 export type ImageFormat = (typeof IMAGE_FORMATS)[number];
 
 /** More images under each other are a mistake, or somebody's trick */
@@ -14,8 +18,12 @@ export interface ImageSource {
   readonly fd?: number;
   readonly path?: string;
   readonly format: ImageFormat;
-  /** What is under a qcow2 image with a backing file; the name inside the image opens nothing */
+  /** What is under an image with a backing file or parent; the name inside the image opens nothing */
   readonly backing?: ImageSource;
+  /** Lets a vmdk descriptor open plain names in its own folder (default false) */
+  readonly allowExtents?: boolean;
+  /** Id or name of a snapshot inside a qcow2 image: the disk as it was then, read-only */
+  readonly snapshot?: string;
   /** Where a qcow2 image keeps its clusters, if that is another file: one of `fd` and `path` */
   readonly dataFile?: { readonly fd?: number; readonly path?: string };
   /** Of an image that is encrypted; UTF-8 */
@@ -28,6 +36,10 @@ export interface OpenImageOptions {
   readonly lock?: boolean;
   /** Not locked and not written to until activate() */
   readonly inactive?: boolean;
+  /** Raw images: ask the file system for holes, and give it space back (default false); see RawImageOptions */
+  readonly unmap?: boolean;
+  /** Called for each image of the chain once it is open, the lowest first */
+  readonly onLayer?: (image: DiskImage, source: ImageSource) => void;
 }
 
 /** Opens an image with all that is under it, which is read-only. @throws ImageError, WireError, errno errors of open(2) */
@@ -36,6 +48,12 @@ export async function openImage(source: ImageSource, options: OpenImageOptions):
 }
 
 async function openChain(source: ImageSource, options: OpenImageOptions, depth: number): Promise<DiskImage> {
+  const image = await openOne(source, options, depth);
+  options.onLayer?.(image, source);
+  return image;
+}
+
+async function openOne(source: ImageSource, options: OpenImageOptions, depth: number): Promise<DiskImage> {
   const { fd, path, format } = source;
   const file = fd ?? path;
   if (file === undefined || (fd !== undefined && path !== undefined)) {
@@ -56,16 +74,23 @@ async function openChain(source: ImageSource, options: OpenImageOptions, depth: 
     return typeof file === 'string' ? RawImage.open(file, options) : RawImage.fromFd(file, options);
   }
   const { dataFile } = source;
+  if (dataFile !== undefined && format !== 'qcow2') {
+    throw new ImageError('EINVAL', 'Cannot open the image: only qcow2 images have a data file');
+  }
   if (dataFile !== undefined && (dataFile.fd === undefined) === (dataFile.path === undefined)) {
     throw new ImageError('EINVAL', 'Cannot open the image: expected one of a path and a descriptor for its data file');
   }
-  const backing =
-    source.backing === undefined ? undefined : await openChain(source.backing, { readOnly: true }, depth + 1);
+  const under = { readOnly: true, ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }) };
+  const backing = source.backing === undefined ? undefined : await openChain(source.backing, under, depth + 1);
+  const all = { ...options, ...(backing === undefined ? {} : { backing }) };
   try {
+    if (format === 'vpc') return await openVhd(file, all);
+    if (format === 'vhdx') return await openVhdx(file, all);
+    if (format === 'vmdk') return await openVmdk(file, { ...all, allowExtents: source.allowExtents === true });
     return await Qcow2Image.open(file, {
-      ...options,
+      ...all,
       ...(source.passphrase === undefined ? {} : { passphrase: new TextEncoder().encode(source.passphrase) }),
-      ...(backing === undefined ? {} : { backing }),
+      ...(source.snapshot === undefined ? {} : { snapshot: source.snapshot }),
       ...(dataFile === undefined
         ? {}
         : {

@@ -15,6 +15,7 @@ import {
 import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
 import { DirtyBitmaps } from './dirty_bitmap.ts';
 import { asImageError, type DiskImage, ImageError, type ZeroOptions } from './disk_image.ts';
+import { FileHoles } from './file_holes.ts';
 import { type ImageLock, lockImage } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
 import { isZero, zeroes } from './zeroes.ts';
@@ -36,6 +37,8 @@ export interface RawImageOptions {
   readonly lock?: boolean;
   /** Not locked and not written to until activate(): a migration target opens what its source still holds */
   readonly inactive?: boolean;
+  /** Ask the file system for its holes, and make some: needs node:ffi, an experiment of Node's (default false) */
+  readonly unmap?: boolean;
 }
 
 /**
@@ -43,17 +46,19 @@ export interface RawImageOptions {
  * a guest may write any format's header into its raw disk.
  *
  * Plain Node has no SEEK_HOLE and no fallocate: holes are kept because zeroes are not written over zeroes, the map
- * of them is found by reading, and discard() keeps the data.
+ * of them is found by reading, and discard() keeps the data. With `unmap` the file system is asked, and given space back.
  */
 export class RawImage implements DiskImage {
   readonly readOnly: boolean;
   readonly blockBytes: number = 1;
-  readonly canFastZero: boolean = false;
+  readonly canFastZero: boolean;
   /** Filled by every change of this object's; what clients read as qemu:dirty-bitmap */
   readonly bitmaps = new DirtyBitmaps();
   #sizeBytes: number;
   readonly #fd: number;
   readonly #wantsLock: boolean;
+  /** The file system's holes; undefined where they are not asked for, or not known */
+  readonly #holes: FileHoles | undefined;
   #lock: ImageLock | undefined;
   #active = false;
   readonly #reads = new InPlaceGate();
@@ -67,6 +72,8 @@ export class RawImage implements DiskImage {
     this.#sizeBytes = sizeBytes;
     this.readOnly = options.readOnly;
     this.#wantsLock = !options.readOnly && options.lock !== false;
+    this.#holes = options.unmap === true && fstatSync(fd).isFile() ? FileHoles.load() : undefined;
+    this.canFastZero = this.#holes !== undefined && !options.readOnly;
   }
 
   get sizeBytes(): number {
@@ -177,13 +184,15 @@ export class RawImage implements DiskImage {
     });
   }
 
-  async discard(_offset: number, _lengthBytes: number): Promise<void> {
-    // "NBD_CMD_TRIM is a hint": the data stays, which is one of the allowed outcomes.
+  async discard(offset: number, lengthBytes: number): Promise<void> {
     this.#writable();
+    // "NBD_CMD_TRIM is a hint": without holes the data stays, which is one of the allowed outcomes.
+    if (this.#holes?.punch(this.#fd, offset, lengthBytes) === true) this.bitmaps.mark(offset, lengthBytes);
   }
 
   async writeZeroes(offset: number, lengthBytes: number, options: ZeroOptions): Promise<void> {
     this.#writable();
+    if (this.#zeroByHoles(offset, lengthBytes, options)) return;
     if (options.fast) throw new ImageError('ENOTSUP', 'Cannot write zeroes fast: the file must be written');
     const scratch = Buffer.allocUnsafe(Math.min(PIECE_BYTES, lengthBytes));
     const end = offset + lengthBytes;
@@ -195,6 +204,15 @@ export class RawImage implements DiskImage {
       if (count < piece.length) await this.write(at, zeroes().subarray(0, piece.length));
       else await this.#zeroWhatIsNot(at, piece);
     }
+  }
+
+  /** False: it has to be done by writing. */
+  #zeroByHoles(offset: number, lengthBytes: number, { mayUnmap }: ZeroOptions): boolean {
+    const holes = this.#holes;
+    if (holes === undefined) return false;
+    const done = mayUnmap ? holes.punch(this.#fd, offset, lengthBytes) : holes.zero(this.#fd, offset, lengthBytes);
+    if (done) this.bitmaps.mark(offset, lengthBytes);
+    return done;
   }
 
   /** Zeroes are not written over zeroes: what is a hole stays one, and nothing new is allocated. */
@@ -217,6 +235,8 @@ export class RawImage implements DiskImage {
 
   async blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
     this.#open();
+    const known = this.#fileExtents(offset, lengthBytes, maxExtents);
+    if (known !== undefined) return known;
     const stats = fstatSync(this.#fd);
     // Fully allocated (or a device): no holes to look for. The opposite, 0 blocks, proves nothing: some file
     // systems keep small files elsewhere or count late.
@@ -266,6 +286,21 @@ export class RawImage implements DiskImage {
     });
     this.#sizeBytes = sizeBytes;
     this.bitmaps.resize(sizeBytes);
+  }
+
+  /** As the file system says; undefined where it does not. */
+  #fileExtents(offset: number, lengthBytes: number, maxExtents: number): Extent[] | undefined {
+    if (this.#holes === undefined) return undefined;
+    const extents: { lengthBytes: number; flags: number }[] = [];
+    const end = offset + lengthBytes;
+    for (let at = offset; at < end && extents.length < maxExtents; ) {
+      const run = this.#holes.runAt(this.#fd, at, this.sizeBytes);
+      if (run === undefined || run.end <= at) return undefined;
+      const length = Math.min(run.end, end) - at;
+      extents.push({ lengthBytes: length, flags: run.hole ? STATE.HOLE | STATE.ZERO : 0 });
+      at += length;
+    }
+    return extents;
   }
 
   async close(): Promise<void> {

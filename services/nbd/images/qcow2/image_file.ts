@@ -59,7 +59,7 @@ export class FdImageFile implements ImageFile {
 
   refresh(): void {
     const stats = fstatSync(this.#fd);
-    if (!stats.isFile()) throw new ImageError('EINVAL', 'Cannot use the qcow2 image: not a regular file');
+    if (!stats.isFile()) throw new ImageError('EINVAL', 'Cannot use the image: not a regular file');
     this.#sizeBytes = stats.size;
   }
 

@@ -127,6 +127,11 @@ export class Qcow2Image implements DiskImage {
     return true;
   }
 
+  /** Where in its file the image has each run of the disk, for those who show that; may cover less than asked */
+  places(offset: number, lengthBytes: number): Promise<readonly Run[]> {
+    return this.#engine.shared(() => this.#engine.reader.runs(offset, lengthBytes, 1 << 16));
+  }
+
   async read(offset: number, into: Uint8Array): Promise<void> {
     this.#engine.checkOpen();
     await this.#engine.shared(() => this.#engine.reader.read(offset, into));

@@ -51,8 +51,8 @@ test('Q10 openImage() opens what the caller names, and nothing else', async (t) 
   await t.throwsAsync(openImage({ path: base, format: 'raw', backing: { path: base, format: 'raw' } }, readOnly), {
     message: /nothing under/,
   });
-  await t.throwsAsync(openImage({ path: base, format: 'vmdk' as 'raw' }, readOnly), {
-    message: /expected raw or qcow2/,
+  await t.throwsAsync(openImage({ path: base, format: 'vdi' as 'raw' }, readOnly), {
+    message: /expected raw or qcow2 or vpc/,
   });
   let deep: Parameters<typeof openImage>[0] = { path: base, format: 'raw' };
   for (let depth = 0; depth < 20; depth++) deep = { path, format: 'qcow2', backing: deep };

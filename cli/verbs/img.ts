@@ -1,0 +1,84 @@
+import process from 'node:process';
+import { didYouMean } from '../suggest.ts';
+import { UsageError, type Verb } from '../usage_error.ts';
+import { amendCommand } from './img/amend.ts';
+import { checkCommand } from './img/check.ts';
+import { commitCommand } from './img/commit.ts';
+import { compareCommand } from './img/compare.ts';
+import { convertCommand } from './img/convert.ts';
+import { createCommand } from './img/create.ts';
+import { ddCommand } from './img/dd.ts';
+import { helpOf, parseGiven, type Subcommand } from './img/grammar.ts';
+import { infoCommand } from './img/info.ts';
+import { mapCommand } from './img/map.ts';
+import { measureCommand } from './img/measure.ts';
+import { rebaseCommand } from './img/rebase.ts';
+import { resizeCommand } from './img/resize.ts';
+import { snapshotCommand } from './img/snapshot.ts';
+
+const COMMANDS: readonly Subcommand[] = [
+  infoCommand,
+  createCommand,
+  convertCommand,
+  checkCommand,
+  mapCommand,
+  compareCommand,
+  resizeCommand,
+  measureCommand,
+  ddCommand,
+  snapshotCommand,
+  rebaseCommand,
+  commitCommand,
+  amendCommand,
+];
+
+/** Subcommands of qemu-img that are not here, and what to do instead */
+const ABSENT: Readonly<Record<string, string>> = {
+  bench: 'serve the image by caisson nbd, and measure with fio',
+  bitmap: 'bitmaps are shown by info; a running machine has block-dirty-bitmap-add (caisson qmp)',
+};
+
+const help = `caisson img COMMAND [OPTIONS] …
+Makes, copies and inspects disk images, with the commands and options of qemu-img.
+
+${COMMANDS.map(({ name, summary }) => `  ${name.padEnd(9)} ${summary}`).join('\n')}
+
+  caisson img create -f qcow2 disk.qcow2 20G
+  caisson img info -f qcow2 disk.qcow2
+  caisson img convert -f vmdk -O qcow2 -p appliance.vmdk disk.qcow2
+  caisson img COMMAND --help
+
+What differs from qemu-img: the format of an image is never guessed, so -f has to be given; names inside images open no
+files, unless --backing-root says where they may lead. Exit statuses are qemu-img's: a wrong command line is 1.
+`;
+
+/** `caisson img`: exit statuses are those of qemu-img, so that scripts can read them. */
+export const imgVerb: Verb = {
+  name: 'img',
+  summary: 'make, copy and inspect disk images, as qemu-img',
+  help,
+  helpPages: COMMANDS.map((command) => ({ name: command.name, help: helpOf(command) })),
+  async run([word, ...args]) {
+    if (word === undefined) {
+      process.stderr.write(`caisson img: Cannot run: no COMMAND is given\n\n${help}`);
+      return 1;
+    }
+    try {
+      const command = COMMANDS.find(({ name }) => name === word);
+      if (command === undefined) throw unknown(word);
+      return await command.run(parseGiven(command, args));
+    } catch (error) {
+      process.stderr.write(`caisson img: ${error instanceof Error ? error.message : String(error)}\n`);
+      // 1 of compare means that the images differ.
+      return word === 'compare' ? 2 : 1;
+    }
+  },
+};
+
+function unknown(word: string): UsageError {
+  if (Object.hasOwn(ABSENT, word)) {
+    return new UsageError(`Cannot ${word}: this command of qemu-img is not there yet; ${ABSENT[word]}`);
+  }
+  const names = COMMANDS.map(({ name }) => name);
+  return new UsageError(`Cannot ${word}: unknown${didYouMean(word, names)} (caisson img --help)`);
+}

@@ -1,0 +1,157 @@
+import { didYouMean } from '../../suggest.ts';
+import { UsageError } from '../../usage_error.ts';
+
+/** One option of a subcommand: QEMU's have one letter, or a long name, seldom both. */
+export interface OptionRule {
+  readonly short?: string;
+  readonly long?: string;
+  /** What its value is called in the help; absent: the option takes none */
+  readonly value?: string;
+  readonly help: string;
+  /** May be given more than once */
+  readonly repeats?: true;
+}
+
+export interface Subcommand {
+  readonly name: string;
+  readonly summary: string;
+  /** What follows the options: `FILE`, `SOURCE … TARGET` */
+  readonly operands: string;
+  readonly options: readonly OptionRule[];
+  /** What it does, for the help */
+  readonly text: string;
+  /** Lines that can be typed, for the help */
+  readonly examples: string;
+  run(given: Given): Promise<number>;
+}
+
+/** What was given to a subcommand. */
+export class Given {
+  readonly #command: string;
+  readonly #values: ReadonlyMap<string, readonly string[]>;
+  readonly operands: readonly string[];
+
+  constructor(command: string, values: ReadonlyMap<string, readonly string[]>, operands: readonly string[]) {
+    this.#command = command;
+    this.#values = values;
+    this.operands = operands;
+  }
+
+  has(name: string): boolean {
+    return this.#values.has(name);
+  }
+
+  text(name: string): string | undefined {
+    return this.#values.get(name)?.at(-1);
+  }
+
+  all(name: string): readonly string[] {
+    return this.#values.get(name) ?? [];
+  }
+
+  oneOf<T extends string>(name: string, allowed: readonly T[], otherwise: T): T {
+    const value = this.text(name);
+    if (value === undefined) return otherwise;
+    const found = allowed.find((candidate) => candidate === value);
+    if (found !== undefined) return found;
+    throw this.usage(`${shown(name)} ${value}: expected ${allowed.join(' or ')}${didYouMean(value, allowed)}`);
+  }
+
+  /** `4096`, `64k`, `1.5G`: in `bytes` */
+  size(name: string): number | undefined {
+    const value = this.text(name);
+    return value === undefined ? undefined : parseSize(value, shown(name));
+  }
+
+  /** Exactly so many operands, called as in `names`. @throws UsageError */
+  expect(...names: string[]): readonly string[] {
+    const missing = names[this.operands.length];
+    if (missing !== undefined) throw this.usage(`its ${missing} is missing`);
+    const more = this.operands[names.length];
+    if (more !== undefined) throw this.usage(`${more} is too much`);
+    return this.operands;
+  }
+
+  usage(text: string): UsageError {
+    return new UsageError(`Cannot run ${this.#command}: ${text} (caisson img ${this.#command} --help)`);
+  }
+}
+
+/**
+ * `-f X`, `-fX`, `-pq`, `--output X`, `--output=X`, and `--` before operands; `-1G` is a size, not an option.
+ * @throws UsageError
+ */
+export function parseGiven(command: Subcommand, args: readonly string[]): Given {
+  const values = new Map<string, string[]>();
+  const operands: string[] = [];
+  const queue = [...args];
+  const nameOf = (rule: OptionRule): string => rule.long ?? rule.short!;
+  const usage = (text: string): UsageError => new Given(command.name, values, operands).usage(text);
+  const set = (rule: OptionRule, as: string, attached: string | undefined): void => {
+    if (rule.value === undefined) {
+      if (attached !== undefined) throw usage(`${as} takes no value`);
+      values.set(nameOf(rule), ['']);
+      return;
+    }
+    const value = attached ?? queue.shift();
+    if (value === undefined) throw usage(`${as} needs its ${rule.value}`);
+    const before = values.get(nameOf(rule)) ?? [];
+    if (before.length > 0 && rule.repeats !== true) throw usage(`${as} comes twice`);
+    values.set(nameOf(rule), [...before, value]);
+  };
+  for (let arg = queue.shift(); arg !== undefined; arg = queue.shift()) {
+    if (arg === '--') operands.push(...queue.splice(0));
+    else if (arg.startsWith('--')) {
+      const equals = arg.indexOf('=');
+      const name = arg.slice(2, equals < 0 ? undefined : equals);
+      const rule = command.options.find((known) => known.long === name);
+      if (rule === undefined) {
+        const known = command.options.flatMap(({ long }) => (long === undefined ? [] : [`--${long}`]));
+        throw usage(`--${name} is unknown${didYouMean(`--${name}`, known)}`);
+      }
+      set(rule, `--${name}`, equals < 0 ? undefined : arg.slice(equals + 1));
+    } else if (/^-\D/.test(arg)) {
+      for (let at = 1; at < arg.length; at++) {
+        const letter = arg[at]!;
+        const rule = command.options.find((known) => known.short === letter);
+        if (rule === undefined) throw usage(`-${letter} is unknown`);
+        const rest = arg.slice(at + 1);
+        set(rule, `-${letter}`, rule.value !== undefined && rest !== '' ? rest : undefined);
+        if (rule.value !== undefined) break;
+      }
+    } else operands.push(arg);
+  }
+  return new Given(command.name, values, operands);
+}
+
+export function helpOf(command: Subcommand): string {
+  const lines = command.options.map((rule) => {
+    const value = rule.value ?? '';
+    const words = [
+      ...(rule.short === undefined
+        ? []
+        : [`-${rule.short}${rule.long === undefined && value !== '' ? ` ${value}` : ''}`]),
+      ...(rule.long === undefined ? [] : [`--${rule.long}${value === '' ? '' : `=${value}`}`]),
+    ];
+    return `  ${words.join(', ').padEnd(24)} ${rule.help}`;
+  });
+  const usage = ['caisson img', command.name, '[OPTIONS]', command.operands].join(' ').trimEnd();
+  return `${usage}\n${command.text}\n\n${lines.join('\n')}\n\n${command.examples}\n`;
+}
+
+const UNITS = 'bkmgtpe';
+
+/** QEMU's sizes: a number, also with a fraction, and a letter, powers of 1024. @throws UsageError */
+export function parseSize(text: string, what: string): number {
+  const match = /^(\d+(?:\.\d+)?)([bkmgtpe])?$/i.exec(text);
+  const [, digits = '', unit = 'b'] = match ?? [];
+  const bytes = Number(digits) * 1024 ** UNITS.indexOf(unit.toLowerCase());
+  if (match === null || !Number.isSafeInteger(Math.ceil(bytes))) {
+    throw new UsageError(`Cannot use ${what} ${text}: expected a size in bytes, or with k, M, G or T: 512M, 1.5G`);
+  }
+  return Math.ceil(bytes);
+}
+
+function shown(name: string): string {
+  return name.length === 1 ? `-${name}` : `--${name}`;
+}

@@ -1,0 +1,64 @@
+import process from 'node:process';
+import type { Subcommand } from './grammar.ts';
+import { type MapRun, mapRuns } from './image_map.ts';
+import { printLines } from './output.ts';
+import { formatOf, openSource, SHARED_OPTIONS, SOURCE_OPTIONS } from './source.ts';
+
+export const mapCommand: Subcommand = {
+  name: 'map',
+  summary: 'which parts of a disk are where',
+  operands: 'FILE',
+  options: [
+    ...SOURCE_OPTIONS,
+    { long: 'output', value: 'human|json', help: 'json has the keys of qemu-img map (default human)' },
+    { long: 'start-offset', value: 'SIZE', help: 'from here on (default 0)' },
+    { long: 'max-length', value: 'SIZE', help: 'so much (default: to the end)' },
+    ...SHARED_OPTIONS,
+  ],
+  text: `Prints which parts of a disk hold data, in which file of the chain and where in it. Holes of raw files are found by
+reading: what reads as zeroes counts as a hole.`,
+  examples: `  caisson img map -f qcow2 disk.qcow2
+  caisson img map -f qcow2 --output=json --backing=raw:base.raw top.qcow2`,
+  async run(given) {
+    const [path] = given.expect('FILE') as [string];
+    const format = formatOf(given, 'f', path);
+    const output = given.oneOf('output', ['human', 'json'], 'human');
+    const { image, layers } = await openSource(given, path, format);
+    try {
+      const from = Math.min(given.size('start-offset') ?? 0, image.sizeBytes);
+      const to = Math.min(from + (given.size('max-length') ?? image.sizeBytes), image.sizeBytes);
+      const runs = mapRuns(layers, from, to);
+      if (output === 'json') await printJsonMap(runs);
+      else await printHumanMap(runs);
+    } finally {
+      await image.close();
+    }
+    return 0;
+  },
+};
+
+/** One run a line, as qemu-img: large maps need no memory on either side. */
+async function printJsonMap(runs: AsyncGenerator<MapRun>): Promise<void> {
+  let before = '[';
+  for await (const { start, length, depth, present, zero, data, compressed, offset } of runs) {
+    const tail = offset === undefined || compressed ? '' : `, "offset": ${offset}`;
+    const line = `{ "start": ${start}, "length": ${length}, "depth": ${depth}, "present": ${present}, "zero": ${zero}, "data": ${data}${tail}}`;
+    process.stdout.write(`${before}${line}`);
+    before = ',\n';
+  }
+  process.stdout.write(`${before === '[' ? '[' : ''}]\n`);
+}
+
+async function printHumanMap(runs: AsyncGenerator<MapRun>): Promise<void> {
+  const hex = (value: number) => (value === 0 ? '0' : `0x${value.toString(16)}`).padEnd(16);
+  printLines('Offset          Length          Mapped to       File');
+  for await (const { start, length, zero, data, compressed, offset, file } of runs) {
+    if (!data || zero) continue;
+    if (compressed || offset === undefined) {
+      throw new Error(
+        'Cannot print the map: a part of the disk is compressed and has no place of its own; use --output=json',
+      );
+    }
+    printLines(`${hex(start)}${hex(length)}${hex(offset)}${file ?? ''}`);
+  }
+}

@@ -1,0 +1,128 @@
+import { STATE } from '../../../protocols/nbd/mod.ts';
+import type { DiskImage } from '../../../services/nbd/images/mod.ts';
+import { KeyValues } from '../../key_value.ts';
+import { type Given, parseSize, type Subcommand } from './grammar.ts';
+import { printJson, printLines } from './output.ts';
+import { formatOf, openSource, SHARED_OPTIONS, SOURCE_OPTIONS } from './source.ts';
+
+const MAX_EXTENTS = 1024;
+const STATUS_BYTES = 1 << 30;
+
+export const measureCommand: Subcommand = {
+  name: 'measure',
+  summary: 'how much space an image will need',
+  operands: '[FILE]',
+  options: [
+    ...SOURCE_OPTIONS,
+    { short: 'O', value: 'FMT', help: 'format of the image to be made, raw or qcow2 (default raw)' },
+    { short: 'o', value: 'OPTIONS', help: 'options of that, as with convert', repeats: true },
+    { long: 'size', value: 'SIZE', help: 'of an empty disk of this size, instead of FILE' },
+    { long: 'output', value: 'human|json', help: 'json has the keys of qemu-img measure (default human)' },
+    ...SHARED_OPTIONS,
+  ],
+  text: `Says how large a file will be: now, and when the guest has written everywhere.`,
+  examples: `  caisson img measure -f raw -O qcow2 disk.raw
+  caisson img measure --size=20G -O qcow2 -o cluster_size=2M`,
+  async run(given) {
+    const target = given.oneOf('O', ['raw', 'qcow2'], 'raw');
+    const output = given.oneOf('output', ['human', 'json'], 'human');
+    const size = given.size('size');
+    if (size !== undefined && given.operands.length > 0) throw given.usage('--size and FILE exclude each other');
+    const measured = size === undefined ? await ofFile(given, target) : await measure(given, target, size, undefined);
+    if (output === 'json') printJson(measured);
+    else {
+      printLines(`required size: ${measured.required}`, `fully allocated size: ${measured['fully-allocated']}`);
+    }
+    return 0;
+  },
+};
+
+interface Measured {
+  readonly required: number;
+  readonly 'fully-allocated': number;
+}
+
+async function ofFile(given: Given, target: 'raw' | 'qcow2'): Promise<Measured> {
+  const [path] = given.expect('FILE') as [string];
+  const { image } = await openSource(given, path, formatOf(given, 'f', path));
+  try {
+    return await measure(given, target, image.sizeBytes, image);
+  } finally {
+    await image.close();
+  }
+}
+
+async function measure(
+  given: Given,
+  target: 'raw' | 'qcow2',
+  sizeBytes: number,
+  image: DiskImage | undefined,
+): Promise<Measured> {
+  const options = given.all('o').join(',');
+  if (target === 'raw') {
+    const rounded = Math.ceil(sizeBytes / 512) * 512;
+    return { required: rounded, 'fully-allocated': rounded };
+  }
+  const keys = new KeyValues('-o', options === '' ? 'compat=1.1' : options);
+  const number = (key: string, otherwise: number): number => {
+    const value = keys.take(key);
+    return value === undefined ? otherwise : parseSize(value, `-o ${key}=`);
+  };
+  const clusterBytes = number('cluster_size', 65_536);
+  const refcountBits = number('refcount_bits', 16);
+  const entryBytes = keys.flag('extended_l2', false) ? 16 : 8;
+  for (const key of ['compat', 'compression_type', 'lazy_refcounts', 'backing_file', 'backing_fmt', 'size'])
+    keys.take(key);
+  const mode = keys.oneOf('preallocation', ['off', 'metadata', 'falloc', 'full'], 'off');
+  const allocated = mode === 'falloc' || mode === 'full';
+  keys.end();
+  if (!isPowerOfTwo(clusterBytes, 512, 2 << 20))
+    throw given.usage(`-o cluster_size=${clusterBytes} is not a power of two`);
+  if (!isPowerOfTwo(refcountBits, 1, 64)) throw given.usage(`-o refcount_bits=${refcountBits} is not a power of two`);
+  const virtual = Math.ceil(sizeBytes / clusterBytes) * clusterBytes;
+  const full = fullBytes(virtual, clusterBytes, refcountBits, entryBytes);
+  const data = image === undefined ? 0 : await dataBytes(image, clusterBytes);
+  // Tables are counted for the whole disk, whatever of it is used: as qemu-img does.
+  return { required: allocated ? full : full - virtual + data, 'fully-allocated': full };
+}
+
+/** A qcow2 file whose disk is written everywhere, in `bytes`. */
+function fullBytes(virtual: number, clusterBytes: number, refcountBits: number, entryBytes: number): number {
+  const up = (value: number, unit: number) => Math.ceil(value / unit) * unit;
+  const l2Entries = up(virtual / clusterBytes, clusterBytes / entryBytes);
+  const l1Entries = up((l2Entries * entryBytes) / clusterBytes, clusterBytes / 8);
+  const tables = clusterBytes + l2Entries * entryBytes + l1Entries * 8;
+  const clusters = (tables + virtual) / clusterBytes;
+  const perBlock = (clusterBytes * 8) / refcountBits;
+  let blocks = 0;
+  let table = 0;
+  for (let before = -1; before !== blocks + table; ) {
+    before = blocks + table;
+    blocks = Math.ceil((clusters + table + blocks) / perBlock);
+    table = Math.ceil(blocks / (clusterBytes / 8));
+  }
+  return tables + virtual + (blocks + table) * clusterBytes;
+}
+
+/** Clusters that hold something else than zeroes, in `bytes`. */
+async function dataBytes(image: DiskImage, clusterBytes: number): Promise<number> {
+  let sum = 0;
+  let countedTo = 0;
+  for (let at = 0; at < image.sizeBytes; ) {
+    const extents = await image.blockStatus(at, Math.min(STATUS_BYTES, image.sizeBytes - at), MAX_EXTENTS);
+    for (const { lengthBytes, flags } of extents) {
+      const end = at + lengthBytes;
+      if ((flags & STATE.ZERO) === 0) {
+        const from = Math.max(countedTo, Math.floor(at / clusterBytes) * clusterBytes);
+        countedTo = Math.max(countedTo, Math.ceil(end / clusterBytes) * clusterBytes);
+        sum += Math.max(0, countedTo - from);
+      }
+      at = end;
+    }
+  }
+  return sum;
+}
+
+function isPowerOfTwo(value: number, min: number, max: number): boolean {
+  return value >= min && value <= max && Number.isInteger(Math.log2(value));
+}

@@ -1,0 +1,148 @@
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { looksLikeVhdFooter } from '../../../protocols/vhd/mod.ts';
+import { looksLikeVhdx } from '../../../protocols/vhdx/mod.ts';
+import { looksLikeVmdkSparse } from '../../../protocols/vmdk/mod.ts';
+import {
+  type DiskImage,
+  IMAGE_FORMATS,
+  type ImageFormat,
+  type ImageSource,
+  openImage,
+  resolveChain,
+} from '../../../services/nbd/images/mod.ts';
+import { didYouMean } from '../../suggest.ts';
+import type { Given, OptionRule } from './grammar.ts';
+
+/** What the command takes as the format of an existing image, for the help */
+export const FORMAT_LIST = IMAGE_FORMATS.join(', ');
+
+/** How an existing image is named to be opened. */
+export const SOURCE_OPTIONS: readonly OptionRule[] = [
+  { short: 'f', value: 'FMT', help: `format of the image, ${FORMAT_LIST}; never guessed` },
+  {
+    long: 'backing',
+    value: 'F:PATH',
+    help: 'image of format F under it; again: what is under that one',
+    repeats: true,
+  },
+  { long: 'backing-root', value: 'DIR', help: 'let names in images open files below DIR, but none elsewhere' },
+  { long: 'allow-extents', help: 'let a vmdk open the files that it names in its own folder' },
+];
+
+/** Words of qemu-img that need nothing here: reading takes no lock, and caches are the system's. */
+export const SHARED_OPTIONS: readonly OptionRule[] = [
+  { short: 'U', long: 'force-share', help: 'accepted: reading never needs the image for itself' },
+  { short: 'q', help: 'print nothing but errors' },
+];
+
+/** One image of a chain, the top first. */
+export interface Layer {
+  readonly image: DiskImage;
+  readonly source: ImageSource;
+}
+
+export interface OpenedSource {
+  readonly image: DiskImage;
+  readonly layers: readonly Layer[];
+}
+
+/** The format that was given under `option`. @throws UsageError that says how the file looks, where none was */
+export function formatOf(given: Given, option: string, path: string): ImageFormat {
+  const format = given.text(option);
+  if (format === undefined) {
+    const looks = looksLike(path);
+    const add =
+      looks === undefined
+        ? `; add -${option} raw, or whatever it is`
+        : `; it looks like ${looks}: add -${option} ${looks} if it is one`;
+    throw given.usage(`the format of ${path} is not given, and never guessed${add}`);
+  }
+  return knownFormat(given, format);
+}
+
+export function knownFormat(given: Given, format: string): ImageFormat {
+  const known = IMAGE_FORMATS.find((name) => name === (format === 'vhd' ? 'vpc' : format));
+  if (known !== undefined) return known;
+  throw given.usage(`format ${format} is not known, expected ${FORMAT_LIST}${didYouMean(format, IMAGE_FORMATS)}`);
+}
+
+/**
+ * What to open for `path`: with the images that `--backing` puts under it, or, below `--backing-root`, with those that
+ * the images name. Without both, names inside images open nothing.
+ */
+export async function sourceOf(given: Given, path: string, format: ImageFormat): Promise<ImageSource> {
+  const root = given.text('backing-root');
+  const under = given.all('backing');
+  const extents = given.has('allow-extents') ? { allowExtents: true } : {};
+  if (root !== undefined && under.length > 0) throw given.usage('--backing and --backing-root exclude each other');
+  if (root !== undefined) return { ...(await resolveChain(path, format, { root })), ...extents };
+  let backing: ImageSource | undefined;
+  for (const text of under.toReversed()) {
+    const colon = text.indexOf(':');
+    if (colon < 1 || colon === text.length - 1) {
+      throw given.usage(`--backing=${text}: expected a format, a colon and a path, qcow2:base.qcow2`);
+    }
+    const source = { path: text.slice(colon + 1), format: knownFormat(given, text.slice(0, colon)) };
+    backing = backing === undefined ? source : { ...source, backing };
+  }
+  return { path, format, ...extents, ...(backing === undefined ? {} : { backing }) };
+}
+
+/** Opens an image with what is under it. @throws as openImage(), with advice */
+export async function openSource(
+  given: Given,
+  path: string,
+  format: ImageFormat,
+  options: { readonly snapshot?: string } = {},
+): Promise<OpenedSource> {
+  if (options.snapshot !== undefined && format !== 'qcow2') {
+    throw given.usage(`-l is for qcow2; images of format ${format} keep no snapshots`);
+  }
+  const source = { ...(await sourceOf(given, path, format)), ...options };
+  const layers: Layer[] = [];
+  const image = await withAdvice(path, () =>
+    openImage(source, {
+      readOnly: true,
+      onLayer: (layer, from) => layers.unshift({ image: layer, source: from }),
+    }),
+  );
+  return { image, layers };
+}
+
+/** Adds the path to errors, and to those of names inside images what to do about them. */
+export async function withAdvice<T>(path: string, run: () => Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error);
+    const advice = /none was given|no parent was given/.test(text)
+      ? '; name it by --backing=FORMAT:PATH, or let names in images open files below a folder by --backing-root=DIR'
+      : '';
+    throw new Error(`${text.includes(path) ? '' : `${path}: `}${text}${advice}`, { cause: error });
+  }
+}
+
+/** What a file looks like by its first and last bytes: for advice, never to open it so. */
+export function looksLike(path: string): ImageFormat | undefined {
+  let fd: number;
+  try {
+    fd = openSync(path, 'r');
+  } catch {
+    return undefined; // whoever opens it really will say why not
+  }
+  try {
+    const stats = fstatSync(fd);
+    if (!stats.isFile()) return undefined;
+    const start = Buffer.alloc(512);
+    const end = Buffer.alloc(512);
+    const startBytes = readSync(fd, start, 0, 512, 0);
+    if (stats.size >= 512) readSync(fd, end, 0, 512, stats.size - 512);
+    const first = start.subarray(0, startBytes);
+    if (first.subarray(0, 4).equals(Buffer.from('QFI\xfb', 'latin1'))) return 'qcow2';
+    if (looksLikeVhdx(first)) return 'vhdx';
+    if (looksLikeVmdkSparse(first) || first.toString('latin1').startsWith('# Disk DescriptorFile')) return 'vmdk';
+    return looksLikeVhdFooter(end) || looksLikeVhdFooter(first) ? 'vpc' : undefined;
+  } finally {
+    closeSync(fd);
+  }
+}

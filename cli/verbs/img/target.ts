@@ -1,0 +1,226 @@
+import {
+  existsSync,
+  lstatSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import process from 'node:process';
+import {
+  createQcow2,
+  createVhd,
+  createVmdk,
+  type ImageFormat,
+  lockImage,
+  preallocateQcow2,
+  Qcow2Image,
+  vhdDiskBytes,
+} from '../../../services/nbd/images/mod.ts';
+import { KeyValues } from '../../key_value.ts';
+import { UsageError } from '../../usage_error.ts';
+import { parseSize } from './grammar.ts';
+
+/** Formats that this command makes */
+export const TARGET_FORMATS = ['raw', 'qcow2', 'vpc', 'vmdk'] as const;
+
+export interface TargetOptions {
+  readonly format: ImageFormat;
+  /** Of the disk, in `bytes` */
+  readonly sizeBytes: number;
+  /** `-o`, all of them joined by commas */
+  readonly options: string;
+  readonly backing?: { readonly file: string; readonly format: string };
+  /** Of the file, for formats that write it down */
+  readonly name?: string;
+}
+
+/** A new image as it was decided; nothing is made yet. */
+export interface Target {
+  /** What the disk will have: more than asked for where the format counts in larger units, in `bytes` */
+  readonly sizeBytes: number;
+  /** qemu-img's words of what is made, for the line that says so */
+  readonly description: string;
+  readonly compressed: boolean;
+  readonly create: (path: string) => Promise<void>;
+}
+
+/** What `-o help` prints for a format. */
+export function targetHelp(format: ImageFormat): string {
+  const lines = HELP[format];
+  if (lines === undefined) throw new UsageError(`Cannot make images of format ${format}: it is only read`);
+  return `Supported options:\n${lines.map((line) => `  ${line}`).join('\n')}\n`;
+}
+
+const PREALLOCATIONS = ['off', 'metadata', 'falloc', 'full'] as const;
+
+const HELP: Partial<Record<ImageFormat, readonly string[]>> = {
+  raw: ['size=<size>            - Virtual disk size'],
+  qcow2: [
+    'backing_file=<str>     - File name of a base image',
+    'backing_fmt=<str>      - Its format; has to be given',
+    'cluster_size=<size>    - A power of two from 512 to 2M (default 64k)',
+    'compat=<str>           - 0.10, or 1.1 (default)',
+    'compression_type=<str> - zlib (default) or zstd',
+    'extended_l2=<bool>     - 32 subclusters in each cluster',
+    'lazy_refcounts=<bool>  - Postpone refcount updates',
+    'preallocation=<str>    - off (default), metadata, or falloc and full, which write zeroes',
+    'refcount_bits=<num>    - A power of two from 1 to 64 (default 16)',
+    'size=<size>            - Virtual disk size',
+  ],
+  vpc: [
+    'force_size=<bool>      - Exactly this size, rather than a whole geometry',
+    'size=<size>            - Virtual disk size',
+    'subformat=<str>        - dynamic (default) or fixed',
+  ],
+  vmdk: [
+    'size=<size>            - Virtual disk size',
+    'subformat=<str>        - monolithicSparse (default) or streamOptimized (convert only)',
+  ],
+};
+
+/** Decides on a new image by its options. @throws UsageError */
+export function planTarget({ format, sizeBytes, options, backing: given, name }: TargetOptions): Target {
+  const keys = new KeyValues('-o', options === '' ? `size=${sizeBytes}` : options);
+  const size = keys.take('size');
+  const wanted = size === undefined ? sizeBytes : parseSize(size, '-o size=');
+  const preallocation = keys.oneOf('preallocation', format === 'qcow2' ? PREALLOCATIONS : ['off'], 'off');
+  let target: Target;
+  switch (format) {
+    case 'raw':
+      target = rawTarget(wanted);
+      break;
+    case 'qcow2':
+      target = qcow2Target(keys, wanted, given, preallocation);
+      break;
+    case 'vpc': {
+      const type = keys.oneOf('subformat', ['dynamic', 'fixed'], 'dynamic');
+      const forceSize = keys.flag('force_size', false);
+      const create = { sizeBytes: wanted, type, forceSize };
+      const description = `fmt=vpc size=${wanted}${type === 'fixed' ? ' subformat=fixed' : ''}${forceSize ? ' force_size=on' : ''}`;
+      target = {
+        sizeBytes: vhdDiskBytes(create),
+        description,
+        compressed: false,
+        create: (path) => createVhd(path, create),
+      };
+      break;
+    }
+    case 'vmdk': {
+      const type = keys.oneOf('subformat', ['monolithicSparse', 'streamOptimized'], 'monolithicSparse');
+      const create = { sizeBytes: wanted, type, ...(name === undefined ? {} : { name }) };
+      target = {
+        sizeBytes: Math.ceil(wanted / 512) * 512,
+        description: `fmt=vmdk size=${wanted} subformat=${type}`,
+        compressed: type === 'streamOptimized',
+        create: (path) => createVmdk(path, create),
+      };
+      break;
+    }
+    case 'vhdx':
+      throw new UsageError(`Cannot make images of format vhdx: it is only read; expected ${TARGET_FORMATS.join(', ')}`);
+  }
+  keys.end();
+  if (given !== undefined && format !== 'qcow2') {
+    throw new UsageError(`Cannot put a backing file under an image of format ${format}: only qcow2 takes one`);
+  }
+  return target;
+}
+
+function rawTarget(sizeBytes: number): Target {
+  return {
+    sizeBytes,
+    description: `fmt=raw size=${sizeBytes}`,
+    compressed: false,
+    create: async (path) => {
+      writeFileSync(path, '', { flag: 'wx' });
+      truncateSync(path, sizeBytes);
+    },
+  };
+}
+
+function qcow2Target(
+  keys: KeyValues,
+  sizeBytes: number,
+  given: TargetOptions['backing'],
+  preallocation: (typeof PREALLOCATIONS)[number],
+): Target {
+  const number = (key: string, otherwise: number): number => {
+    const value = keys.take(key);
+    return value === undefined ? otherwise : parseSize(value, `-o ${key}=`);
+  };
+  const file = keys.take('backing_file') ?? given?.file;
+  const format = keys.take('backing_fmt') ?? given?.format;
+  if (file !== undefined && format === undefined) {
+    throw new UsageError(`Cannot put ${file} under the image: its format is not given, and never guessed; add -F`);
+  }
+  const compat = keys.oneOf('compat', ['1.1', 'v3', '0.10', 'v2'], '1.1');
+  const old = compat === '0.10' || compat === 'v2';
+  const create = {
+    sizeBytes,
+    clusterBytes: number('cluster_size', 65_536),
+    version: old ? (2 as const) : (3 as const),
+    refcountBits: number('refcount_bits', 16),
+    compression: keys.oneOf('compression_type', ['zlib', 'zstd'], 'zlib'),
+    extendedL2: keys.flag('extended_l2', false),
+    lazyRefcounts: keys.flag('lazy_refcounts', false),
+    ...(file === undefined || format === undefined ? {} : { backing: { file, format } }),
+  };
+  if (file !== undefined && preallocation !== 'off') {
+    throw new UsageError(`Cannot use -o preallocation=${preallocation} with a backing file: it would hide that`);
+  }
+  const under = file === undefined ? '' : ` backing_file=${file} backing_fmt=${format}`;
+  const flag = (value: boolean) => (value ? 'on' : 'off');
+  const description = `fmt=qcow2 cluster_size=${create.clusterBytes} extended_l2=${flag(create.extendedL2)} compression_type=${create.compression} size=${sizeBytes}${under} lazy_refcounts=${flag(create.lazyRefcounts)} refcount_bits=${create.refcountBits}`;
+  return {
+    sizeBytes: Math.ceil(sizeBytes / 512) * 512,
+    description,
+    compressed: false,
+    create: async (path) => {
+      await createQcow2(path, create);
+      if (preallocation !== 'off') await preallocate(path, preallocation);
+    },
+  };
+}
+
+async function preallocate(path: string, mode: 'metadata' | 'falloc' | 'full'): Promise<void> {
+  const image = await Qcow2Image.open(path, { readOnly: false, lock: false });
+  try {
+    await preallocateQcow2(image, mode);
+  } finally {
+    await image.close();
+  }
+}
+
+/**
+ * Makes a file at `path` by `make`, under another name beside it until it is finished: what was there before stays as
+ * it is when that fails or is interrupted, and whoever has it open keeps it.
+ */
+export async function replaceFile(path: string, make: (partial: string) => Promise<void>): Promise<void> {
+  // A link stays, what it leads to is replaced.
+  const target = existsSync(path) ? realpathSync(path) : path;
+  const there = lstatSync(target, { throwIfNoEntry: false });
+  if (there !== undefined) {
+    if (!there.isFile()) throw new Error(`Cannot make ${path}: it is there, and no regular file; see -n`);
+    // Whoever writes to the old file would go on with one that nobody sees.
+    const lock = await lockImage(statSync(target));
+    await lock.release();
+  }
+  const partial = `${target}.partial-${process.pid}`;
+  const stop = (): void => {
+    rmSync(partial, { force: true });
+    process.exit(130);
+  };
+  process.once('SIGINT', stop);
+  process.once('SIGTERM', stop);
+  try {
+    await make(partial);
+    renameSync(partial, target);
+  } finally {
+    process.off('SIGINT', stop);
+    process.off('SIGTERM', stop);
+    rmSync(partial, { force: true });
+  }
+}

@@ -1,0 +1,110 @@
+import { STATE } from '../../../protocols/nbd/mod.ts';
+import { type DiskImage, ImageError } from './disk_image.ts';
+import { isZero } from './zeroes.ts';
+
+const PIECE_BYTES = 2 << 20;
+const MAX_EXTENTS = 1024;
+/** Extents are asked for in parts of this size, in `bytes` */
+const STATUS_BYTES = 1 << 30;
+
+/** What can take whole blocks compressed. */
+export interface CompressedTarget {
+  /** In `bytes`; pieces are whole blocks, but for the last one of the disk */
+  readonly blockBytes: number;
+  write(offset: number, data: Uint8Array): Promise<void>;
+}
+
+export interface CopyOptions {
+  /** Runs of zeroes of this size are not written where the target reads as zeroes anyway; 0: all is written. In `bytes` */
+  readonly sparseBytes: number;
+  /** The target was just made, and reads as zeroes */
+  readonly targetIsZero: boolean;
+  readonly compressed?: CompressedTarget;
+  /** How many `bytes` of the disk are done */
+  readonly onProgress?: (doneBytes: number) => void;
+  readonly signal?: AbortSignal;
+  /** Where the source's first byte goes, in `bytes` (default 0) */
+  readonly offset?: number;
+}
+
+/** Copies a whole disk; holes of the source become holes of the target. @throws ImageError, or the reason of `signal` */
+export async function copyImage(source: DiskImage, target: DiskImage, options: CopyOptions): Promise<void> {
+  const { offset = 0 } = options;
+  const sizeBytes = source.sizeBytes;
+  if (offset + sizeBytes > target.sizeBytes) {
+    const room = target.sizeBytes - offset;
+    throw new ImageError('ENOSPC', `Cannot copy ${sizeBytes} bytes: the target has room for ${room}`);
+  }
+  const buffers = [Buffer.allocUnsafe(PIECE_BYTES), Buffer.allocUnsafe(PIECE_BYTES)];
+  let turn = 0;
+  /** One write is on its way while the next piece is read. */
+  let writing: Promise<void> = Promise.resolve();
+  try {
+    for (let at = 0; at < sizeBytes; ) {
+      for (const { lengthBytes, flags } of await extentsFrom(source, at)) {
+        const end = Math.min(sizeBytes, at + lengthBytes);
+        const zero = (flags & STATE.ZERO) !== 0 && options.sparseBytes > 0;
+        while (at < end) {
+          options.signal?.throwIfAborted();
+          if (zero) {
+            await writing;
+            await zeroTarget(target, offset + at, end - at, options);
+            at = end;
+          } else {
+            const piece = buffers[turn]!.subarray(0, pieceBytes(at, sizeBytes, end, options));
+            await source.read(at, piece);
+            await writing;
+            writing = writePiece(target, offset + at, piece, options);
+            writing.catch(() => {}); // awaited before the next one
+            turn = 1 - turn;
+            at += piece.length;
+          }
+          options.onProgress?.(at);
+        }
+        // A compressed piece may reach into the next extent.
+        if (options.compressed !== undefined && at > end) break;
+      }
+    }
+  } finally {
+    await writing;
+  }
+}
+
+/** Compressed pieces are whole blocks, whatever the extents are. */
+function pieceBytes(at: number, sizeBytes: number, extentEnd: number, { compressed }: CopyOptions): number {
+  if (compressed !== undefined) return Math.min(compressed.blockBytes, sizeBytes - at);
+  // Ends at whole pieces of the disk, so that blocks of the target are written once.
+  return Math.min(extentEnd - at, PIECE_BYTES - (at % PIECE_BYTES));
+}
+
+async function extentsFrom(source: DiskImage, at: number) {
+  const extents = await source.blockStatus(at, Math.min(STATUS_BYTES, source.sizeBytes - at), MAX_EXTENTS);
+  if (extents.length === 0) throw new ImageError('EIO', `Cannot copy: the source says nothing about ${at}`);
+  return extents;
+}
+
+async function zeroTarget(target: DiskImage, at: number, length: number, { targetIsZero }: CopyOptions): Promise<void> {
+  if (!targetIsZero) await target.writeZeroes(at, length, { mayUnmap: true, fast: false });
+}
+
+async function writePiece(target: DiskImage, at: number, piece: Uint8Array, options: CopyOptions): Promise<void> {
+  const { compressed, sparseBytes } = options;
+  if (sparseBytes > 0 && isZero(piece)) return zeroTarget(target, at, piece.length, options);
+  if (compressed !== undefined) return compressed.write(at, piece);
+  if (sparseBytes === 0) return target.write(at, piece);
+  for (let from = 0; from < piece.length; ) {
+    const { zero, end } = sparseRun(piece, from, sparseBytes);
+    if (zero) await zeroTarget(target, at + from, end - from, options);
+    else await target.write(at + from, piece.subarray(from, end));
+    from = end;
+  }
+}
+
+/** The run of zeroes, or of anything else, that begins at `from`, in steps of `sparseBytes`. */
+function sparseRun(piece: Uint8Array, from: number, sparseBytes: number): { zero: boolean; end: number } {
+  const step = (at: number) => Math.min(piece.length, at + sparseBytes);
+  const zero = isZero(piece.subarray(from, step(from)));
+  let end = step(from);
+  while (end < piece.length && isZero(piece.subarray(end, step(end))) === zero) end = step(end);
+  return { zero, end };
+}

@@ -1,0 +1,1 @@
+export { inspectVhdx, openVhdx, openVhdxFile, type VhdxDetails, type VhdxMap } from './open.ts';
