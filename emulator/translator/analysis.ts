@@ -4,12 +4,7 @@ import type { Flow } from './flow.ts';
 import { F, type Instruction, X } from './instruction.ts';
 import type { Block, Region } from './region.ts';
 
-/** Bit n stands for register n; x0 is never in */
-export interface RegisterSets {
-  readonly x: number;
-  readonly f: number;
-}
-
+/** Sets of registers are words: bit n stands for register n; x0 is never in. */
 export interface BlockFacts {
   /** Registers whose locals must hold their values at the block's start */
   liveX: number;

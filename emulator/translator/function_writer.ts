@@ -78,6 +78,32 @@ export function writeFunction(f: FunctionBody, region: Region, context: WriterCo
   return new FunctionWriter(f, region, context).write();
 }
 
+/** Registers that one way out of a function stores */
+interface RegisterSet {
+  readonly key: string;
+  readonly x: number;
+  readonly fp: number;
+}
+
+/** Chains of sets, each within the next: what they have in common is stored by the same code. */
+function chainSets(sets: readonly RegisterSet[]): RegisterSet[][] {
+  const chains: RegisterSet[][] = [];
+  for (const set of sets.toSorted((a, b) => sizeOf(a) - sizeOf(b))) {
+    const chain = chains.find((known) => {
+      const last = known.at(-1)!;
+      return (last.x & ~set.x) === 0 && (last.fp & ~set.fp) === 0;
+    });
+    if (chain === undefined) chains.push([set]);
+    else chain.push(set);
+  }
+  return chains;
+}
+function sizeOf({ x, fp }: RegisterSet): number {
+  let size = 0;
+  for (let register = 0; register < 32; register++) size += ((x >>> register) & 1) + ((fp >>> register) & 1);
+  return size;
+}
+
 class FunctionWriter {
   readonly #f: FunctionBody;
   readonly #region: Region;
@@ -147,13 +173,18 @@ class FunctionWriter {
   write(): readonly EntryPoint[] {
     const f = this.#f;
     this.#leave = f.block();
-    const sets = this.#collectSets();
-    for (const { key } of sets) this.#leaveBy.set(key, f.block());
+    const chains = chainSets(this.#collectSets());
+    for (const chain of chains) for (const { key } of chain) this.#leaveBy.set(key, f.block());
     this.#prologue();
     this.#tree(this.#flow.root);
-    for (const { x, fp } of sets.reverse()) {
-      f.end();
-      this.#store(x, fp);
+    // A set stores what the next smaller does not, and goes on there
+    for (const chain of chains.toReversed()) {
+      for (let i = chain.length - 1; i >= 0; i--) {
+        const { x, fp } = chain[i]!;
+        const { x: thenX, fp: thenF } = chain[i - 1] ?? { x: 0, fp: 0 };
+        f.end();
+        this.#store(x & ~thenX, fp & ~thenF);
+      }
       f.br(this.#leave);
     }
     f.end();
@@ -192,8 +223,8 @@ class FunctionWriter {
   }
 
   /** Sets of registers that some way out of the function stores, as their keys */
-  #collectSets(): { key: string; x: number; fp: number }[] {
-    const sets = new Map<string, { key: string; x: number; fp: number }>();
+  #collectSets(): RegisterSet[] {
+    const sets = new Map<string, RegisterSet>();
     const add = (x: number, fp: number): void => {
       if (x === 0 && fp === 0) return;
       const key = `${x}:${fp}`;

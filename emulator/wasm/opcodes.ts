@@ -56,6 +56,5 @@ export const SELECT = 0x1b;
 
 export const TYPE_I32 = 0x7f;
 export const TYPE_I64 = 0x7e;
-export const TYPE_F32 = 0x7d;
 export const TYPE_F64 = 0x7c;
 export const TYPE_VOID = 0x40;
