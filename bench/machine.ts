@@ -43,7 +43,9 @@ export async function run(args: readonly string[] = []): Promise<void> {
   if (qemu === undefined && !options.alone) skip('qemu-system-riscv64 (apt install qemu-system-misc): ours only');
   const compiler = guestCompiler();
   const sides = [ourSide(options.engine), ...(qemu === undefined ? [] : [qemuSide])];
-  process.stdout.write(`ours: ${options.engine}; beside it: ${qemu ?? 'nothing'}\n`);
+  process.stdout.write(
+    `ours: ${options.engine ?? 'the engine that the machine takes by itself'}; beside it: ${qemu ?? 'nothing'}\n`,
+  );
   // With an exit of our own, so that what runs beside us is ended too
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
   const folder = mkdtempSync(join(tmpdir(), 'caisson-bench-'));

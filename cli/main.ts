@@ -13,6 +13,7 @@ const VERBS: Readonly<Record<string, () => Promise<Verb>>> = {
   migrate: async () => (await import('./verbs/migrate.ts')).migrateVerb,
   console: async () => (await import('./verbs/console.ts')).consoleVerb,
   list: async () => (await import('./verbs/list.ts')).listVerb,
+  stats: async () => (await import('./verbs/stats.ts')).statsVerb,
   stop: async () => (await import('./verbs/stop.ts')).stopVerb,
   qmp: async () => (await import('./verbs/qmp.ts')).qmpVerb,
 };

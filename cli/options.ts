@@ -7,7 +7,9 @@ import {
   type VmOptions,
   type VncOptions,
 } from '../services/supervisor/mod.ts';
+import { parseIcount } from './icount_option.ts';
 import { KeyValues } from './key_value.ts';
+import { type LogItem, parseLogItems } from './log_options.ts';
 import { didYouMean } from './suggest.ts';
 import { UsageError } from './usage_error.ts';
 
@@ -28,6 +30,8 @@ interface Draft {
   serial: 'stdio' | 'none' | undefined;
   headless: boolean;
   snapshot: boolean;
+  readonly logItems: LogItem[];
+  logFile: string | undefined;
 }
 
 interface Rule {
@@ -222,6 +226,39 @@ const RULES: Readonly<Record<string, Rule>> = {
       options.noShutdown = true;
     },
   },
+  '-d': {
+    value: 'ITEM[,…]',
+    help: 'log what the guest does: in_asm, int, mmu, guest_errors …; -d help lists all',
+    take: (draft, value) => void draft.logItems.push(...parseLogItems(value)),
+  },
+  '-D': {
+    value: 'FILE',
+    help: 'the log goes to FILE, which is overwritten (default: standard error)',
+    take: (draft, value) => {
+      draft.logFile = resolve(value);
+    },
+  },
+  '-icount': {
+    value: '[shift=]N|auto[,sleep=on|off][,rr=record|replay,rrfile=FILE]',
+    help: 'all harts on one thread, 2^N ns each instruction: runs can be repeated; rr: record what comes in, or replay it',
+    take: ({ options }, value) => {
+      options.icount = parseIcount(value);
+    },
+  },
+  '-profile': {
+    value: 'FILE',
+    help: 'at the end, a flame graph of what the guest executed, for a browser; folded stacks if FILE ends in .folded',
+    take: ({ options }, value) => {
+      options.profile = resolve(value);
+    },
+  },
+  '-symbols': {
+    value: 'FILE',
+    help: 'ELF or System.map: names for addresses in logs and profiles, besides the kernel’s own',
+    take: ({ options }, value) => {
+      options.symbols = [...(options.symbols ?? []), resolve(value)];
+    },
+  },
   '--embedded': {
     help: 'all roles in one process, without isolation',
     take: ({ options }) => {
@@ -257,7 +294,16 @@ export interface ParsedVm {
  * @throws UsageError naming the option that is wrong, and the nearest one that exists
  */
 export function parseVmArguments(args: readonly string[]): ParsedVm {
-  const draft: Draft = { options: {}, drives: [], devices: [], serial: undefined, headless: false, snapshot: false };
+  const draft: Draft = {
+    options: {},
+    drives: [],
+    devices: [],
+    serial: undefined,
+    headless: false,
+    snapshot: false,
+    logItems: [],
+    logFile: undefined,
+  };
   for (let at = 0; at < args.length; at++) {
     const given = args[at]!;
     const name = ALIASES[given] ?? (given.startsWith('--') && given.slice(1) in RULES ? given.slice(1) : given);
@@ -277,7 +323,7 @@ export function parseVmArguments(args: readonly string[]): ParsedVm {
   return finish(draft);
 }
 
-function finish({ options, drives, devices, serial, headless, snapshot }: Draft): ParsedVm {
+function finish({ options, drives, devices, serial, headless, snapshot, logItems, logFile }: Draft): ParsedVm {
   const named = options.name !== undefined;
   const display = options.vnc !== undefined || !headless;
   const { disks, others } = joinDevices(drives, devices, snapshot);
@@ -292,6 +338,9 @@ function finish({ options, drives, devices, serial, headless, snapshot }: Draft)
       // A display that nobody asked about is seen on a page; its address is printed.
       ...(display && options.vnc === undefined ? { vnc: { host: '127.0.0.1', webPort: 0 } } : {}),
       serial: serial ?? 'stdio',
+      ...(logItems.length === 0
+        ? {}
+        : { log: { items: [...new Set(logItems)], ...(logFile === undefined ? {} : { file: logFile }) } }),
       ...(others.has('virtconsole') ? { virtioConsole: true } : {}),
       network: NETWORK_DEVICES.some((name) => others.has(name)),
     },

@@ -110,7 +110,8 @@ export class LinuxGuest implements AsyncDisposable {
 
 async function waitForShell({ line, pid, startedAt }: RunningGuest): Promise<BootTimes> {
   const look = () => ({ wallMs: performance.now() - startedAt, cpuMs: readProcessCpu(pid).ms });
-  await line.until(FIRST_LINE, BOOT_TIMEOUT_MS);
+  // At the start of a line: the kernel prints its command line too, which has the same words
+  await line.until(`\n${FIRST_LINE}`, BOOT_TIMEOUT_MS);
   const init = look();
   await line.until('caisson: guest is ready', BOOT_TIMEOUT_MS);
   const ready = look();

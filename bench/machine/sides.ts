@@ -1,7 +1,7 @@
 // The two sides of each comparison: our machine as `caisson run` starts it, and qemu-system-riscv64.
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import process from 'node:process';
-import { DEFAULT_VM_OPTIONS, type RunningVm, supervise, type VmOptions } from '../../services/supervisor/mod.ts';
+import { DEFAULT_VM_OPTIONS, type RunningVm, supervise } from '../../services/supervisor/mod.ts';
 import type { Engine } from './options.ts';
 import { SerialLine } from './serial_line.ts';
 
@@ -44,16 +44,8 @@ export function qemuVersion(): string | undefined {
   return run.status === 0 ? run.stdout.split('\n', 1)[0] : undefined;
 }
 
-/**
- * What our machine is started with for an engine: THE place to change when there is a second one (options of the
- * machine, flags of its process).
- */
-function engineSettings(_engine: Engine): { readonly vm: Partial<VmOptions>; readonly nodeFlags: readonly string[] } {
-  return { vm: {}, nodeFlags: [] };
-}
-
-export function ourSide(engine: Engine): Side {
-  const settings = engineSettings(engine);
+/** Our machine, with the engine that it takes by itself or the one that is named */
+export function ourSide(engine?: Engine): Side {
   return {
     name: 'ours',
     start: async (guest) => {
@@ -71,9 +63,9 @@ export function ourSide(engine: Engine): Side {
           ...(guest.append === undefined ? {} : { append: guest.append }),
           display: false,
           virtioConsole: guest.virtioConsole === true,
-          ...settings.vm,
+          ...(engine === undefined ? {} : { engine }),
         },
-        { nodeFlags: { machine: settings.nodeFlags }, onReport: ({ text }) => problems.push(text) },
+        { onReport: ({ text }) => problems.push(text) },
       );
       return new OurGuest(vm, startedAt);
     },

@@ -15,11 +15,13 @@ export interface DebianCommand {
   readonly harts: number;
   /** Without the demo disk */
   readonly disk: boolean;
+  /** Where a flame graph goes */
+  readonly profile?: string;
 }
 
 const DEFAULT_RAM_BYTES = 1 << 30;
 const DEFAULT_HARTS = 2;
-const OPTIONS = ['--help', '-h', '--smoke', '--refresh', '--no-disk', '--suite', '-m', '-smp'];
+const OPTIONS = ['--help', '-h', '--smoke', '--refresh', '--no-disk', '--suite', '-m', '-smp', '-profile'];
 const UNITS: Readonly<Record<string, number>> = { '': 1 << 20, M: 1 << 20, G: 1 << 30 };
 
 /** @throws UsageError naming the option */
@@ -45,6 +47,7 @@ export function parseDebianArguments(args: readonly string[]): DebianCommand {
     else if (name === '--refresh') command = { ...command, refresh: true };
     else if (name === '--no-disk') command = { ...command, disk: false };
     else if (name === '--suite') command = { ...command, suite: suiteOf(value()) };
+    else if (name === '-profile' || name === '--profile') command = { ...command, profile: value() };
     else if (name === '-m') command = { ...command, ramBytes: ramOf(value()) };
     else if (name === '-smp') command = { ...command, harts: hartsOf(value()) };
     else throw new UsageError(`Cannot understand ${word}: unknown${didYouMean(word, OPTIONS)}`);

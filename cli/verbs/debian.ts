@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import process from 'node:process';
 import { DebianError, type DebianGuest, prepareDebian } from '../../guests/debian/mod.ts';
 import { DEFAULT_VM_OPTIONS, type VmOptions } from '../../services/supervisor/mod.ts';
@@ -16,6 +17,7 @@ signatures, and keeps 50 MB of them under ~/.cache/caisson. Root is not needed.
   -m SIZE        memory of the machine (default 1G)
   -smp N         harts, 1 to 8 (default 2)
   --no-disk      without the disk that is kept under ~/.local/state/caisson
+  -profile FILE  at the end, a flame graph of what the guest executed
   --suite NAME   only this suite of Debian (default: forky, sid, trixie, the first that serves)
   --refresh      fetch again although the cache holds a guest
   --smoke        boot, run uname -a in the guest, power off; exit status 0 when all of that worked
@@ -78,6 +80,7 @@ function machineOptions(command: DebianCommand, guest: DebianGuest, disk: DemoDi
     append: 'console=tty0 console=ttyS0',
     disks: disk === undefined ? [] : [demoDisk(disk)],
     vnc: { host: '127.0.0.1', webPort: 0 },
+    ...(command.profile === undefined ? {} : { profile: resolve(command.profile) }),
   };
 }
 

@@ -1,3 +1,5 @@
+import process from 'node:process';
+import { logItemsHelp } from '../log_options.ts';
 import { parseVmArguments, vmOptionsHelp } from '../options.ts';
 import { runVm } from '../run_vm.ts';
 import type { Verb } from '../usage_error.ts';
@@ -16,6 +18,11 @@ ${vmOptionsHelp()}
   caisson run … -name two -incoming unix:/tmp/move.sock      then: caisson migrate vm unix:/tmp/move.sock
 `,
   async run(args) {
+    const log = args.indexOf('-d');
+    if (log >= 0 && args[log + 1] === 'help') {
+      process.stdout.write(logItemsHelp());
+      return 0;
+    }
     const { options, named } = parseVmArguments(args);
     return runVm(options, { exactName: named });
   },

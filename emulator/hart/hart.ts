@@ -25,6 +25,8 @@ export interface HartHost {
   mmioRead(address: number, size: number): number;
   /** False where no device is */
   mmioWrite(address: number, size: number, value: number): boolean;
+  /** What HART_LOG asks for: `kind` is one LOG_ bit, the values are described there */
+  log?(kind: number, first: bigint, second: bigint, third: number): void;
 }
 
 export type ExitCode = typeof H.EXIT_FUEL | typeof H.EXIT_ATTENTION | typeof H.EXIT_WFI | typeof H.EXIT_SBI;
@@ -162,6 +164,7 @@ export class Hart {
             this.#view.setUint32(faultAt, 1, true);
           }
         },
+        log: (kind: number, first: bigint, second: bigint, third: number) => host.log?.(kind, first, second, third),
       },
     });
     this.#kernel = kernel.exports as unknown as KernelExports;
@@ -230,6 +233,11 @@ export class Hart {
     return this.#translator?.counters;
   }
 
+  /** Gives the next run its fuel already: what asks for the count before it begins sees none of it used. */
+  refuel(fuel: number): void {
+    this.#kernel.refuel(fuel);
+  }
+
   updateSupervisorTimer(): void {
     this.#kernel.updateSupervisorTimer();
   }
@@ -247,6 +255,11 @@ export class Hart {
   peek64(va: bigint): bigint | undefined {
     const host = this.#kernel.peekAddress(BigInt.asIntN(64, va), 8) >>> 0;
     return host === 0 ? undefined : this.#view.getBigUint64(host, true);
+  }
+
+  /** Host address of `size` bytes in one page by the hart's own translation; 0 where a load would fault. */
+  peekHost(va: bigint, size: number): number {
+    return this.#kernel.peekAddress(BigInt.asIntN(64, va), size) >>> 0;
   }
 
   // --- registers, for SBI, state, debuggers and tests -------------------------------------------------------

@@ -158,7 +158,7 @@ function emitRun(
 
   /** Counts a jump to `slot`; at the limit, says so: the slot may say then that it is translated. */
   function bump(): void {
-    const index = H.COUNTERS - 1;
+    const index = H.VISIT_COUNTERS - 1;
     // Two bytes a counter, sixteen a slot
     f.get(slot)
       .i32(3)
@@ -167,11 +167,11 @@ function emitRun(
       .op(OP32.and)
       .tee(entry);
     f.get(entry)
-      .mem(I32_LOAD16_U, hart + H.HART_COUNTERS)
+      .mem(I32_LOAD16_U, hart + H.HART_VISITS)
       .i32(1)
       .op(OP32.add)
       .tee(counter);
-    f.mem(I32_STORE16, hart + H.HART_COUNTERS);
+    f.mem(I32_STORE16, hart + H.HART_VISITS);
     f.get(counter).i32(options.hotAfter).op(OP32.eq);
     f.hint(false).if();
     storePc();
@@ -363,6 +363,9 @@ function emitDispatch(
     f.i32(0).set(frame.counted).br(interpret);
     f.end();
     f.i32(hart).mem(I32_LOAD, H.HART_FUEL).set(fuel);
+    // A CSR instruction in it may have trapped or taken an interrupt (HART_PC is the handler), or changed SUM
+    f.i32(hart).mem(I32_LOAD, H.HART_TRAPPED).brIf(reload);
+    f.i32(hart).mem(I32_LOAD, H.HART_DTLB).set(frame.dtlb);
     f.br(far);
     f.end();
   }

@@ -284,6 +284,12 @@ export class SlotEmitter implements Emitter {
     this.#f.mem(STORE64.d, H.HART_PC);
   }
 
+  /** For calls that may reach a device: the time that it tells follows from the fuel where `-icount` is used */
+  #storePcAndFuel(): void {
+    this.#storePc();
+    this.#f.i32(this.#frame.hart).get(this.#frame.fuel).mem(I32_STORE, H.HART_FUEL);
+  }
+
   #reloadIfTrapped(): void {
     this.#f.i32(this.#frame.hart).mem(I32_LOAD, H.HART_TRAPPED).brIf(this.#frame.reload);
   }
@@ -320,7 +326,7 @@ export class SlotEmitter implements Emitter {
     this.#host(va, entry);
     f.mem(LOAD64[width], 0);
     f.else();
-    this.#storePc();
+    this.#storePcAndFuel();
     f.get(va).i32(LOAD_KINDS.indexOf(width)).call(this.#frame.call('loadSlow')).set(value);
     this.#reloadIfTrapped();
     f.get(value);
@@ -346,7 +352,7 @@ export class SlotEmitter implements Emitter {
     f.mem(STORE64[width], 0);
     this.#markDirty(host);
     f.else();
-    this.#storePc();
+    this.#storePcAndFuel();
     f.get(va).i32(STORE_BYTES[width]);
     value();
     f.call(this.#frame.call('storeSlow'));

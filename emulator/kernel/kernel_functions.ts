@@ -12,6 +12,7 @@ export const KERNEL_FUNCTIONS: Readonly<Record<string, ReturnType<typeof signatu
   storeSlow: signature([TYPE_I64, TYPE_I32, TYPE_I64]),
   atomicAddress: signature([TYPE_I64, TYPE_I32, TYPE_I32], TYPE_I32),
   system: signature([TYPE_I32, TYPE_I32], TYPE_I32),
+  systemWord: signature([TYPE_I32, TYPE_I64, TYPE_I32], TYPE_I32),
   illegalInstruction: signature([TYPE_I64]),
   illegalHere: signature([]),
   beginFloat: signature([TYPE_I32], TYPE_I32),

@@ -36,6 +36,12 @@ import type { SharedDevices } from './shared_devices.ts';
 /** As QEMU gives to its first card */
 const DEFAULT_MAC = Uint8Array.of(0x52, 0x54, 0x00, 0x12, 0x34, 0x56);
 
+/** What devices need of the platform. */
+export interface DevicePlatform extends Pick<MachinePlatform, 'fillRandom' | 'onProblem'> {
+  /** Runs a task between two runs of the harts, where the host's clock must not matter */
+  readonly defer?: (task: () => void) => void;
+}
+
 /** The devices that live on the main thread. */
 export interface MainDevices {
   readonly windows: readonly Window[];
@@ -54,7 +60,7 @@ export function buildMainDevices(
   options: MachineOptions,
   memory: GuestMemory,
   { plic, pci: shared }: Pick<SharedDevices, 'plic' | 'pci'>,
-  platform: MachinePlatform,
+  platform: DevicePlatform,
 ): MainDevices {
   const pci = new PciHost({ shared });
   const virtio: VirtioDevice[] = [];
@@ -65,6 +71,7 @@ export function buildMainDevices(
     memory,
     id,
     ...(platform.onProblem === undefined ? {} : { onProblem: platform.onProblem }),
+    ...(platform.defer === undefined ? {} : { defer: platform.defer, turnMs: Number.POSITIVE_INFINITY }),
   });
   const onPci = <T extends VirtioDevice>(device: T): T => {
     const transport = new VirtioPciTransport(device);

@@ -1,5 +1,20 @@
+import type { FinisherRequest } from '../devices/syscon/mod.ts';
 import type { SharedHartSignals } from './hart_signals.ts';
-import { ATTENTION_PAUSE, GUEST_EXIT_CODE, GUEST_NONE, GUEST_REQUEST } from './words.ts';
+import {
+  ATTENTION_PAUSE,
+  GUEST_EXIT_CODE,
+  GUEST_FAILURE,
+  GUEST_NONE,
+  GUEST_REQUEST,
+  GUEST_RESET,
+  GUEST_SHUTDOWN,
+} from './words.ts';
+
+/** The same, by a write to the test device. */
+export function finishFromGuest(signals: SharedHartSignals, hart: number, request: FinisherRequest): void {
+  const kind = request.kind === 'reset' ? GUEST_RESET : request.code === 0 ? GUEST_SHUTDOWN : GUEST_FAILURE;
+  requestFromGuest(signals, hart, kind, request.kind === 'reset' ? 0 : request.code);
+}
 
 /**
  * The guest ended or reset itself, on the thread of `hart`. The hart goes no further than its next look at

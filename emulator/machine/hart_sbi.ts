@@ -22,6 +22,8 @@ export interface HartSbiOptions {
   readonly devices: SharedDevices;
   /** Answers fences that other harts ask of this one, while it waits for theirs */
   readonly serveFences: () => void;
+  /** Flushes these harts at once, where they all are on this thread */
+  readonly fence?: (kind: RemoteFence['kind'], harts: number) => void;
 }
 
 /** The built-in SBI on one hart's thread: what handleEcall asks of the machine, by shared words. */
@@ -34,6 +36,7 @@ export class HartSbi implements SbiHost {
   readonly #signals: SharedHartSignals;
   readonly #devices: SharedDevices;
   readonly #serveFences: () => void;
+  readonly #fence: HartSbiOptions['fence'];
   #suspendRequested = false;
 
   constructor(options: HartSbiOptions) {
@@ -41,6 +44,7 @@ export class HartSbi implements SbiHost {
     this.#signals = options.signals;
     this.#devices = options.devices;
     this.#serveFences = options.serveFences;
+    this.#fence = options.fence;
     this.memory = options.memory;
     this.harts = options.signals.harts;
     this.hartId = options.hart.id;
@@ -145,6 +149,10 @@ export class HartSbi implements SbiHost {
 
   /** Always flushes everything: the TLBs are small and refill fast. Waits until all have done it. */
   remoteFence({ kind, harts }: RemoteFence): boolean {
+    if (this.#fence !== undefined) {
+      this.#fence(kind, harts);
+      return true;
+    }
     const bit = kind === 'fence.i' ? ATTENTION_FENCE_I : ATTENTION_FENCE;
     for (let hart = 0; hart < this.harts; hart++) {
       if ((harts & (1 << hart)) === 0) continue;

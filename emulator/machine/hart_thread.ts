@@ -1,11 +1,14 @@
 import type { AccessSize } from '../devices/device.ts';
+import { addToCounter } from '../hart/counters.ts';
 import { type Engine, Hart, type HartHost } from '../hart/hart.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
+import { HartLog, type LogOptions } from '../trace/hart_log.ts';
+import { HartSampler } from '../trace/hart_sampler.ts';
 import type { WasmMemory } from '../wasm/platform.ts';
 import { Bus } from './bus.ts';
 import { SharedClock } from './clock.ts';
-import { requestFromGuest } from './guest_request.ts';
+import { finishFromGuest } from './guest_request.ts';
 import { HartSbi } from './hart_sbi.ts';
 import { SharedHartSignals } from './hart_signals.ts';
 import { MailboxClient } from './mailbox.ts';
@@ -15,9 +18,6 @@ import {
   ATTENTION_FENCE,
   ATTENTION_FENCE_I,
   ATTENTION_PAUSE,
-  GUEST_FAILURE,
-  GUEST_RESET,
-  GUEST_SHUTDOWN,
   NEVER,
   RUN_STATE_ENDED,
   RUN_STATE_PAUSED,
@@ -47,14 +47,24 @@ export interface HartInit {
   readonly engine: Engine;
   /** The processor keeps the order of plain loads and stores as x86 does */
   readonly strongOrder?: boolean;
+  /** What to log, if anything */
+  readonly log?: LogOptions;
+  /** Where samples for a profile go (trace/sample_ring.ts), if one is made */
+  readonly samples?: SharedArrayBuffer;
+}
+
+/** What only the platform can do for a hart's thread. */
+export interface HartHooks {
+  /** Takes text of the log; may drop it */
+  readonly writeLog?: (text: string) => void;
 }
 
 /**
  * Runs one hart until it is told to end. Blocks its thread: meant for a worker. The machine's main thread speaks to
  * it through the hart's atomic words alone.
  */
-export function runHart(init: HartInit): void {
-  new HartThread(init).run();
+export function runHart(init: HartInit, hooks: HartHooks = {}): void {
+  new HartThread(init, hooks).run();
 }
 
 class HartThread {
@@ -65,22 +75,25 @@ class HartThread {
   readonly #devices: SharedDevices;
   readonly #hart: Hart;
   readonly #sbi: HartSbi;
+  readonly #log: HartLog | undefined;
+  readonly #sampler: HartSampler | undefined;
   readonly #words: Int32Array;
+  readonly #counters: BigUint64Array;
   /** Ticks that a guest's write of mtime added; looked at again at each poll */
   #timeOffset = 0;
   #throttleAt = 0;
 
-  constructor(init: HartInit) {
+  constructor(init: HartInit, hooks: HartHooks) {
     const { memory, hart: id } = init;
     const { buffer } = memory;
     this.#id = id;
     this.#layout = planMemory(init.harts, init.ramBytes);
     this.#signals = new SharedHartSignals(buffer, this.#layout);
     this.#words = this.#signals.words;
+    this.#counters = new BigUint64Array(buffer);
     this.#clock = new SharedClock(buffer);
     this.#devices = attachSharedDevices(buffer, this.#signals, this.#clock, (request) => {
-      const kind = request.kind === 'reset' ? GUEST_RESET : request.code === 0 ? GUEST_SHUTDOWN : GUEST_FAILURE;
-      requestFromGuest(this.#signals, id, kind, request.kind === 'reset' ? 0 : request.code);
+      finishFromGuest(this.#signals, id, request);
     });
     const bus = new Bus(this.#devices.windows);
     const mailbox = new MailboxClient(this.#signals, id);
@@ -91,19 +104,35 @@ class HartThread {
         const window = bus.find(address, size);
         if (window === undefined) {
           const status = this.#devices.pci.acknowledge(address);
-          return status >= 0 ? status : mailbox.read(address, size);
+          if (status >= 0) return status;
+          this.#count(H.COUNT_MAILBOX);
+          const value = mailbox.read(address, size);
+          if (value < 0) this.#log?.invalidAccess('read', address, size);
+          this.#sampler?.check();
+          return value;
         }
         return window.device.read(address - window.range.base, size as AccessSize) >>> 0;
       },
       mmioWrite: (address, size, value) => {
         const window = bus.find(address, size);
-        if (window === undefined) return mailbox.write(address, size, value);
+        if (window === undefined) {
+          this.#count(H.COUNT_MAILBOX);
+          const done = mailbox.write(address, size, value);
+          if (!done) this.#log?.invalidAccess('write', address, size);
+          this.#sampler?.check();
+          return done;
+        }
         window.device.write(address - window.range.base, size as AccessSize, value);
         return true;
       },
+      log: (kind, first, second, third) => this.#log?.event(kind, first, second, third),
     };
     const { engine, strongOrder = false } = init;
     this.#hart = new Hart(memory, this.#layout, id, host, { engine, strongOrder, callDepth: CALL_DEPTH });
+    const { log } = init;
+    this.#log = log === undefined ? undefined : new HartLog(this.#hart, log, hooks.writeLog ?? (() => {}));
+    const { samples } = init;
+    this.#sampler = samples === undefined ? undefined : new HartSampler(this.#hart, samples, buffer);
     this.#sbi = new HartSbi({
       hart: this.#hart,
       signals: this.#signals,
@@ -118,6 +147,7 @@ class HartThread {
     for (;;) {
       const attention = this.#signals.attention(this.#id);
       if (attention & ATTENTION_EXIT) {
+        this.#log?.flush();
         this.#setRunState(RUN_STATE_ENDED);
         return;
       }
@@ -132,17 +162,26 @@ class HartThread {
         else this.#sleep();
         continue;
       }
-      switch (this.#hart.run(QUANTUM)) {
+      const exit = this.#log === undefined ? this.#hart.run(QUANTUM) : this.#log.run(QUANTUM);
+      this.#sampler?.check();
+      switch (exit) {
         case H.EXIT_WFI:
+          this.#count(H.COUNT_WAITS);
           this.#waitForInterrupt();
           break;
         case H.EXIT_SBI:
+          this.#count(H.COUNT_SBI);
+          this.#log?.sbiCall();
           if (this.#sbi.call() === 'suspend') this.#waitForInterrupt();
           break;
         default:
           this.#throttle();
       }
     }
+  }
+
+  #count(offset: number): void {
+    addToCounter(this.#counters, this.#hart.base, offset);
   }
 
   /** Timer bits of mip; nonzero where the thread has something else to do. */
@@ -171,7 +210,9 @@ class HartThread {
       const now = this.#clock.ticks() + this.#timeOffset;
       const next = Math.min(this.#devices.aclint.mtimecmpTicks(this.#id), this.#hart.getFloat64(H.HART_STIMECMP_TICKS));
       const ms = Math.min((next - now) / TICKS_PER_MS, MAX_SLEEP_MS);
+      if (ms > 0) this.#log?.flush();
       if (ms > 0) Atomics.wait(this.#words, this.#hart.word(H.HART_DOORBELL), seen, ms);
+      this.#sampler?.skip();
     }
   }
 
@@ -181,10 +222,12 @@ class HartThread {
     const seen = Atomics.load(this.#words, doorbell);
     if (this.#signals.attention(this.#id) !== 0 || this.#sbi.startPending()) return;
     Atomics.wait(this.#words, doorbell, seen, MAX_SLEEP_MS);
+    this.#sampler?.skip();
   }
 
   #waitWhilePaused(): void {
     const doorbell = this.#hart.word(H.HART_DOORBELL);
+    this.#log?.flush();
     this.#setRunState(RUN_STATE_PAUSED);
     for (;;) {
       const seen = Atomics.load(this.#words, doorbell);
@@ -193,6 +236,7 @@ class HartThread {
       if (attention & (ATTENTION_FENCE | ATTENTION_FENCE_I)) this.#serveFences();
       Atomics.wait(this.#words, doorbell, seen);
     }
+    this.#sampler?.skip();
     // State may have been loaded meanwhile
     this.#hart.refresh();
   }

@@ -4,17 +4,29 @@ import type { CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../de
 import { RtcAlarm } from '../devices/goldfish_rtc/mod.ts';
 import { waitForWord, yieldToEventLoop } from '../devices/shared/mod.ts';
 import { UartPort } from '../devices/uart16550/mod.ts';
+import { readCounters } from '../hart/counters.ts';
 import { installDecodeTables } from '../hart/hart.ts';
 import { resetHartRegisters } from '../hart/reset.ts';
 import { HartState } from '../hart/state.ts';
+import type { InstructionClock } from '../icount/clock.ts';
+import { canonicalText, Digest } from '../icount/digest.ts';
+import { type InstructionParts, instructionParts } from '../icount/parts.ts';
+import { InstructionRunner } from '../icount/runner.ts';
+import { InstructionState } from '../icount/state.ts';
 import { HART_HSM, HART_MIP, HART_RUN_STATE, HART_STATE_BYTES } from '../kernel/assembly/hart_layout.ts';
 import { type GuestMemory, PAGE_BYTES, PAGE_SHIFT } from '../memory/guest_memory.ts';
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
+import { StateError, type StateValue } from '../state/state.ts';
+import { collectSymbols } from '../trace/guest_symbols.ts';
+import type { LogOptions } from '../trace/hart_log.ts';
+import { type ProfileResult, Profiler } from '../trace/profiler.ts';
+import { type SymbolData, SymbolTable } from '../trace/symbols.ts';
 import { type WasmMemory, wasm } from '../wasm/platform.ts';
 import { type BootPlan, planBoot } from './boot.ts';
 import { Bus } from './bus.ts';
 import { SharedClock } from './clock.ts';
 import { buildMainDevices, type MainDevices } from './devices.ts';
+import { finishFromGuest } from './guest_request.ts';
 import { SharedHartSignals } from './hart_signals.ts';
 import type { MachineApi, MachineEvent, MachineOptions, MachineState, MachineStatus } from './machine_api.ts';
 import { MachineStateSet } from './machine_state.ts';
@@ -50,18 +62,21 @@ export class Machine implements MachineApi {
   readonly options: MachineOptions;
   readonly ramBytes: number;
   readonly serial: CharacterPort;
+  readonly virtioConsole: CharacterPort | undefined;
+  readonly keyboard: KeyboardSink | undefined;
+  readonly tablet: TabletSink | undefined;
   readonly #platform: MachinePlatform;
   readonly #layout: MemoryLayout;
   readonly #memory: WasmMemory;
   readonly #bytes: Uint8Array;
   readonly #guest: GuestMemory;
-  readonly #clock: SharedClock;
+  readonly #clock: SharedClock | InstructionClock;
   readonly #signals: SharedHartSignals;
   readonly #shared: SharedDevices;
   readonly #devices: MainDevices;
   readonly #bus: Bus;
   readonly #uartPort: UartPort;
-  readonly #rtcAlarm: RtcAlarm;
+  readonly #rtcAlarm: RtcAlarm | undefined;
   readonly #plan: BootPlan;
   readonly #harts: readonly HartState[];
   readonly #state: MachineStateSet;
@@ -69,6 +84,12 @@ export class Machine implements MachineApi {
   #threads: HartThreadHandle[] = [];
   #status: MachineStatus = 'prelaunch';
   #closed = false;
+  #profiler: Profiler | undefined;
+  /** The guest has asked for its end */
+  #guestEnds = false;
+  readonly #counted: InstructionParts | undefined;
+  /** In place of the threads, with -icount */
+  #runner: InstructionRunner | undefined;
   /** A pause or reset is under way; later ones wait for it */
   #transition: Promise<void> = Promise.resolve();
 
@@ -85,8 +106,11 @@ export class Machine implements MachineApi {
     this.ramBytes = options.ramBytes;
     this.#platform = platform;
     this.#layout = planMemory(options.harts, options.ramBytes);
+    const counted = instructionParts(options, platform);
+    this.#counted = counted;
+    const fillRandom = counted?.random.fill ?? platform.fillRandom;
     const rngSeed = new Uint8Array(32);
-    platform.fillRandom(rngSeed);
+    fillRandom(rngSeed);
     // Before memory is taken: a bad file costs nothing
     this.#plan = planBoot({
       ramBytes: options.ramBytes,
@@ -104,21 +128,47 @@ export class Machine implements MachineApi {
     const { buffer } = this.#memory;
     this.#bytes = new Uint8Array(buffer);
     installDecodeTables(this.#memory);
-    this.#clock = SharedClock.create(buffer);
+    this.#clock = counted?.clock ?? SharedClock.create(buffer);
     this.#signals = new SharedHartSignals(buffer, this.#layout);
     this.#guest = guestMemory(buffer, this.#layout);
-    this.#shared = attachSharedDevices(buffer, this.#signals, this.#clock, () => {
-      // Harts write to the test device on their own threads; nothing on this one does
+    this.#shared = attachSharedDevices(buffer, this.#signals, this.#clock, (request) => {
+      // Harts write to the test device on their own threads, unless all of them are on this one
+      if (counted !== undefined) finishFromGuest(this.#signals, 0, request);
     });
-    this.#rtcAlarm = new RtcAlarm(this.#shared.rtc);
-    this.#devices = buildMainDevices(options, this.#guest, this.#shared, platform);
+    this.#rtcAlarm = counted === undefined ? new RtcAlarm(this.#shared.rtc) : undefined;
+    this.#devices = buildMainDevices(
+      counted === undefined
+        ? options
+        : {
+            ...options,
+            disks: options.disks.map((disk, index) => ({ ...disk, backend: counted.inputs.disk(index, disk.backend) })),
+          },
+      this.#guest,
+      this.#shared,
+      counted === undefined ? platform : { ...platform, fillRandom, defer: counted.inputs.defer },
+    );
     this.#bus = new Bus([...this.#devices.windows, ...this.#shared.windows]);
     this.#uartPort = new UartPort(this.#shared.uart);
-    this.serial = this.#uartPort;
+    this.serial = counted?.inputs.port('serial', this.#uartPort) ?? this.#uartPort;
+    const { virtioConsole, keyboard, tablet } = this.#devices;
+    this.virtioConsole = virtioConsole && (counted?.inputs.port('console', virtioConsole) ?? virtioConsole);
+    this.keyboard = keyboard && (counted?.inputs.keyboard(keyboard) ?? keyboard);
+    this.tablet = tablet && (counted?.inputs.tablet(tablet) ?? tablet);
     this.#harts = Array.from({ length: options.harts }, (_, id) => new HartState(buffer, this.#layout.hart(id), id));
     const { plic, aclint, uart, rtc } = this.#shared;
     this.#state = new MachineStateSet(
-      [this.#clock, ...this.#harts, plic, aclint, uart, rtc, ...this.#devices.stateful],
+      [
+        this.#clock,
+        ...this.#harts,
+        plic,
+        aclint,
+        uart,
+        rtc,
+        ...this.#devices.stateful,
+        ...(counted === undefined
+          ? []
+          : [new InstructionState(buffer, this.#layout, counted.random, () => this.#runner!)]),
+      ],
       options.ramBytes,
       options.harts,
     );
@@ -126,19 +176,30 @@ export class Machine implements MachineApi {
     this.#shared.rtc.reset();
     this.#load();
     for (let hart = 0; hart < options.harts; hart++) this.#signals.request(hart, ATTENTION_PAUSE);
-    this.#threads = this.#harts.map((_, hart) =>
-      platform.startHart({
-        memory: this.#memory,
-        harts: options.harts,
-        ramBytes: options.ramBytes,
-        hart,
-        engine: options.engine ?? 'translator',
-      }),
-    );
+    const log = this.#logOptions();
+    if (options.profile === true) this.#profiler = new Profiler(options.harts, new SymbolTable(this.#symbols()));
+    const rings = this.#profiler?.rings;
+    if (counted === undefined) {
+      this.#threads = this.#harts.map((_, hart) =>
+        platform.startHart({
+          memory: this.#memory,
+          harts: options.harts,
+          ramBytes: options.ramBytes,
+          hart,
+          engine: options.engine ?? 'translator',
+          ...(log === undefined ? {} : { log }),
+          ...(rings === undefined ? {} : { samples: rings[hart]! }),
+        }),
+      );
+    } else {
+      this.#runner = this.#makeRunner(counted, log);
+      this.#threads = [this.#runner];
+    }
     for (const [hart, thread] of this.#threads.entries()) {
       void thread.ended.then((error) => this.#hartEnded(hart, error));
     }
     void this.#serve();
+    this.#profiler?.start();
   }
 
   get status(): MachineStatus {
@@ -147,17 +208,72 @@ export class Machine implements MachineApi {
   get events(): Observable<MachineEvent> {
     return this.#events;
   }
-  get virtioConsole(): CharacterPort | undefined {
-    return this.#devices.virtioConsole;
-  }
   get display(): DisplayHead | undefined {
     return this.#devices.display;
   }
-  get keyboard(): KeyboardSink | undefined {
-    return this.#devices.keyboard;
+
+  #makeRunner(counted: InstructionParts, trace: LogOptions | undefined): InstructionRunner {
+    const { writeLog } = this.#platform;
+    return new InstructionRunner({
+      ...counted,
+      sleep: counted.options.sleep,
+      memory: this.#memory,
+      layout: this.#layout,
+      signals: this.#signals,
+      devices: this.#shared,
+      bus: this.#bus,
+      mainBus: new Bus(this.#devices.windows),
+      guest: this.#guest,
+      flushOutput: () => this.#uartPort.flush(),
+      digests: { harts: () => this.#registerDigest(), machine: () => this.digest() },
+      onReplayEnd: (matches) => {
+        const guestEnded = Atomics.load(this.#signals.words, GUEST_REQUEST >> 2) !== GUEST_NONE || this.#guestEnds;
+        this.#events.next({ kind: 'replay-end', matches, instructions: counted.clock.instructions, guestEnded });
+      },
+      ...(trace === undefined ? {} : { trace }),
+      ...(writeLog === undefined ? {} : { writeTrace: writeLog }),
+      ...(this.#profiler === undefined ? {} : { samples: this.#profiler.rings }),
+    });
   }
-  get tablet(): TabletSink | undefined {
-    return this.#devices.tablet;
+
+  #registerDigest(): bigint {
+    const digest = new Digest();
+    for (const hart of this.#harts) digest.text(canonicalText(hart.saveState()));
+    return digest.value;
+  }
+
+  /** Of RAM, registers and devices; machines with the same one go on alike. Only while the harts stand. */
+  digest(): bigint {
+    const ram = new Uint32Array(this.#memory.buffer, this.#layout.ram, this.ramBytes / 4);
+    return new Digest().words(ram).text(canonicalText(this.#state.save() as unknown as StateValue)).value;
+  }
+
+  /** Instructions that all harts have executed; only with `icount`. */
+  get instructions(): number {
+    return this.#counted?.clock.instructions ?? 0;
+  }
+
+  /** Runs on, and pauses at the first moment between two runs after so many instructions in all; with `icount`. */
+  async runTo(instructions: number): Promise<void> {
+    if (this.#runner === undefined) throw new RangeError('Cannot run to an instruction: the machine has no icount');
+    const reached = this.#runner.stopAt(instructions);
+    if (this.#status === 'paused') this.resume();
+    else this.start();
+    await reached;
+    await this.pause();
+  }
+
+  #logOptions(): LogOptions | undefined {
+    const { log: items } = this.options;
+    if (items === undefined || items.length === 0) return undefined;
+    const named = items.includes('in_asm') || items.includes('exec');
+    return named ? { items, symbols: this.#symbols() } : { items };
+  }
+
+  #symbols(): SymbolData {
+    const { kernel, symbols: files } = this.options;
+    const segment = this.#plan.segments.find(({ name }) => name === 'kernel');
+    return collectSymbols({ kernel, image: segment, files: files ?? [] });
   }
 
   // --- life ---------------------------------------------------------------------------------------------------
@@ -177,6 +293,16 @@ export class Machine implements MachineApi {
     return this.#status !== 'running' || Atomics.load(this.#signals.words, this.#signals.index(hart, HART_HSM)) !== 0;
   }
 
+  /** What each hart has counted since the machine was made, by the names of hart/counters.ts. */
+  counters(): ReadonlyMap<string, bigint>[] {
+    return this.#harts.map((_, hart) => readCounters(this.#memory.buffer, this.#layout.hart(hart)));
+  }
+
+  /** The profile so far; undefined where none is made. */
+  profile(): ProfileResult | undefined {
+    return this.#profiler?.result();
+  }
+
   pause(): Promise<void> {
     return this.#enqueue(async () => {
       if (this.#status !== 'running') return;
@@ -192,6 +318,10 @@ export class Machine implements MachineApi {
   }
 
   reset(): void {
+    if (this.#counted !== undefined && this.#counted.log.mode !== 'off') {
+      this.#platform.onProblem?.('A reset from outside is not part of a recording: it is ignored');
+      return;
+    }
     void this.#enqueue(() => this.#reset('host'));
   }
 
@@ -207,6 +337,7 @@ export class Machine implements MachineApi {
       if (this.#status === 'running') await this.#stopHarts();
     });
     this.#closed = true;
+    this.#runner?.finish();
     for (let hart = 0; hart < this.options.harts; hart++) this.#signals.request(hart, ATTENTION_EXIT);
     const ended = Promise.all(this.#threads.map((thread) => thread.ended));
     let timer: ReturnType<typeof setTimeout> | undefined;
@@ -216,8 +347,9 @@ export class Machine implements MachineApi {
     await Promise.race([ended, late]);
     clearTimeout(timer);
     for (const thread of this.#threads) thread.terminate();
+    this.#profiler?.stop();
     this.#uartPort.close();
-    this.#rtcAlarm.close();
+    this.#rtcAlarm?.close();
     this.#signals.ringMain();
     this.#events.complete();
   }
@@ -282,6 +414,7 @@ export class Machine implements MachineApi {
       if (memoryBytes > bytes.length) this.#guest.fill(address + bytes.length, memoryBytes - bytes.length, 0);
     }
     this.#shared.aclint.reset();
+    this.#runner?.restart();
     const { start } = this.#plan;
     for (let hart = 0; hart < this.options.harts; hart++) {
       const base = this.#layout.hart(hart);
@@ -334,6 +467,7 @@ export class Machine implements MachineApi {
     const { words } = this.#signals;
     const request = Atomics.exchange(words, GUEST_REQUEST >> 2, GUEST_NONE);
     if (request === GUEST_NONE) return;
+    this.#guestEnds = request !== GUEST_RESET;
     const exitCode = Atomics.load(words, GUEST_EXIT_CODE >> 2);
     void this.#enqueue(async () => {
       if (request === GUEST_RESET) {
@@ -392,10 +526,14 @@ export class Machine implements MachineApi {
   }
 
   prepareState(state: MachineState): () => void {
+    if (this.#counted !== undefined && this.#counted.log.mode !== 'off') {
+      throw new StateError('machine', 'it is recorded or replayed, which begins at its start');
+    }
     const commit = this.#state.prepare(state);
     return () => {
       for (const device of this.#devices.virtio) device.hold();
       commit();
+      this.#runner?.invalidate();
     };
   }
 }

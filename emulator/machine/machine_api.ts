@@ -1,7 +1,9 @@
 import type { Observable } from 'rxjs';
 import type { BlockBackend, CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
 import type { Engine } from '../hart/hart.ts';
+import type { InstructionOptions } from '../icount/parts.ts';
 import type { StateValue } from '../state/state.ts';
+import type { LogItem } from '../trace/log_items.ts';
 
 /** `running` harts execute; `paused` they stand at an instruction boundary; `shutdown` the guest has ended. */
 export type MachineStatus =
@@ -17,7 +19,15 @@ export type MachineEvent =
   | { readonly kind: 'status'; readonly status: MachineStatus }
   /** `exitCode`: what a bare-metal program wrote to the test device, 0 for a clean power-off */
   | { readonly kind: 'shutdown'; readonly reason: 'guest-shutdown' | 'guest-panic' | 'host'; readonly exitCode: number }
-  | { readonly kind: 'reset'; readonly reason: 'guest-reset' | 'host' };
+  | { readonly kind: 'reset'; readonly reason: 'guest-reset' | 'host' }
+  /** A replay has come to the end of its recording; `matches`: the state is the recorded one */
+  | {
+      readonly kind: 'replay-end';
+      readonly matches: boolean;
+      readonly instructions: number;
+      /** The guest ended itself there: a 'shutdown' follows */
+      readonly guestEnded: boolean;
+    };
 
 export interface DiskOptions {
   readonly id: string;
@@ -46,6 +56,14 @@ export interface MachineOptions {
   readonly virtioConsole?: boolean;
   readonly name?: string;
   readonly uuid?: string;
+  /** All harts on one thread, time by their instructions, input between their runs */
+  readonly icount?: InstructionOptions;
+  /** `-d`: what the harts log; the platform takes the text */
+  readonly log?: readonly LogItem[];
+  /** Take samples of what the harts execute, for `Machine.profile()` */
+  readonly profile?: boolean;
+  /** More names for addresses than the kernel brings, for log and profile: ELF or System.map */
+  readonly symbols?: readonly Uint8Array[];
 }
 
 export interface MachineState {

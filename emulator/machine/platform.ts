@@ -15,6 +15,10 @@ export interface MachinePlatform {
   startHart(init: HartInit): HartThreadHandle;
   /** From the platform's generator; at most 65536 bytes */
   fillRandom(bytes: Uint8Array<ArrayBuffer>): void;
+  /** Runs a task after the host's events that wait (default: a zero timeout) */
+  readonly soon?: (task: () => void) => void;
+  /** Takes text of the log where harts run on this thread */
+  readonly writeLog?: (text: string) => void;
   readonly decompressors?: Decompressors;
   /** For the log: a driver broke a device, a hart's thread failed */
   readonly onProblem?: (text: string) => void;

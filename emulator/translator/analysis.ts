@@ -60,9 +60,9 @@ export function analyse(region: Region, flow: Flow): Analysis {
   return facts;
 }
 
-/** Blocks that follow in the same frame: after a call all registers come from memory again */
+/** Blocks that follow in the same frame: after a call or the kernel all registers come from memory again */
 function following(flow: Flow, block: Block): number[] {
-  if (block.end.kind === 'call') return [];
+  if (block.end.kind === 'call' || block.end.kind === 'system') return [];
   return flow.nodeOf.get(block.at)!.edges.map(({ target }) => target);
 }
 
@@ -137,7 +137,7 @@ function countFuel(blocks: readonly Block[], facts: Map<number, BlockFacts>, flo
     if (kind === 'dispatch') for (const { target } of edges) if (target >= 0) facts.get(target)!.isSync = true;
   }
   for (const { end } of blocks) {
-    const back = end.kind === 'call' ? facts.get(end.back) : undefined;
+    const back = end.kind === 'call' ? facts.get(end.back) : end.kind === 'system' ? facts.get(end.to) : undefined;
     if (back !== undefined) back.isSync = true;
   }
   for (const block of blocks) {

@@ -42,7 +42,8 @@ const node = (kind: FlowNode['kind'], block?: Block): FlowNode => ({
 /** At most so many entries: their number travels in a byte */
 const MAX_ENTRIES = 200;
 
-/** Orders a region: entries are its start, loop headers, where calls come back and where the interpreter resumes. */
+/** Orders a region: entries are its start, loop headers, where calls and the kernel come back, and where the interpreter
+ * resumes. */
 export function structure(region: Region): Flow {
   const nodeOf = new Map<number, FlowNode>();
   for (const block of region.blocks.values()) nodeOf.set(block.at, node('block', block));
@@ -91,7 +92,8 @@ function findEntries(region: Region, nodeOf: ReadonlyMap<number, FlowNode>): num
     if (!state.has(resumed)) visit(resumed);
   }
   for (const { end } of region.blocks.values()) {
-    if (end.kind === 'call' && nodeOf.has(end.back) && entries.size < MAX_ENTRIES) entries.add(end.back);
+    const back = end.kind === 'call' ? end.back : end.kind === 'system' ? end.to : -1;
+    if (nodeOf.has(back) && entries.size < MAX_ENTRIES) entries.add(back);
   }
   return [...entries];
 }

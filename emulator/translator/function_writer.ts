@@ -1,4 +1,5 @@
 // Writes one region as one WebAssembly function: (address, argument, hart) → where to go on.
+import { SYSTEM_NAMES, type SystemName } from '../isa/emitter.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import type { FunctionBody } from '../wasm/module_builder.ts';
 import {
@@ -384,7 +385,7 @@ class FunctionWriter {
     this.#emitter.beginBlock();
     for (const instruction of block.instructions) {
       this.#at = instruction.at;
-      this.#emitter.emit(instruction, groups.get(instruction));
+      if (instruction.facts.flow !== 'system') this.#emitter.emit(instruction, groups.get(instruction));
       this.#spent++;
       this.#dirtyX |= writesX(instruction);
       this.#dirtyF |= writesF(instruction);
@@ -406,6 +407,9 @@ class FunctionWriter {
         break;
       case 'register':
         this.#register(node, block, end.targets);
+        break;
+      case 'system':
+        this.#system(node, block, end.to);
         break;
       case 'call':
         this.#callAndReturn(node, block, end.target, end.back);
@@ -522,14 +526,38 @@ class FunctionWriter {
     } else this.#callRegister();
     f.tee(this.#result);
     this.#address(back).op(OP64.ne).hint(false).brIf(this.#leave);
+    this.#goOn(node, back);
+  }
+  /** After a call or the kernel: `result` is the address of the block at `to`, registers are in memory, fuel is counted. */
+  #goOn(node: FlowNode, to: number): void {
+    const f = this.#f;
     const edge = node.edges[0];
     if (edge === undefined) {
       f.br(this.#leave);
       return;
     }
-    this.#load(MEMORY.i32_load, H.HART_FUEL).i32(this.#facts(back).ahead).op(OP32.lt_s).hint(false).brIf(this.#leave);
-    this.#reload(back);
+    this.#load(MEMORY.i32_load, H.HART_FUEL).i32(this.#facts(to).ahead).op(OP32.lt_s).hint(false).brIf(this.#leave);
+    this.#reload(to);
     this.#go(edge);
+  }
+
+  /** Has the kernel do the CSR instruction that ends the block; it may trap or take an interrupt. */
+  #system(node: FlowNode, block: Block, to: number): void {
+    const f = this.#f;
+    const { dirtyX, dirtyF, spent } = this.#facts(block.at);
+    const instruction = block.instructions.at(-1)!;
+    this.#store(dirtyX, dirtyF);
+    this.#spend(() => f.i32(spent + block.instructions.length));
+    this.#pushHart();
+    this.#address(instruction.at).mem(STORE64.d, this.#field(H.HART_PC));
+    f.i32(SYSTEM_NAMES.indexOf(instruction.facts.row.name as SystemName)).i64(instruction.imm >>> 0);
+    f.i32(instruction.length).call(this.#context.call('systemWord')).op(0x1a);
+    this.#load(LOAD64.d, H.HART_PC).tee(this.#result);
+    this.#address(to).op(OP64.ne).hint(false).if();
+    // In another mode now: odd, so that no caller takes it for its own return
+    f.get(this.#result).i64(1).op(OP64.or).set(this.#result).br(this.#leave);
+    f.end();
+    this.#goOn(node, to);
   }
   #passHart(): void {
     if (this.#context.hart === undefined) this.#f.get(HART);

@@ -7,7 +7,7 @@ import { type EntryPoint, type Link, type WriterContext, writeFunction } from '.
 import type { Region } from './region.ts';
 
 /** What every module imports; with arithmetic on floating point, what is not done natively beside */
-const ALWAYS = ['validateCode'];
+const ALWAYS = ['validateCode', 'systemWord'];
 const FLOATS = ['f32_min', 'f32_max', 'f32_class', 'f64_class'];
 const HIGH = ['uu', 'ss', 'su'] as const;
 

@@ -27,6 +27,8 @@ export type BlockEnd =
   | { readonly kind: 'call'; readonly target: number | undefined; readonly back: number }
   /** To where a register says: a return, a tail call; `targets` where it has gone before */
   | { readonly kind: 'register'; readonly targets: readonly number[] }
+  /** After a CSR instruction, which the kernel does: registers are in memory then */
+  | { readonly kind: 'system'; readonly to: number }
   /** To the interpreter, before an instruction that is not translated */
   | { readonly kind: 'leave'; readonly to: number };
 
@@ -135,7 +137,7 @@ class RegionFinder {
       const instruction = this.#read(at);
       if (instruction === undefined || instruction === 'illegal') return;
       const next = at + instruction.length;
-      if (instruction.facts.flow === 'system') {
+      if (instruction.facts.flow === 'system' && !isQuickCsr(instruction)) {
         // The interpreter does it, and may come back behind it
         this.#resumes.add(next);
         this.#target(next);
@@ -171,6 +173,9 @@ class RegionFinder {
         for (const target of targets) this.#target(target);
         return { kind: 'register', targets };
       }
+      case 'system':
+        this.#target(next);
+        return { kind: 'system', to: next };
       default:
         return undefined;
     }
@@ -201,6 +206,15 @@ class RegionFinder {
   }
 }
 
+/** CSRs that change neither mappings nor the machine: sstatus, sie, sscratch to stval, sip, fcsr and its parts, counters */
+const QUICK_CSRS = new Set([
+  0x001, 0x002, 0x003, 0x100, 0x104, 0x140, 0x141, 0x142, 0x143, 0x144, 0xc00, 0xc01, 0xc02,
+]); // biome-ignore format: one list
+/** A CSR instruction that the kernel can do without the function being left */
+function isQuickCsr({ facts, imm }: Instruction): boolean {
+  return facts.row.extension === 'Zicsr' && QUICK_CSRS.has(imm >>> 20);
+}
+
 /** The target of `auipc rd; jalr rd`, as compilers write a far call, where nothing jumps between the two */
 function knownTarget(instructions: readonly Instruction[], end: BlockEnd): BlockEnd {
   const [before, jump] = instructions.slice(-2);
@@ -213,7 +227,7 @@ function knownTarget(instructions: readonly Instruction[], end: BlockEnd): Block
 export function successorsOf(region: Region, block: Block): readonly number[] {
   const { end } = block;
   const all =
-    end.kind === 'next'
+    end.kind === 'next' || end.kind === 'system'
       ? [end.to]
       : end.kind === 'branch'
         ? [end.taken, end.to]

@@ -136,8 +136,8 @@ export class Translator {
 
   /** How often the interpreter counted a jump to a slot */
   #visits(slot: number): number {
-    const index = (slot >>> 3) & ((H.COUNTERS - 1) << 1);
-    return this.#view.getUint16(this.#hart + H.HART_COUNTERS + index, true);
+    const index = (slot >>> 3) & ((H.VISIT_COUNTERS - 1) << 1);
+    return this.#view.getUint16(this.#hart + H.HART_VISITS + index, true);
   }
 
   // --- guest code -------------------------------------------------------------------------------------------------

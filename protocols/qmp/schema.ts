@@ -54,6 +54,28 @@ export const QMP_SCHEMA = {
         target: 'SysEmuTarget',
       },
     },
+    // ---- statistics ----------------------------------------------------------------------------------------
+    StatsType: { enum: ['cumulative', 'instant', 'peak', 'linear-histogram', 'log2-histogram'] },
+    StatsUnit: { enum: ['bytes', 'seconds', 'cycles'] },
+    /** QEMU's only one is 'kvm' */
+    StatsProvider: { enum: ['caisson'] },
+    StatsTarget: { enum: ['vm', 'vcpu'] },
+    StatsRequest: { struct: { provider: 'StatsProvider', '*names': ['str'] } },
+    StatsVMFilter: { struct: {} },
+    StatsVCPUFilter: { struct: { '*vcpus': ['str'] } },
+    StatsFilter: {
+      union: {
+        base: { target: 'StatsTarget', '*providers': ['StatsRequest'] },
+        discriminator: 'target',
+        variants: { vm: 'StatsVMFilter', vcpu: 'StatsVCPUFilter' },
+      },
+    },
+    Stats: { struct: { name: 'str', value: 'size' } },
+    StatsResult: { struct: { provider: 'StatsProvider', '*qom-path': 'str', stats: ['Stats'] } },
+    StatsSchemaValue: {
+      struct: { name: 'str', type: 'StatsType', '*unit': 'StatsUnit', '*base': 'int', exponent: 'int' },
+    },
+    StatsSchema: { struct: { provider: 'StatsProvider', target: 'StatsTarget', stats: ['StatsSchemaValue'] } },
     // ---- block ---------------------------------------------------------------------------------------------
     ImageInfo: { struct: { filename: 'str', format: 'str', 'virtual-size': 'int', '*actual-size': 'int' } },
     BlockDeviceInfo: {
@@ -177,6 +199,8 @@ export const QMP_SCHEMA = {
     'query-kvm': { returns: 'KvmInfo' },
     'query-status': { returns: 'StatusInfo' },
     'query-cpus-fast': { returns: ['CpuInfoFast'] },
+    'query-stats': { arguments: 'StatsFilter', returns: ['StatsResult'] },
+    'query-stats-schemas': { arguments: { '*provider': 'StatsProvider' }, returns: ['StatsSchema'] },
     stop: {},
     cont: {},
     quit: {},

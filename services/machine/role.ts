@@ -3,13 +3,18 @@ import process from 'node:process';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BlockError } from '../../emulator/devices/backends.ts';
+import type { Engine } from '../../emulator/hart/hart.ts';
 import { Machine } from '../../emulator/machine/machine.ts';
 import type { DiskOptions, MachineOptions } from '../../emulator/machine/machine_api.ts';
+import { isLogItem } from '../../emulator/trace/log_items.ts';
+import { encodeFolded } from '../../protocols/folded/mod.ts';
 import { NbdBlockBackend, NbdClient } from '../nbd/mod.ts';
 import { Channel, type RoleLinks, type RoleMain, type Rpc, RpcPeer } from '../shared/mod.ts';
 import { attachDisplay } from './display_link.ts';
+import { logTarget } from './log_sink.ts';
 import { type MigrationLinkServer, serveMigration } from './migration_link.ts';
 import { nodePlatform } from './node_platform.ts';
+import { openReplay } from './replay_file.ts';
 import { joinSerial } from './serial_link.ts';
 
 /** A file that the supervisor opened for us */
@@ -23,6 +28,7 @@ export interface MachineRoleOptions {
   readonly uuid: string;
   readonly ramBytes: number;
   readonly harts: number;
+  readonly engine?: Engine;
   readonly bios: 'builtin' | 'none' | InheritedFile;
   readonly kernel?: InheritedFile;
   readonly initrd?: InheritedFile;
@@ -36,6 +42,17 @@ export interface MachineRoleOptions {
   /** Waits for a migration instead of starting */
   readonly incoming: boolean;
   readonly paused: boolean;
+  /** `-d`; to a file, or to standard error */
+  readonly log?: { readonly items: readonly string[]; readonly file?: InheritedFile };
+  readonly symbols?: readonly InheritedFile[];
+  readonly icount?: {
+    readonly shift: number | 'auto';
+    readonly sleep: boolean;
+    readonly rr?: 'record' | 'replay';
+    readonly file?: InheritedFile;
+  };
+  /** Take samples, for `profile` */
+  readonly profile?: boolean;
 }
 
 /** How long a terminal may take for what the guest wrote last, in `ms` */
@@ -96,7 +113,10 @@ async function build(
       options,
       disks.map(({ disk }) => disk),
     ),
-    nodePlatform({ onProblem: (text) => process.stderr.write(`${text}\n`) }),
+    nodePlatform({
+      onProblem: (text) => process.stderr.write(`${text}\n`),
+      ...(options.log === undefined ? {} : { log: logTarget(options.log.file?.fd) }),
+    }),
   );
   return { machine, clients: disks.map(({ client }) => client) };
 }
@@ -113,6 +133,7 @@ function machineOptions(options: MachineRoleOptions, disks: DiskOptions[]): Mach
   return {
     ramBytes: options.ramBytes,
     harts: options.harts,
+    ...(options.engine === undefined ? {} : { engine: options.engine }),
     bios: typeof options.bios === 'string' ? options.bios : readFileSync(options.bios.fd),
     ...(Object.fromEntries(
       Object.entries(optional).filter(([, value]) => value !== undefined),
@@ -121,9 +142,18 @@ function machineOptions(options: MachineRoleOptions, disks: DiskOptions[]): Mach
     display: options.display,
     network: options.network,
     virtioConsole: options.virtioConsole === true,
+    ...(options.log === undefined ? {} : { log: options.log.items.filter(isLogItem) }),
+    ...(options.icount === undefined ? {} : { icount: countedOptions(options.icount) }),
+    ...(options.profile === true ? { profile: true } : {}),
+    ...(options.symbols === undefined ? {} : { symbols: options.symbols.map(({ fd }) => readFileSync(fd)) }),
     name: options.name,
     uuid: options.uuid,
   };
+}
+
+function countedOptions(given: NonNullable<MachineRoleOptions['icount']>): NonNullable<MachineOptions['icount']> {
+  const { shift, sleep, rr, file } = given;
+  return { shift, sleep, ...(rr === undefined || file === undefined ? {} : { file: openReplay(rr, file.fd) }) };
 }
 
 /** Each disk is an NBD session with the disk role, over a socketpair. */
@@ -205,5 +235,17 @@ function serveControl(
   rpc.handle('query-cpus', () =>
     Array.from({ length: options.harts }, (_, hart) => ({ 'cpu-index': hart, halted: machine.hartIdle(hart) })),
   );
+  rpc.handle('query-stats', () =>
+    machine.counters().map((counters, hart) => ({
+      'cpu-index': hart,
+      stats: [...counters].map(([name, value]) => ({ name, value: Number(value) })),
+    })),
+  );
+  rpc.handle('profile', () => {
+    const profile = machine.profile();
+    if (profile === undefined) throw new ControlRefusal('Cannot give a profile: none is made');
+    const { stacks, ...numbers } = profile;
+    return { folded: encodeFolded(stacks), ...numbers };
+  });
   rpc.handle('query-block', () => options.disks.map(({ id, bus }) => ({ id, bus })));
 }

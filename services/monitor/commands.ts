@@ -11,6 +11,7 @@ import {
 } from '../../protocols/qmp/mod.ts';
 import type { Rpc } from '../shared/role.ts';
 import { describeBlock, describeCpu, describeStatus, describeVnc } from './answers.ts';
+import { describeStats, describeStatsSchemas } from './stats.ts';
 
 /**
  * The version of QEMU whose schema ours is a subset of: clients choose by it what they may send. What we are is
@@ -58,6 +59,10 @@ export class QmpCommands {
         return describeStatus(await this.#call('query-status'));
       case 'query-cpus-fast':
         return asList(await this.#call('query-cpus')).map(describeCpu);
+      case 'query-stats':
+        return describeStats(call.arguments, await this.#call('query-stats'));
+      case 'query-stats-schemas':
+        return describeStatsSchemas();
       case 'stop':
         return this.#act('stop');
       case 'cont':

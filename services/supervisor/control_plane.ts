@@ -45,6 +45,7 @@ export class ControlPlane {
     this.#handlers = new Map<string, Handler>([
       ['query-status', () => this.#machine('query-status')],
       ['query-cpus', () => this.#machine('query-cpus')],
+      ['query-stats', () => this.#machine('query-stats')],
       ['stop', () => this.#machine('stop', PAUSE_TIMEOUT_MS)],
       ['cont', () => this.#machine('cont', PAUSE_TIMEOUT_MS)],
       ['reset', () => this.#machine('reset', PAUSE_TIMEOUT_MS)],

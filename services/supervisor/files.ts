@@ -81,6 +81,26 @@ export function writeUserFile(path: string, bytes: Uint8Array): void {
   }
 }
 
+/**
+ * Opens a file for a log that a role writes, emptied: a regular file, never through a symbolic link. The caller closes it.
+ * @throws FileError
+ */
+export function openLogFile(path: string): number {
+  const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND | constants.O_NOFOLLOW;
+  const fd = openChecked('log', path, flags, (facts) =>
+    facts.isFile() ? undefined : `${kindOf(facts)}, expected a regular file`,
+  );
+  ftruncateSync(fd, 0);
+  return fd;
+}
+
+/** Opens a recording to replay it: a regular file. The caller closes it. @throws FileError */
+export function openReplayFile(path: string): number {
+  return openChecked('recording', path, constants.O_RDONLY, (facts) =>
+    facts.isFile() ? undefined : `${kindOf(facts)}, expected a regular file`,
+  );
+}
+
 /** A descriptor for bytes that have no file. */
 function openBytes(bytes: Uint8Array): Promise<number> {
   return withNamelessFile(async (path) => {

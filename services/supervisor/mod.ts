@@ -16,6 +16,7 @@ export {
   DEFAULT_VM_OPTIONS,
   type DiskSource,
   type FileSource,
+  type IcountOptions,
   isVmName,
   MAX_HARTS,
   MAX_RAM_BYTES,

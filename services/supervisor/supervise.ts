@@ -2,9 +2,10 @@ import { createHash } from 'node:crypto';
 import { closeSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { duplexPair } from 'node:stream';
+import { profileFile, readProfileAnswer } from '../profile/mod.ts';
 import { socketPairs } from '../shared/stream_pair.ts';
 import { ControlPlane } from './control_plane.ts';
-import { openBootFile, openDisk } from './files.ts';
+import { openBootFile, openDisk, openLogFile, openReplayFile, writeUserFile } from './files.ts';
 import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
 import { ROLE_MODULES, type RoleModule, type RoleName } from './role_table.ts';
 import { checkVmOptions, type FileSource, type VmOptions } from './vm_options.ts';
@@ -23,6 +24,9 @@ export type VmReport =
   | { readonly kind: 'text'; readonly role: RoleName | 'supervisor'; readonly text: string }
   /** A role ended though nobody asked it to */
   | { readonly kind: 'role-ended'; readonly exit: RoleExit; readonly text: string };
+
+/** By role. The machine's translated code is optimised sooner than code of web pages: it was run often before. */
+const NODE_FLAGS: Partial<Record<RoleName, readonly string[]>> = { machine: ['--wasm-tiering-budget=3000000'] };
 
 /** Why the machine ended. `exitCode` is what a bare-metal guest said, 0 for a clean end, 1 for a failure. */
 export interface VmExit {
@@ -54,6 +58,7 @@ export interface RunningVm extends AsyncDisposable {
 }
 
 const MONITOR_RESTARTS = 3;
+const PROFILE_TIMEOUT_MS = 30_000;
 const FLUSH_TIMEOUT_MS = 30_000;
 const MAX_STATUS_LENGTH = 32;
 
@@ -131,6 +136,8 @@ class Supervisor implements RunningVm {
 
   async start(): Promise<void> {
     const { options: vm } = this;
+    // A file that cannot be written is told now, not when the samples are lost
+    if (vm.profile !== undefined) writeUserFile(vm.profile, new Uint8Array(0));
     const embedded = vm.isolation === 'embedded';
     if (embedded) {
       this.#report('Roles run embedded in this process: they are NOT isolated from each other or from this program');
@@ -193,12 +200,20 @@ class Supervisor implements RunningVm {
     const kernel = await openFile('-kernel', vm.kernel);
     const initrd = await openFile('-initrd', vm.initrd);
     const dtb = await openFile('-dtb', vm.dtb);
+    const symbols: number[] = [];
+    for (const file of vm.symbols ?? []) symbols.push((await openFile('-symbols', { file }))!);
+    const logFile = vm.log?.file === undefined ? undefined : this.#keep(openLogFile(vm.log.file));
+    if (logFile !== undefined) fds.push(logFile);
+    const { rr, ...icount } = vm.icount ?? {};
+    const rrFile = rr && this.#keep(rr.mode === 'record' ? openLogFile(rr.file) : openReplayFile(rr.file));
+    if (rrFile !== undefined) fds.push(rrFile);
     const near = Object.fromEntries([...links].map(([name, [stream]]) => [name, stream]));
     await this.#startRole('machine', { serial: 'own', ...near }, fds, (mapFd) => ({
       name: vm.name,
       uuid: this.uuid,
       ramBytes: vm.ramBytes,
       harts: vm.harts,
+      ...(vm.engine === undefined ? {} : { engine: vm.engine }),
       bios: typeof bios === 'number' ? { fd: mapFd(bios) } : bios,
       ...(kernel === undefined ? {} : { kernel: { fd: mapFd(kernel) } }),
       ...(initrd === undefined ? {} : { initrd: { fd: mapFd(initrd) } }),
@@ -210,11 +225,25 @@ class Supervisor implements RunningVm {
       virtioConsole: vm.virtioConsole === true,
       incoming: vm.incoming !== undefined,
       paused: vm.paused,
+      ...(vm.log === undefined
+        ? {}
+        : {
+            log: {
+              items: vm.log.items,
+              ...(logFile === undefined ? {} : { file: { fd: mapFd(logFile) } }),
+            },
+          }),
+      ...(vm.icount === undefined
+        ? {}
+        : { icount: { ...icount, ...(rrFile === undefined ? {} : { rr: rr!.mode, file: { fd: mapFd(rrFile) } }) } }),
+      ...(vm.profile === undefined ? {} : { profile: true }),
+      ...(symbols.length === 0 ? {} : { symbols: symbols.map((fd) => ({ fd: mapFd(fd) })) }),
     }));
     const { rpc } = this.#roles.get('machine')!;
     rpc.on('status', (data) => this.#onStatus(data));
     rpc.on('shutdown', (data) => this.#onShutdown(data));
     rpc.on('reset', (data) => this.#onReset(data));
+    rpc.on('replay-end', (data) => this.#onReplayEnd(data));
     // The disks belong to one end of a migration at a time; the machine says when.
     rpc.handle('flush-disks', () => this.#eachDisk('flush'));
     rpc.handle('release-disks', () => this.#eachDisk('disk-inactivate'));
@@ -246,7 +275,7 @@ class Supervisor implements RunningVm {
       links,
       fds,
       options: makeOptions,
-      nodeFlags: this.#settings.nodeFlags?.[role] ?? [],
+      nodeFlags: [...(NODE_FLAGS[role] ?? []), ...(this.#settings.nodeFlags?.[role] ?? [])],
       onText: (text) => this.#settings.onReport?.({ kind: 'text', role, text }),
     });
     if (this.#ending !== undefined) {
@@ -295,6 +324,10 @@ class Supervisor implements RunningVm {
     const status = takeText(data, 'status');
     const before = this.#status;
     this.#status = status;
+    if (status === 'internal-error' && this.options.icount?.rr?.mode === 'replay') {
+      void this.#shutdown({ reason: 'failure', exitCode: 1, text: 'The replay has failed' }, 'host-qmp-quit');
+      return;
+    }
     if (status === 'running' && before !== 'running') this.#emit('RESUME', {});
     // A migration's pause is a stop for clients too; an ended guest is told by SHUTDOWN.
     if (before === 'running' && (status === 'paused' || status === 'postmigrate' || status === 'finish-migrate')) {
@@ -323,6 +356,22 @@ class Supervisor implements RunningVm {
       return;
     }
     this.#emit('RESET', { guest: !byHost, reason });
+  }
+
+  #onReplayEnd(data: unknown): void {
+    const { matches, instructions, guestEnded } = (data ?? {}) as Record<string, unknown>;
+    const count = typeof instructions === 'number' ? instructions.toLocaleString('en-US') : 'some';
+    const same = matches === true;
+    this.#report(
+      same
+        ? `Replay    ${count} instructions, and the state is the recorded one`
+        : `Cannot replay: after ${count} instructions the state is not the recorded one`,
+    );
+    const exit: VmExit = same
+      ? { reason: 'host', exitCode: 0 }
+      : { reason: 'failure', exitCode: 1, text: 'The replay went another way' };
+    // A guest that ended itself tells with what
+    if (!same || guestEnded !== true) void this.#shutdown(exit, 'host-qmp-quit');
   }
 
   #onMigration(event: 'MIGRATION' | 'MIGRATION_PASS', field: 'status' | 'pass', data: unknown): void {
@@ -372,6 +421,7 @@ class Supervisor implements RunningVm {
 
   async #closeRoles(): Promise<void> {
     const { disk, machine, ...others } = Object.fromEntries(this.#roles) as Partial<Record<RoleName, RoleHandle>>;
+    if (machine !== undefined) await this.#writeProfile(machine);
     // The guest stops first; then what it wrote reaches its disks; then nobody is left to listen to the rest.
     await machine?.close();
     if (disk !== undefined) {
@@ -384,6 +434,18 @@ class Supervisor implements RunningVm {
     }
     await Promise.all(Object.values(others).map((handle) => handle.close()));
     this.#resolveExit(this.#outcome);
+  }
+
+  async #writeProfile(machine: RoleHandle): Promise<void> {
+    const { profile: path, name } = this.options;
+    if (path === undefined) return;
+    try {
+      const answer = await machine.rpc.call('profile', {}, { timeoutMs: PROFILE_TIMEOUT_MS });
+      writeUserFile(path, profileFile(path, name, readProfileAnswer(answer)));
+      this.#report(`Profile   ${path}`);
+    } catch (error) {
+      this.#report(`Cannot write the profile: ${(error as Error).message}`);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,3 +1,7 @@
+import type { Engine } from '../../emulator/hart/hart.ts';
+import { isLogItem, type LogItem } from '../../emulator/trace/log_items.ts';
+import { MAX_SHIFT } from '../../protocols/replay/mod.ts';
+
 /** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */
 export interface VmOptions {
   /** 1..64 of `A-Z a-z 0-9 _ . -`, not beginning with a dot or dash */
@@ -8,6 +12,8 @@ export interface VmOptions {
   readonly ramBytes: number;
   /** 1..8 */
   readonly harts: number;
+  /** What runs the guest's code: `translator` (default) compiles what is run often */
+  readonly engine?: Engine;
   readonly bios: 'builtin' | 'none' | FileSource;
   readonly kernel?: FileSource;
   readonly initrd?: FileSource;
@@ -31,8 +37,30 @@ export interface VmOptions {
   /** `-no-shutdown`: after its end the machine waits for `quit` */
   readonly noShutdown: boolean;
   readonly serial: 'stdio' | 'none';
+  /** `-d` and `-D`: QEMU's log items, and the file that is overwritten with them (else standard error) */
+  readonly log?: LogOptions;
+  /** `-icount`: all harts on one thread, guest time by counted instructions */
+  readonly icount?: IcountOptions;
+  /** `-profile`: at the machine's end, a flame graph of what the guest executed (folded stacks where it ends in .folded) */
+  readonly profile?: string;
+  /** ELF or System.map files: names for addresses in logs and profiles */
+  readonly symbols?: readonly string[];
   /** `embedded`: all roles in this process, without isolation */
   readonly isolation: 'processes' | 'embedded';
+}
+
+export interface IcountOptions {
+  /** An instruction takes 2^shift `ns`, 0..10; 'auto' keeps near real time, and no two runs are the same */
+  readonly shift: number | 'auto';
+  /** False: the time of an idle guest moves on at once */
+  readonly sleep: boolean;
+  /** What comes in from outside is written to the file, or read from it */
+  readonly rr?: { readonly mode: 'record' | 'replay'; readonly file: string };
+}
+
+export interface LogOptions {
+  readonly items: readonly LogItem[];
+  readonly file?: string;
 }
 
 /** A file that the supervisor opens; the guest's side gets its descriptor only. */
@@ -60,6 +88,7 @@ export const MIN_RAM_BYTES = 2 << 20;
 export const MAX_RAM_BYTES = 3 * 2 ** 30;
 export const MAX_HARTS = 8;
 export const MAX_DISKS = 16;
+export const MAX_SYMBOL_FILES = 16;
 
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
@@ -108,9 +137,26 @@ export function checkVmOptions(options: VmOptions): void {
     if (ids.has(id)) throw refuse(`disk id ${id}`, 'it comes twice');
     ids.add(id);
   }
+  checkIcount(options);
+  for (const item of options.log?.items ?? []) {
+    if (!isLogItem(item)) throw refuse(`log item ${JSON.stringify(item)}`, 'unknown');
+  }
+  const symbolFiles = options.symbols?.length ?? 0;
+  if (symbolFiles > MAX_SYMBOL_FILES) throw refuse(`${symbolFiles} symbol files`, `limit is ${MAX_SYMBOL_FILES}`);
   if (options.bios === 'none' && options.kernel === undefined && options.incoming === undefined) {
     throw refuse('no kernel', 'with -bios none there is nothing to start, expected -kernel');
   }
+}
+
+function checkIcount({ icount, incoming }: VmOptions): void {
+  if (icount === undefined) return;
+  const { shift, rr } = icount;
+  if (shift !== 'auto' && (!Number.isInteger(shift) || shift < 0 || shift > MAX_SHIFT)) {
+    throw refuse(`icount shift ${shift}`, `expected 0..${MAX_SHIFT} or auto`);
+  }
+  if (rr === undefined) return;
+  if (shift === 'auto') throw refuse(`icount shift auto and rr ${rr.mode}`, 'such a run cannot be repeated');
+  if (incoming !== undefined) throw refuse(`icount rr ${rr.mode}`, 'a recording begins where the machine begins');
 }
 
 function refuse(what: string, found: string): VmOptionsError {

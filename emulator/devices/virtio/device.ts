@@ -40,6 +40,8 @@ export interface VirtioDeviceOptions {
   readonly id: string;
   /** Runs a task after other events (default: a zero timeout) */
   readonly defer?: (task: () => void) => void;
+  /** How long a turn may last, in `ms` (default 2); infinity where the host's clock must not matter */
+  readonly turnMs?: number;
   /** Told once each time a driver breaks the device, for the log; contains no guest text */
   readonly onProblem?: (text: string) => void;
 }
@@ -280,7 +282,7 @@ export abstract class VirtioDevice implements Device {
     try {
       for (let count = 0; this.live && ready(); count++) {
         const look = count > 0 && count % CHAINS_PER_LOOK === 0;
-        if (count === CHAINS_PER_TURN || (look && performance.now() - start > TURN_MS)) {
+        if (count === CHAINS_PER_TURN || (look && performance.now() - start > (this.#options.turnMs ?? TURN_MS))) {
           this.#postpone(queue);
           return;
         }

@@ -5,7 +5,7 @@ import { ACCESS_READ, ACCESS_WRITE, pmpAllows, pmpUniform } from './pmp';
 import * as R from './registers';
 import { dataPrivilege, fillData } from './tlb';
 import { CAUSE_LOAD_MISALIGNED, CAUSE_STORE_MISALIGNED, trap } from './trap';
-import { accessFault, markDirty, pageFault, walk, walkedPa, walkedReadable, walkedWritable } from './walk';
+import { accessFault, markDirty, pageFault, walk, walkUnlogged, walkedPa, walkedReadable, walkedWritable } from './walk';
 
 /** Physical address where `translate` gave 1 */
 let mmioPa: u64 = 0;
@@ -20,6 +20,7 @@ function translate(va: u64, size: u64, access: u32, tval: u64): u32 {
 
 /** The same, where faults are reported as those of another access. */
 function translateAs(va: u64, size: u64, access: u32, reported: u32, tval: u64): u32 {
+  R.count(H.COUNT_DATA_MISSES);
   const priv = dataPrivilege();
   const cause = walk(va, access, priv);
   if (cause != 0) {
@@ -89,6 +90,7 @@ export function loadSlow(va: u64, kind: u32): u64 {
     return 0;
   }
   const pa = mmioPa;
+  R.count(H.COUNT_MMIO_READS);
   R.set32(H.HART_MMIO_FAULT, 0);
   let raw = <u64>mmioRead(<u32>pa, <u32>(pa >> 32), min<u32>(size, 4));
   if (size == 8) raw |= <u64>mmioRead(<u32>pa + 4, <u32>(pa >> 32), 4) << 32;
@@ -133,6 +135,7 @@ export function storeSlow(va: u64, size: u32, value: u64): void {
     return;
   }
   const pa = mmioPa;
+  R.count(H.COUNT_MMIO_WRITES);
   R.set32(H.HART_MMIO_FAULT, 0);
   mmioWrite(<u32>pa, <u32>(pa >> 32), min<u32>(size, 4), <u32>value);
   if (size == 8) mmioWrite(<u32>pa + 4, <u32>(pa >> 32), 4, <u32>(value >> 32));
@@ -193,7 +196,7 @@ export function dirtied(host: u32): void {
 /** Host address of `size` readable bytes in one page, without a trap and without entering a translation; 0 where not. */
 export function peekAddress(va: u64, size: u32): u32 {
   const priv = dataPrivilege();
-  if ((va & 0xfff) + size > 4096 || walk(va, ACCESS_READ, priv) != 0) return 0;
+  if ((va & 0xfff) + size > 4096 || walkUnlogged(va, ACCESS_READ, priv) != 0) return 0;
   if (!pmpAllows(walkedPa, size, ACCESS_READ, priv)) return 0;
   return hostAddress(walkedPa, size);
 }

@@ -7,6 +7,7 @@ import {
   CODE_VERSION_AT,
   DIRTY_AT,
   hostAddress,
+  hostLog,
   ROM_AT,
   TABLE_BUCKETS,
   TABLE_COMPRESSED,
@@ -19,7 +20,7 @@ import * as R from './registers';
 import { fillInstruction, flushInstructions } from './tlb';
 import { CAUSE_FETCH_ACCESS, trap } from './trap';
 import { findTranslation } from './translation';
-import { walk, walkedPa } from './walk';
+import { walk, walkUnlogged, walkedPa } from './walk';
 
 // As in isa/table.ts
 const HANDLER_UNDECODED: u16 = 0;
@@ -80,6 +81,7 @@ function pageSlots(host: u32): u32 {
     const slots = CODE_PAGES_AT + (known - 1) * H.CODE_PAGE_BYTES;
     const meta = CODE_META_AT + (known - 1) * H.CODE_META_BYTES;
     if (load<u32>(meta + 4) != version) {
+      R.count(H.COUNT_CODE_STALE);
       clearPage(slots);
       store<u32>(meta + 4, version);
     }
@@ -88,7 +90,9 @@ function pageSlots(host: u32): u32 {
   let next = R.get32(H.HART_CODE_NEXT);
   const meta = CODE_META_AT + next * H.CODE_META_BYTES;
   const old = load<u32>(meta);
+  R.count(H.COUNT_CODE_PAGES);
   if (old != 0) {
+    R.count(H.COUNT_CODE_EVICTED);
     store<u16>(CODE_INDEX_AT + (pageIndex(old) << 1), 0);
     flushInstructions(); // some entry may still name the slots
   }
@@ -121,6 +125,7 @@ function executable(va: u64, size: u64, tval: u64): u32 {
 /** Slots of the page that HART_PC is in, entered into the fetch TLB; 0 where a trap was taken. */
 export function fetchSlow(): u32 {
   const pc = R.get64(H.HART_PC);
+  R.count(H.COUNT_FETCH_MISSES);
   R.set32(H.HART_FETCH_ONCE, 0);
   const host = executable(pc, 2, pc);
   if (host == 0) return 0;
@@ -178,6 +183,10 @@ export function decodeSlot(slot: u32, slots: u32): u32 {
 
 /** Decodes an instruction by its low half and, for one of 32 bits, the host address of its high half. */
 function decodeWord(slot: u32, low: u32, high: u32): void {
+  R.count(H.COUNT_DECODED);
+  if (R.get32(H.HART_LOG) & H.LOG_IN_ASM) {
+    hostLog(H.LOG_IN_ASM, low, (low & 3) == 3 ? <u64>load<u16>(high) : 0, 0);
+  }
   if ((low & 3) == 3) {
     fillSlot(slot, low | (<u32>load<u16>(high) << 16), 4, 0);
     return;
@@ -253,12 +262,12 @@ function immediate(word: u32, format: u32): i64 {
 /** The instruction word at HART_PC for mtval of an illegal instruction; 0 where it cannot be read any more. */
 export function instructionAt(pc: u64): u64 {
   const priv = R.get32(H.HART_PRIV);
-  if (walk(pc, ACCESS_EXECUTE, priv) != 0) return 0;
+  if (walkUnlogged(pc, ACCESS_EXECUTE, priv) != 0) return 0;
   const host = hostAddress(walkedPa, 2);
   if (host == 0) return 0;
   const low = <u64>load<u16>(host);
   if ((low & 3) != 3) return low;
-  if (walk(pc + 2, ACCESS_EXECUTE, priv) != 0) return 0;
+  if (walkUnlogged(pc + 2, ACCESS_EXECUTE, priv) != 0) return 0;
   const second = hostAddress(walkedPa, 2);
   return second == 0 ? 0 : low | (<u64>load<u16>(second) << 16);
 }

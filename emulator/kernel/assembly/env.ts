@@ -68,6 +68,11 @@ export declare function mmioRead(low: u32, high: u32, size: u32): u32;
 @external("env", "mmioWrite")
 export declare function mmioWrite(low: u32, high: u32, size: u32, value: u32): void;
 
+/** Only where HART_LOG has the bit `kind`; what the values are stands there */
+// @ts-ignore: decorator
+@external("env", "log")
+export declare function hostLog(kind: u32, first: u64, second: u64, third: u32): void;
+
 export const ROM_BASE: u64 = 0x1000;
 export const ROM_END: u64 = 0x10000;
 export const RAM_BASE: u64 = 0x80000000;

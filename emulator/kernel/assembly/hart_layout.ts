@@ -26,7 +26,7 @@ export const HART_DTLB = 0x228;
 export const HART_ITLB = 0x22c;
 /** u64: instructions retired when the fuel of this run is used up */
 export const HART_INSTRET_END = 0x230;
-/** u32: fuel left, stored before calls that read minstret */
+/** u32: fuel left, stored before calls that may read minstret or the time: system, loadSlow, storeSlow */
 export const HART_FUEL = 0x238;
 /** u32: bit n: TLB set n has entries (0 U, 1 S, 2 S with SUM, 3 M) */
 export const HART_TLB_USED = 0x23c;
@@ -110,6 +110,31 @@ export const HART_START_ADDRESS = 0x818;
 export const HART_START_OPAQUE = 0x820;
 /** i32 × 16: the mailbox for MMIO that the machine's main thread serves */
 export const HART_MAILBOX = 0x840;
+/** u32: LOG_ bits: what the kernel tells its host (env.ts hostLog); written by the hart's own thread */
+export const HART_LOG = 0x8c0;
+
+/** u32: 1 where time follows from instructions: a write of stimecmp ends the run, so that the timer is on time */
+export const HART_ICOUNT = 0x8c4;
+
+/** u64 each, counted by the hart's own thread alone; names in hart/counters.ts, where new ones are added too */
+export const HART_COUNTERS = 0x900;
+export const COUNT_EXCEPTIONS = 0x900;
+export const COUNT_INTERRUPTS = 0x908;
+export const COUNT_FETCH_MISSES = 0x910;
+export const COUNT_DATA_MISSES = 0x918;
+export const COUNT_PAGE_WALKS = 0x920;
+export const COUNT_TLB_FLUSHES = 0x928;
+export const COUNT_MMIO_READS = 0x930;
+export const COUNT_MMIO_WRITES = 0x938;
+export const COUNT_CODE_PAGES = 0x940;
+export const COUNT_CODE_STALE = 0x948;
+export const COUNT_CODE_EVICTED = 0x950;
+export const COUNT_DECODED = 0x958;
+export const COUNT_MAILBOX = 0x960;
+export const COUNT_SBI = 0x968;
+export const COUNT_WAITS = 0x970;
+/** Counters may go up to here */
+export const HART_COUNTERS_END = 0x1000;
 
 /** One predecoded instruction that straddles two pages, with the page end after it */
 export const HART_SCRATCH = 0x1000;
@@ -124,10 +149,10 @@ export const DTLB_ENTRIES = 1024;
 export const DTLB_ENTRY_BYTES = 32;
 export const DTLB_SET_BYTES = 0x8000;
 
-// What the translator keeps for a hart (decisions/0007)
+// What the translator keeps for a hart (decisions/0008)
 /** u16 each, by a hash of the slot: how often a call, an indirect jump or a backward branch went there */
-export const HART_COUNTERS = 0x30000;
-export const COUNTERS = 16384;
+export const HART_VISITS = 0x30000;
+export const VISIT_COUNTERS = 16384;
 /** u32 slot | privilege, u32 table index, u32 argument, u32 least fuel: entries that were looked up, by slot */
 export const HART_ENTRY_CACHE = 0x38000;
 export const ENTRY_CACHE_ENTRIES = 2048;
@@ -172,6 +197,13 @@ export const ENTRY_BYTES = 32;
 export const ENTRIES = 32768;
 export const ENTRY_KEYS = 16;
 export const ENTRY_MAX_KEYS = 8;
+// HART_LOG bits, and the kind that hostLog gets
+/** A trap or interrupt is taken at HART_PC: cause, tval */
+export const LOG_INT = 1;
+/** An address was translated, or not: its address; the physical one; access, privilege << 3, cause << 8 (0: none) */
+export const LOG_MMU = 2;
+/** The instruction at HART_PC was decoded for the first time */
+export const LOG_IN_ASM = 4;
 
 /** Bits of the dirty map (machine_api.ts) that belong to the code cache */
 export const DIRTY_CODE_BIT = 0x80;

@@ -4,6 +4,6 @@ export { updateSupervisorTimer } from './csr';
 export { decodeSlot, fetchSlow } from './decode';
 export { updatePmp } from './pmp';
 export * from './softfloat/mod';
-export { beginFloat, illegalHere, illegalInstruction, interruptHart, pollHart, refreshDerived, refuel, system } from './system';
+export { beginFloat, illegalHere, illegalInstruction, interruptHart, pollHart, refreshDerived, refuel, system, systemWord } from './system';
 export { flushAll, flushInstructions, updateModes } from './tlb';
 export { codePage, findEntry, validateCode } from './translation';

@@ -32,6 +32,13 @@ export function setX(index: u32, value: u64): void {
   if (index != 0) store<u64>(HART + (index << 3), value);
 }
 
+/** Adds one to a COUNT_ word */
+// @ts-ignore: decorator
+@inline
+export function count(offset: u32): void {
+  store<u64>(HART + offset, load<u64>(HART + offset) + 1);
+}
+
 // mstatus (privileged specification, "Machine Status")
 export const SIE: u64 = 1 << 1;
 export const MIE: u64 = 1 << 3;

@@ -45,17 +45,21 @@ export function illegalHere(): void {
   trap(CAUSE_ILLEGAL, instructionAt(R.get64(H.HART_PC)));
 }
 
-/** Runs one; gives how the run ends: EXIT_FUEL to go on at HART_PC. */
+/** Runs a slot's instruction; gives how the run ends: EXIT_FUEL to go on at HART_PC. */
 export function system(code: u32, slot: u32): u32 {
-  const word = load<u64>(slot + H.SLOT_IMM);
+  return systemWord(code, load<u64>(slot + H.SLOT_IMM), load<u8>(slot + H.SLOT_LENGTH));
+}
+
+/** The same for an instruction's bits, and its length in bytes */
+export function systemWord(code: u32, word: u64, length: u32): u32 {
   const pc = R.get64(H.HART_PC);
-  const next = pc + <u64>load<u8>(slot + H.SLOT_LENGTH);
+  const next = pc + <u64>length;
   const priv = R.get32(H.HART_PRIV);
   const status = R.get64(H.HART_MSTATUS);
 
   if (code >= CSRRW && code <= CSRRCI) {
     accessCsr(code, <u32>word, next);
-    return H.EXIT_FUEL;
+    return <u32>word >> 20 == 0x14d && R.get32(H.HART_ICOUNT) != 0 ? H.EXIT_ATTENTION : H.EXIT_FUEL;
   }
   if (code >= CBO_INVAL) {
     cacheBlock(code, <u32>word, next);

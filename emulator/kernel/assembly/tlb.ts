@@ -36,6 +36,7 @@ export function flushInstructions(): void {
 
 /** Forgets all translations: sfence.vma, satp, PMP. Sets that are empty already are left alone. */
 export function flushAll(): void {
+  R.count(H.COUNT_TLB_FLUSHES);
   const used = R.get32(H.HART_TLB_USED);
   for (let set: u32 = 0; set < 4; set++) {
     if (used & (1 << set)) memory.fill(HART + H.HART_DTLB_SETS + set * H.DTLB_SET_BYTES, 0xff, H.DTLB_SET_BYTES);

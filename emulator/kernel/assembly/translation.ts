@@ -1,5 +1,5 @@
 // Where translated functions may be entered: by host address of the first instruction, and only while the pages
-// that they were made of are mapped where they run and unchanged (docs/decisions/0007).
+// that they were made of are mapped where they run and unchanged (docs/decisions/0008).
 import { CALL_DEPTH, CODE_INDEX_AT, CODE_KEYS_AT, CODE_META_AT, CODE_PAGES_AT, ENTRIES_AT, hostAddress } from './env';
 import { codeVersion, pageIndex } from './decode';
 import { HART } from './hart';

@@ -1,4 +1,5 @@
 // Traps and interrupts: privileged specification, "Machine-Level ISA" 3.1.6–3.1.15, "Supervisor-Level ISA" 4.1.
+import { hostLog } from './env';
 import { HART } from './hart';
 import * as H from './hart_layout';
 import { flushAll, updateModes } from './tlb';
@@ -30,6 +31,8 @@ export function trap(cause: u64, tval: u64): void {
   const status = R.get64(H.HART_MSTATUS);
   const code = cause & ~INTERRUPT;
   const interrupt = (cause & INTERRUPT) != 0;
+  R.count(interrupt ? H.COUNT_INTERRUPTS : H.COUNT_EXCEPTIONS);
+  if (R.get32(H.HART_LOG) & H.LOG_INT) hostLog(H.LOG_INT, cause, tval, 0);
   // Fuel was spent on the instruction, but it did not retire (privileged specification 3.3.1)
   if (!interrupt) uncountInstruction();
   const delegated = code < 64 && ((R.get64(interrupt ? H.HART_MIDELEG : H.HART_MEDELEG) >> code) & 1) != 0;

@@ -1,5 +1,5 @@
 // Address translation: privileged specification 10.3–10.6 (Sv39, Sv48, Sv57), Svpbmt, Svadu.
-import { hostAddress, isRam, DIRTY_AT, ROM_AT } from './env';
+import { hostAddress, hostLog, isRam, DIRTY_AT, ROM_AT } from './env';
 import * as H from './hart_layout';
 import { ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, pmpAllows } from './pmp';
 import * as R from './registers';
@@ -40,13 +40,22 @@ let keepsEntries: bool = false;
 /** As `walk`, for looks that are no access of the guest's: an entry that an access would mark counts as absent. */
 export function walkUnmarked(va: u64, access: u32, priv: u32): u64 {
   keepsEntries = true;
-  const cause = walk(va, access, priv);
+  const cause = walkUnlogged(va, access, priv);
   keepsEntries = false;
   return cause;
 }
 
-/** Translates for one access; gives 0 and sets the walked values, or the cause of the exception. */
+/** Translates for one access that the guest makes; gives 0 and sets the walked values, or the cause of the exception. */
 export function walk(va: u64, access: u32, priv: u32): u64 {
+  const cause = walkUnlogged(va, access, priv);
+  if (R.get32(H.HART_LOG) & H.LOG_MMU) {
+    hostLog(H.LOG_MMU, va, cause == 0 ? walkedPa : 0, access | (priv << 3) | (<u32>cause << 8));
+  }
+  return cause;
+}
+
+/** The same for a look of our own: a log of the guest's accesses does not show it. */
+export function walkUnlogged(va: u64, access: u32, priv: u32): u64 {
   const satp = R.get64(H.HART_SATP);
   const mode = <u32>(satp >> 60);
   if (priv == R.PRIV_M || mode == 0) {
@@ -56,6 +65,7 @@ export function walk(va: u64, access: u32, priv: u32): u64 {
     // Physical addresses have 56 bits
     return va >> 56 ? accessFault(access) : 0;
   }
+  R.count(H.COUNT_PAGE_WALKS);
   const levels = mode - 5; // 8 → 3, 9 → 4, 10 → 5
   const bits = 12 + levels * 9;
   const sign = <i64>va >> (bits - 1);

@@ -46,7 +46,9 @@ for (const wrong of [
   });
 }
 
-test('parseMachineOptions() names the engines that there are', (t) => {
+test('parseMachineOptions() leaves the engine to the machine, or takes the one that is named', (t) => {
+  t.is(parseMachineOptions([]).engine, undefined);
   t.is(parseMachineOptions(['--engine', 'interpreter']).engine, 'interpreter');
-  t.throws(() => parseMachineOptions(['--engine', 'magic']), { message: /interpreter/ });
+  t.is(parseMachineOptions(['--engine', 'translator']).engine, 'translator');
+  t.throws(() => parseMachineOptions(['--engine', 'magic']), { message: /interpreter or translator/ });
 });

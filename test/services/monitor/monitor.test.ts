@@ -30,6 +30,7 @@ async function startMonitor(t: ExecutionContext): Promise<Monitor> {
     ['query-block', [{ id: 'hd0', file: '/d', format: 'raw', readOnly: false, image: { sizeBytes: 512 } }]],
     ['query-vnc', { enabled: false }],
     ['query-cpus', [{ 'cpu-index': 0 }, { 'cpu-index': 1 }]],
+    ['query-stats', [{ 'cpu-index': 0, stats: [{ name: 'instructions', value: 5 }] }]],
     ['query-exports', []],
     ['query-migrate', {}],
     ['query-migrate-parameters', { 'downtime-limit': 300 }],
@@ -148,6 +149,7 @@ test('every command of the schema is answered', async (t) => {
     'block-export-add': { type: 'nbd', id: 'e', 'node-name': 'hd0' },
     'block-export-del': { id: 'e' },
     screendump: { filename: '/a.ppm' },
+    'query-stats': { target: 'vcpu' },
     'migrate-set-parameters': { 'downtime-limit': 5 },
   };
   for (const { name } of (await client.execute('query-commands')) as { name: string }[]) {

@@ -1,0 +1,8 @@
+/** A name for an address of the guest. */
+export interface GuestSymbol {
+  readonly name: string;
+  /** Unsigned 64 bits, virtual */
+  readonly address: bigint;
+  /** In `bytes`; 0 where the format does not tell: up to the next symbol then */
+  readonly sizeBytes: number;
+}

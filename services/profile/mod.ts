@@ -1,0 +1,1 @@
+export { type ProfileAnswer, profileFile, readProfileAnswer } from './profile_file.ts';
