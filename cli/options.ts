@@ -7,6 +7,16 @@ import {
   type VmOptions,
   type VncOptions,
 } from '../services/supervisor/mod.ts';
+import {
+  type BlockNode,
+  isNbdUri,
+  type NbdWords,
+  nbdSource,
+  parseBlockdev,
+  parseNbdWords,
+  parseTlsObject,
+  type TlsObject,
+} from './block_devices.ts';
 import { parseIcount } from './icount_option.ts';
 import { KeyValues } from './key_value.ts';
 import { type LogItem, parseLogItems } from './log_options.ts';
@@ -15,7 +25,9 @@ import { UsageError } from './usage_error.ts';
 
 interface Drive {
   readonly id: string | undefined;
+  /** A path, or the URI of `nbd` */
   readonly file: string;
+  readonly nbd: NbdWords | undefined;
   readonly readOnly: boolean;
   readonly snapshot: boolean;
   /** 'virtio' is a device too; 'none' waits for a -device */
@@ -27,6 +39,8 @@ interface Draft {
   options: { -readonly [K in keyof VmOptions]?: VmOptions[K] };
   drives: Drive[];
   devices: KeyValues[];
+  nodes: Map<string, BlockNode>;
+  objects: TlsObject[];
   serial: 'stdio' | 'none' | undefined;
   headless: boolean;
   snapshot: boolean;
@@ -128,9 +142,23 @@ const RULES: Readonly<Record<string, Rule>> = {
     },
   },
   '-drive': {
-    value: 'file=FILE,format=raw[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on]',
-    help: 'disk; format is never guessed',
+    value: 'file=FILE|nbd://…,format=raw[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on]',
+    help: 'disk, also of an NBD server [,reconnect-delay=S][,tls-creds=ID]; format is never guessed',
     take: ({ drives }, value) => void drives.push(parseDrive(value)),
+  },
+  '-blockdev': {
+    value: 'driver=nbd,node-name=ID,server.type=inet|unix,…[,export=NAME]',
+    help: 'disk for a -device with drive=ID, also as JSON; drivers nbd, file and raw',
+    take: ({ nodes }, value) => {
+      const node = parseBlockdev(value, nodes);
+      if (nodes.has(node.name)) throw new UsageError(`Cannot use -blockdev: node-name ${node.name} comes twice`);
+      nodes.set(node.name, node);
+    },
+  },
+  '-object': {
+    value: 'tls-creds-x509|tls-creds-psk,id=ID,dir=FOLDER,endpoint=client',
+    help: 'credentials for the tls-creds= of an NBD disk',
+    take: ({ objects }, value) => void objects.push(parseTlsObject(value)),
   },
   '-device': {
     value: 'virtio-blk-pci|virtio-blk-device,drive=ID|virtconsole|virtio-net-pci',
@@ -298,6 +326,8 @@ export function parseVmArguments(args: readonly string[]): ParsedVm {
     options: {},
     drives: [],
     devices: [],
+    nodes: new Map(),
+    objects: [],
     serial: undefined,
     headless: false,
     snapshot: false,
@@ -323,10 +353,11 @@ export function parseVmArguments(args: readonly string[]): ParsedVm {
   return finish(draft);
 }
 
-function finish({ options, drives, devices, serial, headless, snapshot, logItems, logFile }: Draft): ParsedVm {
+function finish(draft: Draft): ParsedVm {
+  const { options, serial, headless, logItems, logFile } = draft;
   const named = options.name !== undefined;
   const display = options.vnc !== undefined || !headless;
-  const { disks, others } = joinDevices(drives, devices, snapshot);
+  const { disks, others } = joinDevices(draft);
   return {
     named,
     options: {
@@ -348,11 +379,8 @@ function finish({ options, drives, devices, serial, headless, snapshot, logItems
 }
 
 /** The disks, and the names of the devices that are none. */
-function joinDevices(
-  drives: readonly Drive[],
-  devices: readonly KeyValues[],
-  snapshot: boolean,
-): { disks: DiskSource[]; others: ReadonlySet<string> } {
+function joinDevices(draft: Draft): { disks: DiskSource[]; others: ReadonlySet<string> } {
+  const { drives, devices, nodes, objects, snapshot } = draft;
   const others = new Set<string>();
   const waiting = new Map<string, Drive>();
   const disks: DiskSource[] = [];
@@ -360,6 +388,7 @@ function joinDevices(
     disks.push({
       id,
       file: drive.file,
+      ...(drive.nbd === undefined ? {} : { nbd: nbdSource(drive.nbd, objects) }),
       format: 'raw',
       readOnly: drive.readOnly,
       snapshot: drive.snapshot || snapshot,
@@ -372,6 +401,10 @@ function joinDevices(
       throw new UsageError('Cannot use -drive with if=none: id= is missing, a -device needs it');
     else if (waiting.has(id)) throw new UsageError(`Cannot use -drive: id ${id} comes twice`);
     else waiting.set(id, drive);
+  }
+  for (const { name, file, nbd, readOnly } of nodes.values()) {
+    if (waiting.has(name)) throw new UsageError(`Cannot use -blockdev: node-name ${name} is a drive's id`);
+    waiting.set(name, { id: name, file, nbd, readOnly, snapshot: false, interface: 'none' });
   }
   for (const device of devices) {
     const driver = device.require('driver');
@@ -393,6 +426,8 @@ function joinDevices(
     waiting.delete(id);
     add(drive, id, bus);
   }
+  // What another node lies over needs no device.
+  for (const { over } of nodes.values()) if (over !== undefined) waiting.delete(over);
   for (const id of waiting.keys()) throw new UsageError(`Cannot use -drive ${id}: no -device has drive=${id}`);
   return { disks, others };
 }
@@ -404,9 +439,11 @@ function parseDrive(value: string): Drive {
   if (format === undefined)
     throw new UsageError(`Cannot use -drive ${path}: format= is missing, it is never guessed; expected raw`);
   if (format !== 'raw') throw new UsageError(`Cannot use -drive with format=${format}: expected raw`);
+  const nbd = isNbdUri(path) ? parseNbdWords(keys, path, 'file.') : undefined;
   const drive: Drive = {
     id: keys.take('id'),
-    file: resolve(path),
+    file: nbd === undefined ? resolve(path) : path,
+    nbd,
     readOnly: keys.flag('readonly', keys.flag('read-only', false)),
     snapshot: keys.flag('snapshot', false),
     interface: keys.oneOf('if', ['virtio', 'none'], 'virtio'),

@@ -44,8 +44,10 @@ export function findNode() {
 
 /** Runs `args` under Node 26 in place of this process: same terminal, same signals, same exit status. */
 export function handOver(args, env = {}) {
+  // What systemd has opened for us goes on: its descriptors begin at 3.
+  const sockets = Math.min(Number(process.env.LISTEN_FDS ?? 0) || 0, 64);
   const child = spawn(findNode(), args, {
-    stdio: 'inherit',
+    stdio: ['inherit', 'inherit', 'inherit', ...Array.from({ length: sockets }, (_, index) => 3 + index)],
     env: {
       ...process.env,
       PATH: `${join(ROOT, 'node_modules', '.bin')}:${process.env.PATH ?? ''}`,

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
 import { ExportSet, MemoryImage, NbdListener, RawImage } from '../../services/nbd/mod.ts';
-import { hasPrograms, mustRun, run, scratch } from './peers.ts';
+import { hasPrograms, mustRun, PeerServer, run, scratch } from './peers.ts';
 
 const { path, remove } = scratch();
 test.after.always(remove);
@@ -243,4 +243,36 @@ test('fio verifies random writes, over UNIX', async (t) => {
     '--thread',
   ]);
   await server.close();
+});
+
+test('nbdkit’s nbd plugin reads and writes through our server, with several connections', async (t) => {
+  if (!hasPrograms(t, 'nbdkit', 'nbdcopy')) return;
+  const server = await served(t, 'unix');
+  const socket = path('through.sock');
+  const plugin = await PeerServer.start(
+    t,
+    'nbdkit',
+    ['-f', '-U', socket, 'nbd', `uri=${server.uri}`, 'shared=true'],
+    socket,
+  );
+  const through = `nbd+unix:///?socket=${socket}`;
+  const out = path('through.raw');
+  await mustRun(t, 'nbdcopy', ['--connections=2', through, out]);
+  t.true(readFileSync(out).equals(readFileSync(source)));
+  await mustRun(t, 'qemu-io', [
+    '-f',
+    'raw',
+    '-c',
+    'write -P 3 1M 64k',
+    '-c',
+    'write -z 2M 64k',
+    '-c',
+    'flush',
+    through,
+  ]);
+  await plugin.stop();
+  await server.close();
+  const disk = readFileSync(server.file);
+  t.true(disk.subarray(MIB, MIB + 65_536).every((byte) => byte === 3));
+  t.true(disk.subarray(2 * MIB, 2 * MIB + 65_536).every((byte) => byte === 0));
 });

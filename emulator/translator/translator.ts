@@ -95,6 +95,8 @@ export class Translator {
   hot(slot: number): void {
     const host = this.#hostOf(slot);
     if (host === 0) return;
+    // Counted from nothing again: what is translated now may be dropped when its page changes
+    this.#view.setUint16(this.#counterOf(slot), 0, true);
     this.#rememberJump(host);
     const pc = this.#view.getBigUint64(this.#hart + H.HART_PC, true);
     const privilege = this.#view.getUint32(this.#hart + H.HART_PRIV, true);
@@ -136,8 +138,10 @@ export class Translator {
 
   /** How often the interpreter counted a jump to a slot */
   #visits(slot: number): number {
-    const index = (slot >>> 3) & ((H.VISIT_COUNTERS - 1) << 1);
-    return this.#view.getUint16(this.#hart + H.HART_VISITS + index, true);
+    return this.#view.getUint16(this.#counterOf(slot), true);
+  }
+  #counterOf(slot: number): number {
+    return this.#hart + H.HART_VISITS + ((slot >>> 3) & ((H.VISIT_COUNTERS - 1) << 1));
   }
 
   // --- guest code -------------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
-import { Cursor, Writer } from '../bytes/mod.ts';
+import { Cursor, type WireError, Writer } from '../bytes/mod.ts';
 import { MAX_RECEIVED_EXTENTS } from './limits.ts';
+
+/** Largest number that loses nothing as a double */
+const MAX_EXACT = BigInt(Number.MAX_SAFE_INTEGER);
 
 /** Bytes of a run with one state. */
 export interface Extent {
@@ -26,6 +29,45 @@ export function encodeBlockStatus(status: BlockStatus): Uint8Array<ArrayBuffer> 
 export function encodeExtendedBlockStatus(status: BlockStatus): Uint8Array<ArrayBuffer> {
   const writer = new Writer(8 + status.extents.length * 16).u32(status.contextId).u32(status.extents.length);
   for (const extent of status.extents) writer.u64(BigInt(extent.lengthBytes)).u64(BigInt(extent.flags));
+  return writer.finish();
+}
+
+/** Payload of a BLOCK_STATUS_EXT chunk. @throws WireError */
+export function decodeExtendedBlockStatus(payload: Uint8Array): BlockStatus {
+  const cursor = new Cursor(payload, 'NBD_REPLY_TYPE_BLOCK_STATUS_EXT');
+  const contextId = cursor.u32('context id');
+  const count = cursor.u32('descriptor count');
+  // "header length is equal to descriptor count * 16 + 8"
+  if (count === 0 || cursor.remaining !== count * 16) {
+    throw cursor.error(
+      'ERR_WIRE_VALUE',
+      `Cannot read block status: ${count} descriptors announced, ${cursor.remaining} bytes follow`,
+    );
+  }
+  if (count > MAX_RECEIVED_EXTENTS) throw tooMany(cursor, count);
+  const extents: Extent[] = [];
+  for (let index = 0; index < count; index++) {
+    const length = cursor.u64('extent length');
+    const flags = cursor.u64('extent status');
+    if (length === 0n) throw cursor.error('ERR_WIRE_VALUE', 'Cannot read block status: an extent of 0 bytes');
+    if (flags > MAX_EXACT) {
+      throw cursor.error('ERR_WIRE_LIMIT', `Cannot read block status: status ${flags}, limit is ${MAX_EXACT}`);
+    }
+    // The last extent may reach behind the request, as far as it likes; no export of ours reaches 2^53.
+    extents.push({ lengthBytes: Number(length < MAX_EXACT ? length : MAX_EXACT), flags: Number(flags) });
+  }
+  cursor.end();
+  return { contextId, extents };
+}
+
+function tooMany(cursor: Cursor, count: number): WireError {
+  return cursor.error('ERR_WIRE_LIMIT', `Cannot read block status: ${count} extents, limit is ${MAX_RECEIVED_EXTENTS}`);
+}
+
+/** Payload of a BLOCK_STATUS request that asks for some of the selected contexts only */
+export function encodeBlockStatusFilter(filter: BlockStatusFilter): Uint8Array<ArrayBuffer> {
+  const writer = new Writer(8 + filter.contextIds.length * 4).u64(BigInt(filter.lengthBytes));
+  for (const id of filter.contextIds) writer.u32(id);
   return writer.finish();
 }
 
@@ -61,12 +103,7 @@ export function decodeBlockStatus(payload: Uint8Array): BlockStatus {
     throw cursor.error('ERR_WIRE_VALUE', `Cannot read block status: ${cursor.remaining} bytes of extents of 8`);
   }
   const count = cursor.remaining / 8;
-  if (count > MAX_RECEIVED_EXTENTS) {
-    throw cursor.error(
-      'ERR_WIRE_LIMIT',
-      `Cannot read block status: ${count} extents, limit is ${MAX_RECEIVED_EXTENTS}`,
-    );
-  }
+  if (count > MAX_RECEIVED_EXTENTS) throw tooMany(cursor, count);
   const extents: Extent[] = [];
   for (let index = 0; index < count; index++) {
     const lengthBytes = cursor.u32('extent length');

@@ -8,10 +8,10 @@ import { decodeInformation, decodeListedExport, decodeMetaContext } from './opti
 
 // Fixed newstyle, the client's side, as a pure state machine. One option is outstanding at a time:
 //
-//   greeting ─► structured ─► meta ─► go ─► transmission         fallbacks: no structured replies → no meta;
-//       │           │           │      └─► export-name ─┘        GO unknown (ERR_UNSUP) → EXPORT_NAME;
-//       │           └───────────┴─────────► list ─► listed       a server without FIXED_NEWSTYLE → EXPORT_NAME at once
-//       └─► export-name
+//   greeting ─► extended ─► structured ─► meta ─► go ─► transmission    fallbacks: no extended headers → structured
+//       │           └──────────────────────▲  │      └─► export-name ─┘   replies; none of them → no meta; GO unknown
+//       │                                     └─► list ─► listed          (ERR_UNSUP) → EXPORT_NAME; a server without
+//       └─► export-name                                                   FIXED_NEWSTYLE → EXPORT_NAME at once
 //
 // With TLS wished for, starttls ─► tls ─► comes right behind the greeting, so that nothing is learned before it. Where
 // TLS is required, a refusal of it ends the session (CVE-2019-14842: it must never go on in clear text).
@@ -23,6 +23,8 @@ export interface ClientWishes {
   readonly exportName: string;
   /** Ask for structured replies (default true) */
   readonly structured?: boolean;
+  /** Ask for extended headers before (default true; never without structured) */
+  readonly extended?: boolean;
   /** Meta contexts to select, if structured replies come on */
   readonly contexts?: readonly string[];
   /** List the exports instead of opening one */
@@ -40,6 +42,8 @@ export interface AgreedExport {
   readonly flags: number;
   readonly blockSizes: BlockSizes;
   readonly structured: boolean;
+  /** Headers have lengths of 64 bits; includes `structured` */
+  readonly extended: boolean;
   readonly contexts: readonly MetaContext[];
 }
 
@@ -48,6 +52,7 @@ export interface ClientNegotiation {
     | 'greeting'
     | 'starttls'
     | 'tls'
+    | 'extended'
     | 'structured'
     | 'meta'
     | 'go'
@@ -59,6 +64,7 @@ export interface ClientNegotiation {
   readonly wishes: ClientWishes;
   readonly noZeroes: boolean;
   readonly structured: boolean;
+  readonly extended: boolean;
   readonly contexts: readonly MetaContext[];
   readonly listed: readonly ExportSummary[];
   readonly infoReplies: number;
@@ -96,6 +102,7 @@ export function startClientNegotiation(wishes: ClientWishes): ClientNegotiation 
     wishes,
     noZeroes: false,
     structured: false,
+    extended: false,
     contexts: [],
     listed: [],
     infoReplies: 0,
@@ -130,6 +137,10 @@ export function stepClientNegotiation(state: ClientNegotiation, event: ClientNeg
         return { state: { ...state, phase: 'tls' }, out: [], effect: { kind: 'starttls' } };
       }
       return failedOption(state, reply, state.wishes.tls === 'allow' ? afterGreeting : undefined);
+    case 'extended':
+      return reply.type === REP.ACK
+        ? askMeta({ ...state, structured: true, extended: true })
+        : failedOption(state, reply, askStructured);
     case 'structured':
       return reply.type === REP.ACK ? askMeta({ ...state, structured: true }) : failedOption(state, reply, openExport);
     case 'meta':
@@ -167,6 +178,11 @@ function afterGreeting(state: ClientNegotiation): ClientNegotiationStep {
     return { state: { ...state, phase: 'list' }, out: [encodeOption(OPT.LIST)], effect: undefined };
   }
   if (state.wishes.structured === false) return openExport(state);
+  if (state.wishes.extended === false) return askStructured(state);
+  return { state: { ...state, phase: 'extended' }, out: [encodeOption(OPT.EXTENDED_HEADERS)], effect: undefined };
+}
+
+function askStructured(state: ClientNegotiation): ClientNegotiationStep {
   return { state: { ...state, phase: 'structured' }, out: [encodeOption(OPT.STRUCTURED_REPLY)], effect: undefined };
 }
 
@@ -186,6 +202,8 @@ function openExport(state: ClientNegotiation): ClientNegotiationStep {
 }
 
 function openByName(state: ClientNegotiation): ClientNegotiationStep {
+  // A server that has extended headers has GO, too; by name, no client of the specification may ask then.
+  if (state.extended) throw wrong('Cannot open the export: server has extended headers and no NBD_OPT_GO');
   const name = new TextEncoder().encode(state.wishes.exportName);
   return { state: { ...state, phase: 'export-name' }, out: [encodeOption(OPT.EXPORT_NAME, name)], effect: undefined };
 }
@@ -254,6 +272,7 @@ function finish(state: ClientNegotiation): ClientNegotiationStep {
     flags: size.flags,
     blockSizes: state.blockSizes ?? DEFAULT_BLOCK_SIZES,
     structured: state.structured,
+    extended: state.extended,
     contexts: state.contexts,
   };
   return { state: { ...state, phase: 'transmission' }, out: [], effect: { kind: 'transmit', export: agreed } };
@@ -297,6 +316,7 @@ function failedOption(
 
 function optionOfPhase(phase: ClientNegotiation['phase']): number | undefined {
   if (phase === 'starttls') return OPT.STARTTLS;
+  if (phase === 'extended') return OPT.EXTENDED_HEADERS;
   if (phase === 'structured') return OPT.STRUCTURED_REPLY;
   if (phase === 'meta') return OPT.SET_META_CONTEXT;
   if (phase === 'go') return OPT.GO;

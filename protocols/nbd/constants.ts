@@ -119,6 +119,12 @@ export type NbdErrorName = Exclude<keyof typeof NBD_ERROR, 'OK'>;
 
 /** The one context that every server of structured replies should have */
 export const BASE_ALLOCATION = 'base:allocation';
+/** QEMU's context of the depth in a chain: 0 is not allocated anywhere, 1 in the image itself, 2 in the one under it */
+export const QEMU_ALLOCATION_DEPTH = 'qemu:allocation-depth';
+/** QEMU's contexts of dirty bitmaps; the bitmap's name follows */
+export const QEMU_DIRTY_BITMAP = 'qemu:dirty-bitmap:';
+/** Extent flag of qemu:dirty-bitmap */
+export const STATE_DIRTY = 1 << 0;
 /** Extent flags of base:allocation */
 export const STATE = { HOLE: 1 << 0, ZERO: 1 << 1 } as const;
 
@@ -139,8 +145,9 @@ export function optionName(option: number): string {
   return `option ${option}`;
 }
 
+const commandNames = new Map<number, string>(Object.entries(CMD).map(([name, value]) => [value, `NBD_CMD_${name}`]));
+
 /** `NBD_CMD_READ` for 0, for texts */
 export function commandName(type: number): string {
-  for (const [name, value] of Object.entries(CMD)) if (value === type) return `NBD_CMD_${name}`;
-  return `command ${type}`;
+  return commandNames.get(type) ?? `command ${type}`;
 }

@@ -1,8 +1,9 @@
 import { Cursor, WireError } from '../bytes/mod.ts';
-import { decodeBlockStatus, type Extent } from './block_status.ts';
+import { decodeBlockStatus, decodeExtendedBlockStatus, type Extent } from './block_status.ts';
 import {
   CMD,
   commandName,
+  EXTENDED_REPLY_MAGIC,
   errorName,
   type NbdErrorName,
   REPLY_FLAG_DONE,
@@ -17,8 +18,10 @@ import {
   CHUNK_HEADER_BYTES,
   type ChunkHeader,
   decodeChunkHeader,
+  decodeExtendedChunkHeader,
   decodeHole,
   decodeReplyError,
+  EXTENDED_CHUNK_HEADER_BYTES,
 } from './structured_reply.ts';
 
 /** A request that waits for its reply. */
@@ -31,6 +34,8 @@ export interface Outstanding {
   readonly length: number;
   /** READ: where the data goes, `length` bytes */
   readonly into?: Uint8Array;
+  /** BLOCK_STATUS: the contexts that were asked for (default: all that were selected) */
+  readonly contextIds?: ReadonlySet<number>;
 }
 
 /** How a request ended. */
@@ -81,14 +86,17 @@ const NO_EXTENTS: ReadonlyMap<number, readonly Extent[]> = new Map();
  */
 export class ReplyAssembler {
   readonly #structured: boolean;
+  readonly #extended: boolean;
   readonly #contextIds: ReadonlySet<number>;
   readonly #outstanding = new Map<number, Assembly>();
-  readonly #header = new Uint8Array(CHUNK_HEADER_BYTES);
+  readonly #header = new Uint8Array(EXTENDED_CHUNK_HEADER_BYTES);
   #headerFilled = 0;
   #state: State = { kind: 'header' };
 
-  constructor(options: { structured: boolean; contextIds: Iterable<number> }) {
+  /** With `extended` nothing but extended headers is taken. */
+  constructor(options: { structured: boolean; extended?: boolean; contextIds: Iterable<number> }) {
     this.#structured = options.structured;
+    this.#extended = options.extended === true;
     this.#contextIds = new Set(options.contextIds);
   }
 
@@ -122,20 +130,35 @@ export class ReplyAssembler {
     let used = this.#fillHeader(4, chunk, at);
     if (this.#headerFilled < 4) return used;
     const magic = new Cursor(this.#header, 'NBD reply').u32('magic');
-    const structured = magic === STRUCTURED_REPLY_MAGIC;
-    if (!structured && magic !== SIMPLE_REPLY_MAGIC) {
-      throw wrong('ERR_WIRE_MAGIC', `Cannot accept NBD reply: magic 0x${magic.toString(16)}`);
-    }
-    if (structured && !this.#structured) {
-      throw wrong('ERR_WIRE_STATE', 'Cannot accept a structured reply: it was not negotiated');
-    }
-    const size = structured ? CHUNK_HEADER_BYTES : SIMPLE_REPLY_BYTES;
+    const size = this.#headerBytes(magic);
     used += this.#fillHeader(size, chunk, at + used);
     if (this.#headerFilled < size) return used;
     this.#headerFilled = 0;
-    if (structured) this.#onChunk(decodeChunkHeader(this.#header), completions);
-    else this.#onSimple(this.#header.subarray(0, size), completions);
+    const header = this.#header.subarray(0, size);
+    if (size === SIMPLE_REPLY_BYTES) this.#onSimple(header, completions);
+    else if (size === CHUNK_HEADER_BYTES) this.#onChunk(decodeChunkHeader(header), completions);
+    else {
+      const extended = decodeExtendedChunkHeader(header);
+      const { request } = this.#find(extended.cookie);
+      if (extended.offset !== BigInt(request.offset)) {
+        throw wrong(
+          'ERR_WIRE_VALUE',
+          `Cannot accept a reply at ${extended.offset}: the request was at ${request.offset}`,
+        );
+      }
+      this.#onChunk(extended, completions);
+    }
     return used;
+  }
+
+  /** Size of the header that a magic announces, in `bytes`. Each session knows one or two of the three kinds. */
+  #headerBytes(magic: number): number {
+    if (magic === EXTENDED_REPLY_MAGIC && this.#extended) return EXTENDED_CHUNK_HEADER_BYTES;
+    if (magic === STRUCTURED_REPLY_MAGIC && this.#structured && !this.#extended) return CHUNK_HEADER_BYTES;
+    if (magic === SIMPLE_REPLY_MAGIC && !this.#extended) return SIMPLE_REPLY_BYTES;
+    const known = [EXTENDED_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, SIMPLE_REPLY_MAGIC].includes(magic);
+    if (known) throw wrong('ERR_WIRE_STATE', 'Cannot accept an NBD reply: its kind of header was not negotiated');
+    throw wrong('ERR_WIRE_MAGIC', `Cannot accept NBD reply: magic 0x${magic.toString(16)}`);
   }
 
   #fillHeader(size: number, chunk: Uint8Array, at: number): number {
@@ -191,7 +214,7 @@ export class ReplyAssembler {
       this.#state = { kind: 'data-offset', assembly, header, bytes: new Uint8Array(8), filled: 0 };
       return;
     }
-    const limit = payloadLimit(header, request, this.#contextIds.size);
+    const limit = payloadLimit(header, request, this.#extended, this.#contextIds.size);
     if (limit === undefined) throw wrong('ERR_WIRE_STATE', `Cannot accept chunk type ${type} for ${name}`);
     if (length > limit || length === 0) {
       throw wrong('ERR_WIRE_LIMIT', `Cannot accept chunk type ${type} of ${length} bytes: limit is ${limit}`);
@@ -249,10 +272,10 @@ export class ReplyAssembler {
       assembly.request.into?.fill(0, start, start + hole.lengthBytes);
       return;
     }
-    if (type === REPLY_TYPE.BLOCK_STATUS) {
-      const status = decodeBlockStatus(payload);
-      if (!this.#contextIds.has(status.contextId)) {
-        throw wrong('ERR_WIRE_VALUE', `Cannot accept block status of context ${status.contextId}: not selected`);
+    if (type === REPLY_TYPE.BLOCK_STATUS || type === REPLY_TYPE.BLOCK_STATUS_EXT) {
+      const status = this.#extended ? decodeExtendedBlockStatus(payload) : decodeBlockStatus(payload);
+      if (!(assembly.request.contextIds ?? this.#contextIds).has(status.contextId)) {
+        throw wrong('ERR_WIRE_VALUE', `Cannot accept block status of context ${status.contextId}: not asked for`);
       }
       if (assembly.extents.has(status.contextId)) {
         throw wrong('ERR_WIRE_VALUE', `Cannot accept block status of context ${status.contextId}: it came twice`);
@@ -285,7 +308,7 @@ export class ReplyAssembler {
     }
     if (error === undefined && request.type === CMD.BLOCK_STATUS) {
       // CVE-2023-5871: success must bring every selected context.
-      if (assembly.extents.size !== this.#contextIds.size) {
+      if (assembly.extents.size !== (request.contextIds ?? this.#contextIds).size) {
         throw wrong('ERR_WIRE_VALUE', 'Cannot accept the end of a block status reply: a context is missing');
       }
     }
@@ -299,10 +322,16 @@ export class ReplyAssembler {
 }
 
 /** Largest payload of a chunk type for a request, in `bytes`; undefined: the type does not belong there. */
-function payloadLimit(header: ChunkHeader, request: Outstanding, contexts: number): number | undefined {
+function payloadLimit(
+  header: ChunkHeader,
+  request: Outstanding,
+  extended: boolean,
+  contexts: number,
+): number | undefined {
   if (header.type === REPLY_TYPE.OFFSET_HOLE) return request.type === CMD.READ ? 12 : undefined;
-  if (header.type === REPLY_TYPE.BLOCK_STATUS) {
-    return request.type === CMD.BLOCK_STATUS && contexts > 0 ? 4 + MAX_RECEIVED_EXTENTS * 8 : undefined;
+  if (header.type === (extended ? REPLY_TYPE.BLOCK_STATUS_EXT : REPLY_TYPE.BLOCK_STATUS)) {
+    const limit = extended ? 8 + MAX_RECEIVED_EXTENTS * 16 : 4 + MAX_RECEIVED_EXTENTS * 8;
+    return request.type === CMD.BLOCK_STATUS && contexts > 0 ? limit : undefined;
   }
   if ((header.type & REPLY_TYPE_ERROR_BIT) !== 0) return 6 + MAX_STRING_BYTES + 8;
   return undefined;

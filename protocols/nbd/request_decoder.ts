@@ -17,6 +17,10 @@ export interface PayloadBuffers {
   /** At least `lengthBytes` long; contents do not matter */
   take(lengthBytes: number): Uint8Array;
   give(buffer: Uint8Array): void;
+  /** Asked once before a payload of `lengthBytes` is collected. False: not now; next() gives nothing until it is true */
+  reserve?(lengthBytes: number): boolean;
+  /** A payload that was reserved for will never be whole */
+  release?(lengthBytes: number): void;
 }
 
 /** One request, judged, with the data of an accepted WRITE. */
@@ -73,6 +77,11 @@ export class RequestDecoder {
     return this.#buffered;
   }
 
+  /** A request has begun and is not whole: the client owes the rest of it */
+  get isMidRequest(): boolean {
+    return this.#request !== undefined || this.#headerFilled > 0;
+  }
+
   /** The stream stands between two requests */
   get idle(): boolean {
     return this.#request === undefined && this.#headerFilled === 0 && this.#buffered === 0;
@@ -82,6 +91,17 @@ export class RequestDecoder {
     if (chunk.length === 0) return;
     this.#chunks.push(chunk);
     this.#buffered += chunk.length;
+  }
+
+  /** The last chunk was only lent, and its owner wants it back: what is not parsed yet is copied. */
+  keep(): void {
+    const last = this.#chunks.length - 1;
+    if (last < 0) return;
+    if (last > 0) this.#chunks[last] = this.#chunks[last]!.slice();
+    else {
+      this.#chunks[0] = this.#chunks[0]!.slice(this.#at);
+      this.#at = 0;
+    }
   }
 
   /**
@@ -107,6 +127,7 @@ export class RequestDecoder {
         return this.#finish(header, verdict, view, undefined);
       }
       if (this.#buffered === 0) return undefined;
+      if (this.#buffers.reserve?.(length) === false) return undefined;
       this.#payload = this.#buffers.take(Math.min(length, FIRST_PAYLOAD_BYTES));
     }
     if (!this.#fillPayload(length)) return undefined;
@@ -116,7 +137,10 @@ export class RequestDecoder {
 
   /** Gives back what a request that will never be whole holds. */
   close(): void {
-    if (this.#payload !== undefined) this.#buffers.give(this.#payload);
+    if (this.#payload !== undefined) {
+      this.#buffers.give(this.#payload);
+      this.#buffers.release?.(requestPayloadBytes(this.#request!, this.#extended));
+    }
     this.#payload = undefined;
     this.#chunks = [];
     this.#buffered = 0;
@@ -160,9 +184,10 @@ export class RequestDecoder {
 
   #judgeFilter(request: Request, payload: Uint8Array): Verdict {
     try {
-      const { lengthBytes } = decodeBlockStatusFilter(payload, this.#terms.contexts);
+      const { lengthBytes, contextIds } = decodeBlockStatusFilter(payload, this.#terms.contexts);
       const flags = request.flags & ~CMD_FLAG.PAYLOAD_LEN;
-      return validateRequest({ ...request, flags, length: lengthBytes }, this.#terms);
+      const verdict = validateRequest({ ...request, flags, length: lengthBytes }, this.#terms);
+      return verdict.accepted ? { accepted: true, request: { ...verdict.request, contextIds } } : verdict;
     } catch (error) {
       if (!(error instanceof WireError)) throw error;
       return { accepted: false, error: NBD_ERROR.EINVAL, text: error.message };
@@ -188,7 +213,10 @@ export class RequestDecoder {
     let verdict = judged;
     if (judged === FILTERED) {
       verdict = this.#judgeFilter(header, payload);
-      if (buffer !== undefined) this.#buffers.give(buffer);
+      if (buffer !== undefined) {
+        this.#buffers.give(buffer);
+        this.#buffers.release?.(header.length);
+      }
     }
     this.#request = undefined;
     this.#verdict = undefined;

@@ -1,5 +1,14 @@
 import { WireError } from '../bytes/mod.ts';
-import { CLIENT_FLAG, HANDSHAKE_FLAG, INFO, OPT, optionName, REP, TRANSMISSION_FLAG } from './constants.ts';
+import {
+  CLIENT_FLAG,
+  HANDSHAKE_FLAG,
+  INFO,
+  OPT,
+  optionName,
+  QEMU_DIRTY_BITMAP,
+  REP,
+  TRANSMISSION_FLAG,
+} from './constants.ts';
 import type { ExportDescription, ExportSummary, MetaContext } from './export.ts';
 import { encodeExportNameReply, encodeGreeting } from './greeting.ts';
 import { MAX_OPTION_BYTES, MAX_OPTIONS, OPTIONS_PER_LISTED_EXPORT } from './limits.ts';
@@ -285,11 +294,11 @@ function answerMetaContexts(
   return { state: { ...state, selected }, out, effect: undefined };
 }
 
-/** Unknown namespaces match nothing; a namespace alone (`base:`) is a wildcard, for LIST only. */
+/** Unknown namespaces match nothing; a namespace alone (`base:`), and QEMU's of bitmaps, are wildcards for LIST only. */
 function matches(query: string, name: string, listing: boolean): boolean {
   if (query === name) return true;
-  const namespace = name.slice(0, name.indexOf(':') + 1);
-  return listing && query === namespace;
+  if (!listing) return false;
+  return query === name.slice(0, name.indexOf(':') + 1) || (query === QEMU_DIRTY_BITMAP && name.startsWith(query));
 }
 
 function onListed(state: ServerNegotiation, exports: readonly ExportSummary[] | undefined): ServerNegotiationStep {

@@ -56,6 +56,26 @@ export function decodeChunkHeader(bytes: Uint8Array): ChunkHeader {
   return header;
 }
 
+/** Header of a reply where extended headers were agreed; `length` is rounded from 2^53 up, which nobody accepts. */
+export interface ExtendedChunkHeader extends ChunkHeader {
+  /** The request's, said again */
+  readonly offset: bigint;
+}
+
+export function decodeExtendedChunkHeader(bytes: Uint8Array): ExtendedChunkHeader {
+  const cursor = new Cursor(bytes, 'NBD extended reply');
+  cursor.expectU32(EXTENDED_REPLY_MAGIC, 'magic');
+  const header = {
+    flags: cursor.u16('flags'),
+    type: cursor.u16('type'),
+    cookie: cursor.u64('cookie'),
+    offset: cursor.u64('offset'),
+    length: Number(cursor.u64('length')),
+  };
+  cursor.end();
+  return header;
+}
+
 /** Payload of an OFFSET_HOLE chunk */
 export interface Hole {
   readonly offset: bigint;

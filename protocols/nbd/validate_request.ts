@@ -28,7 +28,7 @@ export interface CheckedRequest {
   /** Known and allowed here */
   readonly type: number;
   readonly cookie: bigint;
-  /** offset + length is inside the export, both exact integers, in `bytes` */
+  /** offset + length is inside the export, both exact integers, in `bytes`. RESIZE: the new size, and 0 */
   readonly offset: number;
   readonly length: number;
   readonly fua: boolean;
@@ -38,6 +38,8 @@ export interface CheckedRequest {
   readonly fastZero: boolean;
   /** BLOCK_STATUS: one extent only */
   readonly oneExtent: boolean;
+  /** BLOCK_STATUS: ids of the contexts to answer for; undefined: all that were selected */
+  readonly contextIds?: readonly number[];
 }
 
 export type Verdict =
@@ -55,6 +57,7 @@ const allowedFlags: ReadonlyMap<number, number> = new Map([
   [CMD.CACHE, 0],
   [CMD.WRITE_ZEROES, CMD_FLAG.FUA | CMD_FLAG.NO_HOLE | CMD_FLAG.FAST_ZERO],
   [CMD.BLOCK_STATUS, CMD_FLAG.FUA | CMD_FLAG.REQ_ONE],
+  [CMD.RESIZE, CMD_FLAG.FUA],
 ]);
 
 /** What the server must have advertised for a command */
@@ -63,10 +66,12 @@ const neededFlag: ReadonlyMap<number, number> = new Map([
   [CMD.TRIM, TRANSMISSION_FLAG.SEND_TRIM],
   [CMD.CACHE, TRANSMISSION_FLAG.SEND_CACHE],
   [CMD.WRITE_ZEROES, TRANSMISSION_FLAG.SEND_WRITE_ZEROES],
+  [CMD.RESIZE, TRANSMISSION_FLAG.SEND_RESIZE],
 ]);
 
-function writes(type: number): boolean {
-  return type === CMD.WRITE || type === CMD.TRIM || type === CMD.WRITE_ZEROES;
+/** Commands that a read-only export refuses. */
+export function changesExport(type: number): boolean {
+  return type === CMD.WRITE || type === CMD.TRIM || type === CMD.WRITE_ZEROES || type === CMD.RESIZE;
 }
 
 /** The flat list of refusals; what passes is not checked again. */
@@ -76,64 +81,102 @@ export function validateRequest(request: Request, terms: TransmissionTerms): Ver
   const flags = hasPayload ? request.flags & ~CMD_FLAG.PAYLOAD_LEN : request.flags;
   const allowed = allowedFlags.get(type);
   if (allowed === undefined) return refuse(NBD_ERROR.EINVAL, `Cannot run command ${type}: not known here`);
-  const name = commandName(type);
   // A BLOCK_STATUS with one was looked into before, and comes here without the flag.
   if (hasPayload !== (terms.extended === true && type === CMD.WRITE)) {
-    return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: PAYLOAD_LEN is ${hasPayload ? 'set' : 'missing'}`);
+    return refuse(
+      NBD_ERROR.EINVAL,
+      `Cannot run ${commandName(type)}: PAYLOAD_LEN is ${hasPayload ? 'set' : 'missing'}`,
+    );
   }
   if ((flags & ~allowed) !== 0) {
-    return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: flags 0x${flags.toString(16)}, allowed are ${allowed}`);
+    return refuse(
+      NBD_ERROR.EINVAL,
+      `Cannot run ${commandName(type)}: flags 0x${flags.toString(16)}, allowed are ${allowed}`,
+    );
   }
   if ((flags & CMD_FLAG.FUA) !== 0 && !has(terms, TRANSMISSION_FLAG.SEND_FUA)) {
-    return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: FUA was not advertised`);
+    return refuse(NBD_ERROR.EINVAL, `Cannot run ${commandName(type)}: FUA was not advertised`);
   }
   if ((flags & CMD_FLAG.DF) !== 0 && !terms.structured) {
-    return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: DF needs structured replies`);
+    return refuse(NBD_ERROR.EINVAL, `Cannot run ${commandName(type)}: DF needs structured replies`);
   }
   // nbdkit 1.32 aborts on this one.
   if ((flags & CMD_FLAG.FAST_ZERO) !== 0 && !has(terms, TRANSMISSION_FLAG.SEND_FAST_ZERO)) {
-    return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: FAST_ZERO was not advertised`);
+    return refuse(NBD_ERROR.EINVAL, `Cannot run ${commandName(type)}: FAST_ZERO was not advertised`);
   }
-  if (writes(type) && isReadOnly(terms.flags)) {
-    return refuse(NBD_ERROR.EPERM, `Cannot run ${name}: export is read-only`);
+  if (changesExport(type) && isReadOnly(terms.flags)) {
+    return refuse(NBD_ERROR.EPERM, `Cannot run ${commandName(type)}: export is read-only`);
   }
   const needed = neededFlag.get(type);
   if (needed !== undefined && !has(terms, needed)) {
-    return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: not advertised`);
+    return refuse(NBD_ERROR.EINVAL, `Cannot run ${commandName(type)}: not advertised`);
   }
   if (type === CMD.FLUSH || type === CMD.DISC) {
     // "NBD_CMD_FLUSH: offset and length are reserved, must be zero"
     if (type === CMD.FLUSH && (offset !== 0n || length !== 0)) {
-      return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: offset ${offset} and length ${length}, expected 0`);
+      return refuse(
+        NBD_ERROR.EINVAL,
+        `Cannot run ${commandName(type)}: offset ${offset} and length ${length}, expected 0`,
+      );
     }
     // What DISC carries there is not looked at, and reaches nobody.
     return accept({ ...request, length: 0 }, 0);
   }
+  if (type === CMD.RESIZE) return judgeResize(request, terms);
   if (type === CMD.BLOCK_STATUS) {
     if (terms.contexts === 0) {
-      return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: no meta context was selected`);
+      return refuse(NBD_ERROR.EINVAL, `Cannot run ${commandName(type)}: no meta context was selected`);
     }
-    if (length === 0) return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: length is 0`);
+    if (length === 0) return refuse(NBD_ERROR.EINVAL, `Cannot run ${commandName(type)}: length is 0`);
   }
   if ((type === CMD.READ || type === CMD.WRITE) && length > terms.maxPayloadBytes) {
-    return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: ${length} bytes, limit is ${terms.maxPayloadBytes}`);
+    return refuse(
+      NBD_ERROR.EINVAL,
+      `Cannot run ${commandName(type)}: ${length} bytes, limit is ${terms.maxPayloadBytes}`,
+    );
   }
   // Subtraction instead of offset + length: nothing can wrap.
   if (offset > terms.sizeBytes || BigInt(length) > terms.sizeBytes - offset) {
     const error = type === CMD.WRITE || type === CMD.WRITE_ZEROES ? NBD_ERROR.ENOSPC : NBD_ERROR.EINVAL;
-    return refuse(error, `Cannot run ${name}: ${length} bytes at ${offset}, export has ${terms.sizeBytes}`);
+    return refuse(
+      error,
+      `Cannot run ${commandName(type)}: ${length} bytes at ${offset}, export has ${terms.sizeBytes}`,
+    );
   }
   if (offset + BigInt(length) > BigInt(Number.MAX_SAFE_INTEGER)) {
-    return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: ${length} bytes at ${offset}, images end at 2^53`);
+    return refuse(
+      NBD_ERROR.EINVAL,
+      `Cannot run ${commandName(type)}: ${length} bytes at ${offset}, images end at 2^53`,
+    );
   }
   const start = Number(offset);
   const minimum = terms.blockSizes.minimum;
   const end = start + length;
   // The export's end need not be a multiple of the minimum for the last block to be reachable.
   if (start % minimum !== 0 || (end % minimum !== 0 && BigInt(end) !== terms.sizeBytes)) {
-    return refuse(NBD_ERROR.EINVAL, `Cannot run ${name}: ${length} bytes at ${offset}, blocks have ${minimum}`);
+    return refuse(
+      NBD_ERROR.EINVAL,
+      `Cannot run ${commandName(type)}: ${length} bytes at ${offset}, blocks have ${minimum}`,
+    );
   }
   return accept(request, start);
+}
+
+/** Extension RESIZE: "the field offset is used to signal the new requested size" */
+function judgeResize(request: Request, terms: TransmissionTerms): Verdict {
+  const { offset, length } = request;
+  if (length !== 0) return refuse(NBD_ERROR.EINVAL, `Cannot run NBD_CMD_RESIZE: length ${length}, expected 0`);
+  if (offset > BigInt(Number.MAX_SAFE_INTEGER)) {
+    return refuse(NBD_ERROR.ENOSPC, `Cannot run NBD_CMD_RESIZE: ${offset} bytes, images end at 2^53`);
+  }
+  const size = Number(offset);
+  if (size % terms.blockSizes.minimum !== 0) {
+    return refuse(
+      NBD_ERROR.EINVAL,
+      `Cannot run NBD_CMD_RESIZE: ${size} bytes, blocks have ${terms.blockSizes.minimum}`,
+    );
+  }
+  return accept(request, size);
 }
 
 function has(terms: TransmissionTerms, flag: number): boolean {

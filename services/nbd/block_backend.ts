@@ -1,5 +1,6 @@
 import { type BlockBackend, BlockError } from '../../emulator/devices/backends.ts';
-import { type NbdClient, NbdError } from './client.ts';
+import type { NbdDisk } from './nbd_disk.ts';
+import { NbdError } from './nbd_error.ts';
 
 const SECTOR_BYTES = 512;
 
@@ -10,12 +11,12 @@ export class NbdBlockBackend implements BlockBackend {
   readonly blockBytes: number;
   readonly discard?: (offset: number, lengthBytes: number) => Promise<void>;
   readonly writeZeroes?: (offset: number, lengthBytes: number, options?: { mayUnmap?: boolean }) => Promise<void>;
-  readonly #client: NbdClient;
+  readonly #client: NbdDisk;
 
   /** The client is used, not owned: close it when the machine has ended. */
-  constructor(client: NbdClient) {
+  constructor(client: NbdDisk) {
     this.#client = client;
-    this.blockBytes = Math.max(SECTOR_BYTES, client.export.blockSizes.minimum);
+    this.blockBytes = Math.max(SECTOR_BYTES, client.blockSizes.minimum);
     // A guest sees whole blocks; a shorter tail of an odd-sized image stays out of its reach.
     this.sizeBytes = client.sizeBytes - (client.sizeBytes % this.blockBytes);
     this.readOnly = client.readOnly;

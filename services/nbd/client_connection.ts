@@ -47,6 +47,10 @@ export interface NbdClientOptions {
   readonly requests?: number;
   /** Ask for structured replies and block status (default true) */
   readonly structured?: boolean;
+  /** Ask for extended headers: lengths of 64 bits (default true; never without structured) */
+  readonly extended?: boolean;
+  /** Meta contexts to select (default base:allocation); what the server does not have is left out */
+  readonly contexts?: readonly string[];
   readonly signal?: AbortSignal;
 }
 
@@ -170,7 +174,8 @@ class Handshake {
     this.#state = startClientNegotiation({
       exportName: opened.exportName,
       structured: options.structured ?? true,
-      contexts: [BASE_ALLOCATION],
+      extended: options.extended ?? true,
+      contexts: options.contexts ?? [BASE_ALLOCATION],
       list,
       tls: opened.tls?.mode ?? 'off',
     });

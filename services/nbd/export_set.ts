@@ -4,6 +4,8 @@ import {
   type ExportSummary,
   MAX_PAYLOAD_BYTES,
   MAX_STRING_BYTES,
+  QEMU_ALLOCATION_DEPTH,
+  QEMU_DIRTY_BITMAP,
   TRANSMISSION_FLAG,
 } from '../../protocols/nbd/mod.ts';
 import type { TlsIdentity } from '../shared/mod.ts';
@@ -16,6 +18,14 @@ export interface NbdExport {
   readonly image: DiskImage;
   /** False: clients may only read, whatever the image allows */
   readonly writable: boolean;
+  /** Names of the image's dirty bitmaps that clients may read, each as a meta context */
+  readonly bitmaps?: readonly string[];
+  /** Offer qemu:allocation-depth, where the image can tell (default false) */
+  readonly allocationDepth?: boolean;
+  /** Offer RESIZE, where the image can (default false) */
+  readonly resizable?: boolean;
+  /** Every change is on stable storage before it is answered (default false) */
+  readonly writeThrough?: boolean;
   /** Several connections may share it (default true); false where only one is let in */
   readonly multiConn?: boolean;
   /** Only for clients that came over TLS (default false); others do not see it in the list */
@@ -101,12 +111,17 @@ function isAllowed(served: NbdExport, client: ExportClient): boolean {
 export function describeExport(served: NbdExport): ExportDescription {
   const { image } = served;
   const writable = served.writable && !image.readOnly;
+  const contexts = [BASE_ALLOCATION];
+  if (served.allocationDepth && image.allocationDepth !== undefined) contexts.push(QEMU_ALLOCATION_DEPTH);
+  const bitmaps = new Set(image.dirtyBitmaps?.() ?? []);
+  for (const name of served.bitmaps ?? []) if (bitmaps.has(name)) contexts.push(`${QEMU_DIRTY_BITMAP}${name}`);
   let flags = TRANSMISSION_FLAG.HAS_FLAGS | TRANSMISSION_FLAG.SEND_CACHE;
   flags |= TRANSMISSION_FLAG.SEND_FLUSH | TRANSMISSION_FLAG.SEND_FUA;
   // All sessions share one image object, so that a flush on one covers the writes of all.
   if (served.multiConn !== false) flags |= TRANSMISSION_FLAG.CAN_MULTI_CONN;
   if (writable) flags |= TRANSMISSION_FLAG.SEND_TRIM | TRANSMISSION_FLAG.SEND_WRITE_ZEROES;
   else flags |= TRANSMISSION_FLAG.READ_ONLY;
+  if (writable && served.resizable && image.resize !== undefined) flags |= TRANSMISSION_FLAG.SEND_RESIZE;
   if (writable && image.canFastZero) flags |= TRANSMISSION_FLAG.SEND_FAST_ZERO;
   return {
     name: served.name,
@@ -114,7 +129,7 @@ export function describeExport(served: NbdExport): ExportDescription {
     sizeBytes: BigInt(image.sizeBytes),
     flags,
     blockSizes: { minimum: image.blockBytes, preferred: Math.max(4096, image.blockBytes), maximum: MAX_PAYLOAD_BYTES },
-    contexts: [BASE_ALLOCATION],
+    contexts,
     ...(served.tlsOnly === true ? { tlsRequired: true } : {}),
   };
 }

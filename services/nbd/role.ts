@@ -11,9 +11,19 @@ import {
 } from './images/mod.ts';
 import { type NbdListenAddress, NbdListener } from './listener.ts';
 import { flagField, numberField, optionalTextField, recordOf, textField } from './parameters.ts';
+import { openRemoteDisk } from './remote_disk.ts';
 import { serveNbd } from './server.ts';
 
-/** One image of the disk role: exactly one of `fd`, `path`, `memoryBytes`. */
+/** An export of another server, as {@link NbdReconnectOptions} has it. */
+export interface DiskRoleNbd {
+  readonly uri: string;
+  readonly reconnectDelayMs?: number;
+  readonly openTimeoutMs?: number;
+  readonly connections?: number;
+  readonly tls?: { readonly credentials: string; readonly user?: string; readonly hostname?: string };
+}
+
+/** One image of the disk role: exactly one of `fd`, `path`, `memoryBytes`, `nbd`. */
 export interface DiskRoleImage {
   readonly id: string;
   /** Inherited descriptor; the role owns it from then on */
@@ -21,6 +31,7 @@ export interface DiskRoleImage {
   readonly path?: string;
   /** An empty disk in memory, in `bytes` */
   readonly memoryBytes?: number;
+  readonly nbd?: DiskRoleNbd;
   /** Always explicit: what a guest has written into its disk decides nothing */
   readonly format: ImageFormat;
   /** What is under a qcow2 image that has a backing file: the name inside the image opens nothing */
@@ -131,7 +142,7 @@ class DiskRole {
       const guestExport = new ExportSet();
       guestExport.add({ name: disk.id, image: disk.image, writable: true });
       const session = serveNbd(link, guestExport, {
-        limits: { handshakeMs: 0 },
+        limits: { handshakeMs: 0, payloadMs: 0 },
         signal: this.#abort.signal,
         onTransmission: () => {
           disk.attached = true;
@@ -232,12 +243,15 @@ class DiskRole {
 }
 
 async function openDisk(wanted: DiskRoleImage): Promise<DiskImage> {
-  const { id, fd, path, memoryBytes, format, backing } = wanted;
-  const sources = [fd, path, memoryBytes].filter((source) => source !== undefined).length;
+  const { id, fd, path, memoryBytes, nbd, format, backing } = wanted;
+  const sources = [fd, path, memoryBytes, nbd].filter((source) => source !== undefined).length;
   if (sources !== 1) {
-    throw new DiskRoleError('ERR_DISK_OPTIONS', `Cannot open disk ${id}: ${sources} of fd, path, memoryBytes given`);
+    throw new DiskRoleError(
+      'ERR_DISK_OPTIONS',
+      `Cannot open disk ${id}: ${sources} of fd, path, memoryBytes, nbd given`,
+    );
   }
-  const expected = memoryBytes === undefined ? IMAGE_FORMATS : (['raw'] as const);
+  const expected = memoryBytes === undefined && nbd === undefined ? IMAGE_FORMATS : (['raw'] as const);
   if (!expected.some((known) => known === format)) {
     throw new DiskRoleError(
       'ERR_DISK_FORMAT',
@@ -245,6 +259,7 @@ async function openDisk(wanted: DiskRoleImage): Promise<DiskImage> {
     );
   }
   const readOnly = wanted.readOnly ?? false;
+  if (nbd !== undefined) return openRemoteDisk(id, nbd, { readOnly, inactive: wanted.inactive ?? false });
   if (memoryBytes !== undefined) return new MemoryImage(memoryBytes, { readOnly });
   const source = {
     format,

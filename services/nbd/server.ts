@@ -2,11 +2,14 @@ import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WireError } from '../../protocols/bytes/mod.ts';
 import type { TlsIdentity, TlsServer } from '../shared/mod.ts';
+import { BORROWED_EVENT } from './borrowing_socket.ts';
 import { BufferPool } from './buffer_pool.ts';
+import { newCounters, type TransmissionCounters } from './command_runner.ts';
 import type { ExportDirectory } from './export_set.ts';
+import type { PeerBudget } from './peer_budget.ts';
 import { type HandshakeEvents, ServerHandshake } from './server_handshake.ts';
 import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
-import { Transmission, type TransmissionCounters } from './transmission.ts';
+import { Transmission } from './transmission.ts';
 
 /** TLS of a server. */
 export interface NbdServerTls {
@@ -19,10 +22,23 @@ export interface ServeNbdOptions {
   /** Absent: no TLS at all (NOTLS) */
   readonly tls?: NbdServerTls;
   readonly limits?: Partial<NbdServerLimits>;
+  /** Shared with other sessions of the same client (default: an own one of `limits.requestBytes`) */
+  readonly budget?: PeerBudget;
   /** Aborted: shut the session down, finishing what is in flight within `limits.drainMs` */
   readonly signal?: AbortSignal;
   /** The handshake is over; `exportName` as the export is called here */
-  readonly onTransmission?: (exportName: string) => void;
+  readonly onTransmission?: (exportName: string, session: NbdLiveSession) => void;
+}
+
+/** A session in its transmission phase, for metrics. */
+export interface NbdLiveSession {
+  readonly exportName: string;
+  readonly peer: TlsIdentity | undefined;
+  readonly counters: TransmissionCounters;
+  /** Requests that are worked on */
+  readonly inFlight: number;
+  /** Memory held for the client, in `bytes` */
+  readonly heldBytes: number;
 }
 
 /** How a session went. */
@@ -69,7 +85,7 @@ export function serveNbd(
     if (!streamClosed || !settled) return;
     resolve({
       exportName,
-      counters: transmission?.counters ?? { requests: 0, refused: 0, readBytes: 0, writtenBytes: 0 },
+      counters: transmission?.counters ?? newCounters(),
       peer,
       error: failure,
     });
@@ -109,7 +125,7 @@ export function serveNbd(
       transmission = new Transmission(
         stream,
         negotiated,
-        { limits, pool },
+        { limits, pool, ...(options.budget === undefined ? {} : { budget: options.budget }) },
         {
           finished: endStream,
           settled: () => {
@@ -118,7 +134,7 @@ export function serveNbd(
           },
         },
       );
-      options.onTransmission?.(exportName);
+      options.onTransmission?.(exportName, liveSession(transmission, exportName, peer));
       for (const chunk of negotiated.rest) transmission.receive(chunk);
       if (exportSignal?.aborted || options.signal?.aborted) shutdown();
     },
@@ -155,8 +171,13 @@ export function serveNbd(
     transmission?.abandon();
     conclude();
   };
+  const onBorrowed = (chunk: Uint8Array): void => {
+    if (transmission !== undefined) transmission.receive(chunk, true);
+    else handshake.receive(chunk.slice());
+  };
   const attach = (): void => {
     stream.on('data', onData);
+    stream.on(BORROWED_EVENT, onBorrowed);
     stream.on('end', onEnd);
     stream.on('error', onError);
     stream.once('close', onClose);
@@ -164,6 +185,7 @@ export function serveNbd(
   const upgrade = async (lastPlain: Uint8Array): Promise<void> => {
     upgrading = true;
     raw.off('data', onData);
+    raw.off(BORROWED_EVENT, onBorrowed);
     raw.off('end', onEnd);
     raw.off('close', onClose); // the attempt below sees it, and knows why
     raw.pause();
@@ -189,4 +211,18 @@ export function serveNbd(
   options.signal?.addEventListener('abort', shutdown, { once: true });
   if (options.signal?.aborted) shutdown();
   return promise;
+}
+
+function liveSession(transmission: Transmission, exportName: string, peer: TlsIdentity | undefined): NbdLiveSession {
+  return {
+    exportName,
+    peer,
+    counters: transmission.counters,
+    get inFlight() {
+      return transmission.inFlight;
+    },
+    get heldBytes() {
+      return transmission.heldBytes;
+    },
+  };
 }

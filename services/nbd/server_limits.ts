@@ -8,6 +8,10 @@ export interface NbdServerLimits {
   readonly requestBytes: number;
   /** Replies built and not yet taken by the client, in `bytes`: above, nothing more is read from it */
   readonly replyBytes: number;
+  /** A request that a client has begun must be whole after this long, in `ms`; 0: no deadline */
+  readonly payloadMs: number;
+  /** Data in work and payloads under way for all connections from one address, in `bytes` */
+  readonly peerBytes: number;
   /** After shutdown() or DISC, work in flight gets this long, in `ms` */
   readonly drainMs: number;
   /** Connections of one listener */
@@ -23,6 +27,8 @@ export const DEFAULT_NBD_LIMITS: NbdServerLimits = {
   requests: 64,
   requestBytes: 64 << 20,
   replyBytes: 4 << 20,
+  payloadMs: 60_000,
+  peerBytes: 256 << 20,
   drainMs: 5_000,
   connections: 100,
   handshakes: 32,

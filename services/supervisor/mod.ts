@@ -21,6 +21,7 @@ export {
   MAX_HARTS,
   MAX_RAM_BYTES,
   MIN_RAM_BYTES,
+  type NbdSource,
   type VmOptions,
   VmOptionsError,
   type VncOptions,

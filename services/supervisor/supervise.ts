@@ -164,13 +164,17 @@ class Supervisor implements RunningVm {
     const far = (name: string) => ({ [name]: links.get(name)![1] });
     const starts: Promise<unknown>[] = [];
     if (vm.disks.length > 0) {
-      const files = await Promise.all(vm.disks.map(async (disk) => this.#keep(await openDisk(disk))));
+      // The disk role connects to disks behind NBD by itself: only it can do so again.
+      const files = await Promise.all(
+        vm.disks.map(async (disk) => (disk.nbd === undefined ? this.#keep(await openDisk(disk)) : undefined)),
+      );
+      const fds = files.filter((fd) => fd !== undefined);
       const diskLinks = vm.disks.map(({ id }) => far(`disk:${id}`));
       starts.push(
-        this.#startRole('disk', Object.assign({}, ...diskLinks), files, (mapFd) => ({
+        this.#startRole('disk', Object.assign({}, ...diskLinks), fds, (mapFd) => ({
           images: vm.disks.map((disk, index) => ({
             id: disk.id,
-            fd: mapFd(files[index]!),
+            ...(disk.nbd === undefined ? { fd: mapFd(files[index]!) } : { nbd: disk.nbd }),
             format: disk.format,
             readOnly: disk.readOnly,
             // The source of a migration still holds the image; `take-disks` comes when it has let go

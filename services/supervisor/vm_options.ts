@@ -1,5 +1,6 @@
 import type { Engine } from '../../emulator/hart/hart.ts';
 import { isLogItem, type LogItem } from '../../emulator/trace/log_items.ts';
+import { parseNbdUri } from '../../protocols/nbd/mod.ts';
 import { MAX_SHIFT } from '../../protocols/replay/mod.ts';
 
 /** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */
@@ -66,9 +67,33 @@ export interface LogOptions {
 /** A file that the supervisor opens; the guest's side gets its descriptor only. */
 export type FileSource = { readonly file: string } | { readonly builtin: 'firmware' };
 
+/** An export of an NBD server. The disk role connects to it, and connects anew when the connection breaks. */
+export interface NbdSource {
+  /** `nbd://`, `nbds://`, `nbd+unix://` or `nbds+unix://` */
+  readonly uri: string;
+  /** Guest's requests wait this long for a server that is gone, in `ms` (default 60 000), then fail */
+  readonly reconnectDelayMs?: number;
+  /** At the start, how long to try again, in `ms` (default 0: one attempt) */
+  readonly openTimeoutMs?: number;
+  /** Connections to use where the server allows several (default 1) */
+  readonly connections?: number;
+  /** Absent: no TLS, or what the URI itself says */
+  readonly tls?: {
+    /** Folder with QEMU's names of certificates, or with keys.psk, or such a file */
+    readonly credentials: string;
+    /** PSK user, where the file has several */
+    readonly user?: string;
+    /** Name that the server's certificate must carry (default: the URI's host) */
+    readonly hostname?: string;
+  };
+}
+
 export interface DiskSource {
   readonly id: string;
+  /** A path; with `nbd` what the disk is called in queries */
   readonly file: string;
+  /** In place of the file */
+  readonly nbd?: NbdSource;
   readonly format: 'raw';
   readonly readOnly: boolean;
   /** Writes go to memory and are forgotten */
@@ -132,10 +157,11 @@ export function checkVmOptions(options: VmOptions): void {
   }
   if (disks.length > MAX_DISKS) throw refuse(`${disks.length} disks`, `limit is ${MAX_DISKS}`);
   const ids = new Set<string>();
-  for (const { id } of disks) {
+  for (const { id, nbd, snapshot } of disks) {
     if (!NAME.test(id)) throw refuse(`disk id ${JSON.stringify(id)}`, 'expected 1..64 letters, digits, _ . -');
     if (ids.has(id)) throw refuse(`disk id ${id}`, 'it comes twice');
     ids.add(id);
+    if (nbd !== undefined) checkNbdSource(id, nbd, snapshot);
   }
   checkIcount(options);
   for (const item of options.log?.items ?? []) {
@@ -157,6 +183,17 @@ function checkIcount({ icount, incoming }: VmOptions): void {
   if (rr === undefined) return;
   if (shift === 'auto') throw refuse(`icount shift auto and rr ${rr.mode}`, 'such a run cannot be repeated');
   if (incoming !== undefined) throw refuse(`icount rr ${rr.mode}`, 'a recording begins where the machine begins');
+}
+
+function checkNbdSource(id: string, nbd: NbdSource, snapshot: boolean): void {
+  let type: string;
+  try {
+    ({ type } = parseNbdUri(nbd.uri).address);
+  } catch (cause) {
+    throw refuse(`disk ${id}`, (cause as Error).message);
+  }
+  if (type === 'vsock') throw refuse(`disk ${id}`, 'vsock addresses cannot be reached, Node has no such sockets');
+  if (snapshot) throw refuse(`disk ${id}`, 'there are no snapshots of disks behind NBD');
 }
 
 function refuse(what: string, found: string): VmOptionsError {

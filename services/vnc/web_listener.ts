@@ -1,11 +1,11 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { type ServerOptions, WebSocketServer } from 'ws';
+import { websocketStream } from '../shared/websocket_stream.ts';
 import { Access, type Verdict } from './access.ts';
 import type { Asset } from './assets.ts';
 import { type BindAddress, type BoundAddress, bind } from './bind.ts';
 import type { Console } from './console.ts';
-import { websocketStream } from './websocket_stream.ts';
 
 /** Where the page's client connects */
 export const WEBSOCKET_PATH = '/websocket';

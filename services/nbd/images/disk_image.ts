@@ -7,9 +7,12 @@ export type ImageErrorCode = 'EIO' | 'ENOSPC' | 'EPERM' | 'EINVAL' | 'ENOTSUP' |
 export class ImageError extends Error {
   override readonly name = 'ImageError';
   readonly code: ImageErrorCode;
-  constructor(code: ImageErrorCode, text: string, options?: ErrorOptions) {
+  /** Where on the disk it went wrong, in `bytes`, if it has a place */
+  readonly offset: number | undefined;
+  constructor(code: ImageErrorCode, text: string, options?: ErrorOptions & { readonly offset?: number }) {
     super(text, options);
     this.code = code;
+    this.offset = options?.offset;
   }
 }
 
@@ -64,6 +67,14 @@ export interface DiskImage {
   writeZeroes(offset: number, lengthBytes: number, options: ZeroOptions): Promise<void>;
   /** Extents from `offset` on, flags of base:allocation; may cover less than `lengthBytes`, not nothing */
   blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]>;
+  /** Names of the dirty bitmaps that may be read; absent: it has none */
+  dirtyBitmaps?(): readonly string[];
+  /** Extents of a dirty bitmap from `offset` on, STATE_DIRTY or 0; may cover less than `lengthBytes`, not nothing */
+  dirtyBitmap?(name: string, offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]>;
+  /** Extents by where they are allocated: 0 nowhere, 1 in this image, 2 in the one under it, and so on */
+  allocationDepth?(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]>;
+  /** Changes `sizeBytes`; what is new reads as zeroes. No other access is under way meanwhile */
+  resize?(sizeBytes: number): Promise<void>;
   /** Reads in place where that should not block. False: use read() */
   readNow(offset: number, into: Uint8Array): boolean;
   /** Writes in place where that should not block. False: use write() */

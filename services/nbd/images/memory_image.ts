@@ -1,14 +1,17 @@
 import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
+import { DirtyBitmaps } from './dirty_bitmap.ts';
 import { type DiskImage, ImageError, type ZeroOptions } from './disk_image.ts';
 
 const PAGE_BYTES = 64 * 1024;
 
 /** A disk in memory: pages appear when written, and go when zeroed or discarded. Its contents end with the process. */
 export class MemoryImage implements DiskImage {
-  readonly sizeBytes: number;
   readonly readOnly: boolean;
   readonly blockBytes: number = 1;
   readonly canFastZero: boolean = true;
+  /** Filled by every change; what clients read as qemu:dirty-bitmap */
+  readonly bitmaps = new DirtyBitmaps();
+  #sizeBytes: number;
   readonly #pages = new Map<number, Uint8Array>();
 
   /** `sizeBytes` up to 2^53 - 1; only what is written takes memory. */
@@ -16,8 +19,12 @@ export class MemoryImage implements DiskImage {
     if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0) {
       throw new ImageError('EINVAL', `Cannot make a memory disk of ${sizeBytes} bytes: not a size`);
     }
-    this.sizeBytes = sizeBytes;
+    this.#sizeBytes = sizeBytes;
     this.readOnly = options.readOnly ?? false;
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
   }
 
   /** Memory in use for contents, in `bytes` */
@@ -36,6 +43,7 @@ export class MemoryImage implements DiskImage {
 
   writeNow(offset: number, data: Uint8Array): boolean {
     this.#writable();
+    this.bitmaps.mark(offset, data.length);
     this.#eachPage(offset, data.length, (index, start, end, done) => {
       let page = this.#pages.get(index);
       if (page === undefined) {
@@ -94,11 +102,32 @@ export class MemoryImage implements DiskImage {
     return extents;
   }
 
+  dirtyBitmaps(): readonly string[] {
+    return this.bitmaps.names;
+  }
+
+  async dirtyBitmap(name: string, offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+    return this.bitmaps.get(name).extents(offset, lengthBytes, maxExtents);
+  }
+
+  async allocationDepth(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+    const extents = await this.blockStatus(offset, lengthBytes, maxExtents);
+    return extents.map((extent) => ({ ...extent, flags: (extent.flags & STATE.HOLE) === 0 ? 1 : 0 }));
+  }
+
+  async resize(sizeBytes: number): Promise<void> {
+    this.#writable();
+    if (sizeBytes < this.#sizeBytes) this.#clear(sizeBytes, this.#sizeBytes - sizeBytes, false);
+    this.#sizeBytes = sizeBytes;
+    this.bitmaps.resize(sizeBytes);
+  }
+
   async close(): Promise<void> {
     this.#pages.clear();
   }
 
   #clear(offset: number, lengthBytes: number, keep: boolean): void {
+    this.bitmaps.mark(offset, lengthBytes);
     const end = offset + lengthBytes;
     const clearOne = (index: number): void => {
       const page = this.#pages.get(index);

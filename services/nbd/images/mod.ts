@@ -1,3 +1,4 @@
+export { DirtyBitmap, DirtyBitmaps } from './dirty_bitmap.ts';
 export { asImageError, type DiskImage, ImageError, type ImageErrorCode, type ZeroOptions } from './disk_image.ts';
 export { type ImageLock, lockImage } from './image_lock.ts';
 export { MemoryImage } from './memory_image.ts';

@@ -3,6 +3,7 @@ import {
   constants,
   fdatasync,
   fstatSync,
+  ftruncate,
   openSync,
   read as readFd,
   readFileSync,
@@ -12,6 +13,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
+import { DirtyBitmaps } from './dirty_bitmap.ts';
 import { asImageError, type DiskImage, ImageError, type ZeroOptions } from './disk_image.ts';
 import { type ImageLock, lockImage } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
@@ -44,10 +46,12 @@ export interface RawImageOptions {
  * of them is found by reading, and discard() keeps the data.
  */
 export class RawImage implements DiskImage {
-  readonly sizeBytes: number;
   readonly readOnly: boolean;
   readonly blockBytes: number = 1;
   readonly canFastZero: boolean = false;
+  /** Filled by every change of this object's; what clients read as qemu:dirty-bitmap */
+  readonly bitmaps = new DirtyBitmaps();
+  #sizeBytes: number;
   readonly #fd: number;
   readonly #wantsLock: boolean;
   #lock: ImageLock | undefined;
@@ -60,9 +64,13 @@ export class RawImage implements DiskImage {
 
   private constructor(fd: number, sizeBytes: number, options: RawImageOptions) {
     this.#fd = fd;
-    this.sizeBytes = sizeBytes;
+    this.#sizeBytes = sizeBytes;
     this.readOnly = options.readOnly;
     this.#wantsLock = !options.readOnly && options.lock !== false;
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
   }
 
   /** @throws ImageError, or the errno error of open(2) for whoever named the path */
@@ -111,7 +119,7 @@ export class RawImage implements DiskImage {
     try {
       while (done < into.length) {
         const count = readSync(this.#fd, into, done, into.length - done, offset + done);
-        if (count === 0) throw shrunk();
+        if (count === 0) throw shrunk(offset + done);
         done += count;
       }
     } catch (error) {
@@ -125,6 +133,7 @@ export class RawImage implements DiskImage {
   writeNow(offset: number, data: Uint8Array): boolean {
     if (data.length > MAX_IN_PLACE_BYTES || !this.#writes.enter()) return false;
     this.#writable();
+    this.bitmaps.mark(offset, data.length);
     let done = 0;
     try {
       while (done < data.length) done += writeSync(this.#fd, data, done, data.length - done, offset + done);
@@ -141,13 +150,14 @@ export class RawImage implements DiskImage {
     let done = 0;
     while (done < into.length) {
       const count = await this.#readOnce(into, done, offset + done);
-      if (count === 0) throw shrunk();
+      if (count === 0) throw shrunk(offset + done);
       done += count;
     }
   }
 
   async write(offset: number, data: Uint8Array): Promise<void> {
     this.#writable();
+    this.bitmaps.mark(offset, data.length);
     let done = 0;
     while (done < data.length) done += await this.#writeOnce(data, done, data.length - done, offset + done);
   }
@@ -234,6 +244,30 @@ export class RawImage implements DiskImage {
     return extents;
   }
 
+  dirtyBitmaps(): readonly string[] {
+    return this.bitmaps.names;
+  }
+
+  async dirtyBitmap(name: string, offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+    return this.bitmaps.get(name).extents(offset, lengthBytes, maxExtents);
+  }
+
+  /** A raw file has all of its disk in itself, holes and all, as QEMU says of one. */
+  async allocationDepth(_offset: number, lengthBytes: number): Promise<Extent[]> {
+    return [{ lengthBytes, flags: 1 }];
+  }
+
+  /** @throws ImageError with ENOTSUP for a device */
+  async resize(sizeBytes: number): Promise<void> {
+    this.#writable();
+    if (!fstatSync(this.#fd).isFile()) throw new ImageError('ENOTSUP', 'Cannot resize the image: it is a device');
+    await new Promise<void>((resolve, reject) => {
+      ftruncate(this.#fd, sizeBytes, (error) => (error === null ? resolve() : reject(asImageError(error))));
+    });
+    this.#sizeBytes = sizeBytes;
+    this.bitmaps.resize(sizeBytes);
+  }
+
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -275,8 +309,8 @@ function nextMultiple(at: number, step: number): number {
   return (Math.floor(at / step) + 1) * step;
 }
 
-function shrunk(): ImageError {
-  return new ImageError('EIO', 'Cannot read the image: its file is shorter than when it was opened');
+function shrunk(offset: number): ImageError {
+  return new ImageError('EIO', 'Cannot read the image: its file is shorter than when it was opened', { offset });
 }
 
 function sizeOf(stats: Stats): number {

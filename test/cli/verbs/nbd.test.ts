@@ -1,10 +1,12 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import test from 'ava';
-import { createQcow2, NbdClient } from '../../../services/nbd/mod.ts';
+import test, { type ExecutionContext } from 'ava';
+import { nbdVerb } from '../../../cli/verbs/nbd.ts';
+import { connectNbdWebSocket, createQcow2, NbdClient } from '../../../services/nbd/mod.ts';
 import { readPskFile, TlsClient } from '../../../services/shared/mod.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-cli-nbd-'));
@@ -20,9 +22,22 @@ function image(name: string, bytes = 1 << 20): string {
   return path;
 }
 
+/** Runs a program to its end, beside the other tests. */
+function ran(program: string, args: readonly string[]): Promise<{ status: number; stdout: string; stderr: string }> {
+  return new Promise((resolve) => {
+    execFile(program, args, { timeout: 60_000 }, (error, stdout, stderr) => {
+      resolve({ status: error === null ? 0 : typeof error.code === 'number' ? error.code : -1, stdout, stderr });
+    });
+  });
+}
+
 /** Runs the verb until it has printed its URI. */
-async function started(...args: string[]): Promise<{ child: ChildProcess; uri: string; exit: Promise<unknown[]> }> {
+async function started(
+  t: ExecutionContext,
+  ...args: string[]
+): Promise<{ child: ChildProcess; uri: string; exit: Promise<unknown[]> }> {
   const child = spawn(process.execPath, argv(args), { stdio: ['ignore', 'pipe', 'inherit'] });
+  t.teardown(() => child.kill('SIGKILL'));
   const exit = once(child, 'exit');
   const [line] = (await once(child.stdout!, 'data')) as [Buffer];
   return { child, uri: line.toString().trim(), exit };
@@ -30,7 +45,7 @@ async function started(...args: string[]): Promise<{ child: ChildProcess; uri: s
 
 test('serves an image until its last client has left', async (t) => {
   const socket = join(directory, 'a.sock');
-  const { uri, exit } = await started('-k', socket, '-f', 'raw', '-x', 'my disk', image('a.raw'));
+  const { uri, exit } = await started(t, '-k', socket, '-f', 'raw', '-x', 'my disk', image('a.raw'));
   t.is(uri, `nbd+unix:///my%20disk?socket=${socket}`);
   const client = await NbdClient.connect(uri);
   t.false(client.canMultiConn);
@@ -45,11 +60,11 @@ test('serves a qcow2 image over the backing files that are named, and no other',
   await createQcow2(middle, { sizeBytes: 1 << 20, backing: { file: 'nbd://nowhere/', format: 'raw' } });
   await createQcow2(top, { sizeBytes: 2 << 20, backing: { file: '/etc/hostname', format: 'raw' } });
   const socket = join(directory, 'q.sock');
-  const alone = spawnSync(process.execPath, argv(['-k', socket, '-f', 'qcow2', top]), { encoding: 'utf8' });
+  const alone = await ran(process.execPath, argv(['-k', socket, '-f', 'qcow2', top]));
   t.is(alone.status, 1);
   t.regex(alone.stderr, /it has a backing file, "\/etc\/hostname", and none was given/);
   const under = [`--backing=qcow2:${middle}`, `--backing=raw:${base}`];
-  const { uri, exit } = await started('-k', socket, '-f', 'qcow2', ...under, top);
+  const { uri, exit } = await started(t, '-k', socket, '-f', 'qcow2', ...under, top);
   const client = await NbdClient.connect(uri);
   const into = new Uint8Array(4096);
   await client.read((1 << 20) - 2048, into);
@@ -62,15 +77,40 @@ test('serves a qcow2 image over the backing files that are named, and no other',
 
 test('stays with --persistent, serves read-only with -r, lists with -L, and ends on SIGTERM with 0', async (t) => {
   const socket = join(directory, 'b.sock');
-  const { child, uri, exit } = await started('-rt', `--socket=${socket}`, '-fraw', '-e2', '-D', 'root', image('b.raw'));
+  const { child, uri, exit } = await started(
+    t,
+    '-rt',
+    `--socket=${socket}`,
+    '-fraw',
+    '-e2',
+    '-D',
+    'root',
+    image('b.raw'),
+  );
   for (let round = 0; round < 2; round++) {
     const client = await NbdClient.connect(uri);
     t.true(client.readOnly);
     t.true(client.canMultiConn);
     await client.close();
   }
-  const listed = spawnSync(process.execPath, argv(['-L', '-k', socket]), { encoding: 'utf8' });
-  t.is(listed.stdout, 'exports available: 1\n export: ""\n  description: "root"\n');
+  const listed = await ran(process.execPath, argv(['-L', '-k', socket]));
+  t.is(
+    listed.stdout,
+    [
+      'exports available: 1',
+      " export: ''",
+      '  description: root',
+      '  size:  1048576',
+      '  flags: 0x158f ( readonly flush fua df multi cache block-status-payload )',
+      '  min block: 1',
+      '  opt block: 4096',
+      '  max block: 33554432',
+      '  transaction size: 64-bit',
+      '  available meta contexts: 1',
+      '   base:allocation',
+      '',
+    ].join('\n'),
+  );
   child.kill('SIGTERM');
   t.deepEqual(await exit, [0, null]);
 });
@@ -81,7 +121,7 @@ test('requires TLS with --tls-creds, lets in whom --tls-authz names, and lists o
   const key = 'a1'.repeat(32);
   writeFileSync(keys, `alice:${key}\nbob:${key}\n`);
   const words = ['-tk', socket, '-f', 'raw', `--tls-creds=${keys}`, '--tls-authz=alice'];
-  const { child, uri, exit } = await started(...words, image('tls.raw'));
+  const { child, uri, exit } = await started(t, ...words, image('tls.raw'));
   t.is(uri, `nbds+unix:///?socket=${socket}`);
   const tls = (user: string) => ({ tls: { client: new TlsClient(readPskFile(keys), { user }) } });
   const client = await NbdClient.connect(uri, tls('alice'));
@@ -90,9 +130,9 @@ test('requires TLS with --tls-creds, lets in whom --tls-authz names, and lists o
   await t.throwsAsync(NbdClient.connect(uri, tls('bob')));
   await t.throwsAsync(NbdClient.connect(uri.replace('nbds', 'nbd')), { message: /ERR_TLS_REQD/ });
   const listing = ['-L', '-k', socket, '--tls-creds', keys, '--tls-user=alice'];
-  const listed = spawnSync(process.execPath, argv(listing), { encoding: 'utf8' });
-  t.is(listed.stdout, 'exports available: 1\n export: ""\n', listed.stderr);
-  const refused = spawnSync(process.execPath, argv(['-L', '-k', socket]), { encoding: 'utf8' });
+  const listed = await ran(process.execPath, argv(listing));
+  t.regex(listed.stdout, /^exports available: 1\n export: ''\n {2}size: {2}1048576\n/, listed.stderr);
+  const refused = await ran(process.execPath, argv(['-L', '-k', socket]));
   t.is(refused.status, 1);
   child.kill('SIGTERM');
   t.deepEqual(await exit, [0, null]);
@@ -100,7 +140,11 @@ test('requires TLS with --tls-creds, lets in whom --tls-authz names, and lists o
 
 for (const [what, args, message] of [
   ['a name to let in without TLS', ['--tls-authz=alice', '-fraw', 'x'], 'Cannot use --tls-authz without --tls-creds'],
-  ['an unknown long option', ['--sokcet=x'], 'unknown option; the nearest known one is --socket'],
+  ['an unknown long option', ['--sokcet=x'], 'unknown option; did you mean --socket'],
+  ['a device of the kernel', ['-c', '/dev/nbd0', '-f', 'raw', 'a'], 'nbd-client’s work'],
+  ['a snapshot inside the image', ['-l', 's', '-f', 'qcow2', 'a'], 'cannot be served yet'],
+  ['an origin without WebSockets', ['--websocket-origin=x', '-fraw', 'a'], 'without --websocket'],
+  ['an address of metrics that is none', ['--metrics=a:b', '-fraw', 'a'], 'expected a port'],
   ['an unknown short option', ['-q'], 'Cannot use -q: unknown option'],
   ['an option without its value', ['-k'], 'Cannot use -k: its PATH is missing'],
   ['a value where none belongs', ['--read-only=yes'], 'takes no value'],
@@ -119,25 +163,155 @@ for (const [what, args, message] of [
   ['a port and a socket', ['-p', '1', '-k', '/x', '-f', 'raw', 'a'], 'Cannot use --socket and --port together'],
   ['a number of clients that is none', ['-e', 'x', '-f', 'raw', 'a'], 'expected a number'],
 ] as const) {
-  test(`refuses ${what} with exit status 2`, (t) => {
-    const { status, stderr } = spawnSync(process.execPath, argv(args), { encoding: 'utf8' });
-    t.is(status, 2);
-    t.true(stderr.includes(message), stderr);
+  // In this process, and one after the other: what goes wrong here does so before anything is opened.
+  test.serial(`refuses ${what} with exit status 2`, async (t) => {
+    const { write } = process.stderr;
+    let said = '';
+    process.stderr.write = (text) => {
+      said += String(text);
+      return true;
+    };
+    try {
+      t.is(await nbdVerb.run([...args]), 2);
+    } finally {
+      process.stderr.write = write;
+    }
+    t.true(said.includes(message), said);
   });
 }
 
-test('a missing image is a failure with exit status 1', (t) => {
-  const { status, stderr } = spawnSync(process.execPath, argv(['-f', 'raw', join(directory, 'none')]), {
-    encoding: 'utf8',
-  });
+test('a missing image is a failure with exit status 1', async (t) => {
+  const { status, stderr } = await ran(process.execPath, argv(['-f', 'raw', join(directory, 'none')]));
   t.is(status, 1);
   t.regex(stderr, /ENOENT/);
 });
 
-test('--help prints every option', (t) => {
-  const { status, stdout } = spawnSync(process.execPath, argv(['--help']), { encoding: 'utf8' });
+test('--help prints every option', async (t) => {
+  const { status, stdout } = await ran(process.execPath, argv(['--help']));
   t.is(status, 0);
   for (const option of ['--socket', '--port', '--bind', '--format', '--export-name', '--read-only', '--shared']) {
     t.true(stdout.includes(option));
   }
+});
+
+test('--offset serves a part, --snapshot forgets, --cache=writethrough is taken', async (t) => {
+  const socket = join(directory, 'o.sock');
+  const file = image('o.raw');
+  writeFileSync(file, new Uint8Array(1 << 20).fill(0x11));
+  const words = ['-k', socket, '-f', 'raw', '-s', '-o', '4096', '--cache=writethrough', '--aio=threads', file];
+  const { uri, exit } = await started(t, ...words);
+  const client = await NbdClient.connect(uri);
+  t.is(client.sizeBytes, (1 << 20) - 4096);
+  await client.write(0, new Uint8Array(512).fill(0x22));
+  const into = new Uint8Array(1024);
+  await client.read(0, into);
+  t.is(into[511], 0x22);
+  t.is(into[512], 0x11);
+  await client.close();
+  t.deepEqual(await exit, [0, null]);
+  t.true(readFileSync(file).every((byte) => byte === 0x11));
+});
+
+test('--metrics and --websocket on one port: counters, and the disk over WebSocket', async (t) => {
+  const socket = join(directory, 'w.sock');
+  const child = spawn(
+    process.execPath,
+    argv(['-tk', socket, '-e0', '-fraw', '--metrics=0', '--websocket=0', image('w.raw')]),
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  );
+  t.teardown(() => child.kill('SIGKILL'));
+  let said = '';
+  for await (const chunk of child.stdout!) {
+    said += String(chunk);
+    if (said.split('\n').length > 3 || said.includes('/metrics\n')) break;
+  }
+  const [, web = '', metrics = ''] = said.trim().split('\n');
+  t.regex(web, /^ws:\/\/127\.0\.0\.1:\d+\/$/);
+  const target = metrics === '' ? `${web.replace('ws', 'http')}metrics` : metrics;
+  const client = await NbdClient.connect(await connectNbdWebSocket(web));
+  await client.write(0, new Uint8Array(777));
+  t.regex(await (await fetch(target)).text(), /caisson_nbd_written_bytes_total\{peer="127\.0\.0\.1"\} 777/);
+  await client.close();
+});
+
+const main = new URL('../../../cli/main.ts', import.meta.url).pathname;
+
+test('--fork ends with 0 once clients can connect, and --pid-file names who goes on', async (t) => {
+  const [socket, pidFile] = [join(directory, 'f.sock'), join(directory, 'f.pid')];
+  const words = ['nbd', '--qemu-nbd', '--fork', '-k', socket, `--pid-file=${pidFile}`, '-f', 'raw', '-x', 'exp'];
+  const { status, stdout, stderr } = await ran(process.execPath, [main, ...words, image('f.raw')]);
+  t.is(status, 0, stderr);
+  t.is(stdout, '', 'qemu-nbd prints nothing');
+  const pid = Number(readFileSync(pidFile, 'utf8'));
+  t.teardown(() => existsSync(pidFile) && process.kill(pid, 'SIGKILL'));
+  const client = await NbdClient.connect(`nbd+unix:///exp?socket=${socket}`);
+  await client.write(0, new Uint8Array(512));
+  await client.close();
+  for (let tries = 0; tries < 200 && existsSync(pidFile); tries++) await new Promise((go) => setTimeout(go, 50));
+  t.false(existsSync(pidFile), 'it ended with its last client');
+});
+
+test('--fork tells what went wrong, with the status and the name of qemu-nbd', async (t) => {
+  const words = ['nbd', '--qemu-nbd', '--fork', '-k', join(directory, 'x.sock'), '-f', 'raw', join(directory, 'none')];
+  const { status, stderr } = await ran(process.execPath, [main, ...words]);
+  t.is(status, 1);
+  t.regex(stderr, /^qemu-nbd: .*ENOENT/);
+});
+
+test('a link of the name qemu-nbd answers as qemu-nbd', async (t) => {
+  const program = new URL('../../../bin/qemu-nbd', import.meta.url).pathname;
+  const { status, stdout } = await ran(program, ['--version']);
+  t.is(status, 0);
+  t.regex(stdout, /^qemu-nbd \d+\.\d+/);
+  const wrong = await ran(program, ['-f', 'raw']);
+  t.is(wrong.status, 1);
+  t.regex(wrong.stderr, /^qemu-nbd: Cannot serve: no IMAGE/);
+});
+
+test('under systemd it serves the socket that it is handed', async (t) => {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  const { fd } = (server as unknown as { _handle: { fd: number } })._handle;
+  const child = spawn(process.execPath, argv(['-f', 'raw', image('sd.raw')]), {
+    stdio: ['ignore', 'pipe', 'inherit', fd],
+    // We are its parent, as the launcher would be.
+    env: { ...process.env, LISTEN_PID: String(process.pid), LISTEN_FDS: '1' },
+  });
+  t.teardown(() => child.kill('SIGKILL'));
+  const exit = once(child, 'exit');
+  const [line] = (await once(child.stdout!, 'data')) as [Buffer];
+  t.is(line.toString().trim(), `nbd://127.0.0.1:${port}/`);
+  await new Promise((resolve) => server.close(resolve));
+  const client = await NbdClient.connect(`nbd://127.0.0.1:${port}`);
+  t.is(client.sizeBytes, 1 << 20);
+  await client.close();
+  t.deepEqual(await exit, [0, null]);
+});
+
+test('--object and --tls-authz: lists in QEMU’s words', async (t) => {
+  const socket = join(directory, 'list.sock');
+  const keys = join(directory, 'list');
+  mkdirSync(keys);
+  writeFileSync(
+    join(keys, 'keys.psk'),
+    ['alice', 'alan', 'bob'].map((user) => `${user}:${'b2'.repeat(32)}\n`).join(''),
+  );
+  const list =
+    'authz-list,id=a,policy=deny,rules.0.match=alan,rules.0.policy=deny,rules.1.match=al*,rules.1.format=glob,rules.1.policy=allow';
+  const words = [
+    '-tk',
+    socket,
+    '-fraw',
+    '--object',
+    `tls-creds-psk,id=c,dir=${keys},endpoint=server`,
+    '--object',
+    list,
+  ];
+  const { uri } = await started(t, ...words, '--tls-creds=c', '--tls-authz=a', image('list.raw'));
+  const open = (user: string) =>
+    NbdClient.connect(uri, { tls: { client: new TlsClient(readPskFile(join(keys, 'keys.psk')), { user }) } });
+  await (await open('alice')).close();
+  await t.throwsAsync(open('alan'));
+  await t.throwsAsync(open('bob'));
 });

@@ -69,6 +69,7 @@ function fake(server: FakeServer): { stream: Duplex; options: number[]; requests
       const context = encodeMetaContext({ id: 5, name: BASE_ALLOCATION });
       return joined(encodeOptionReply(option, REP.META_CONTEXT, context), ack);
     }
+    if (option === OPT.EXTENDED_HEADERS) return encodeOptionReply(option, REP.ERR_UNSUP);
     if (option === OPT.EXPORT_NAME) {
       return encodeExportNameReply({ sizeBytes: 1n << 20n, flags: server.flags ?? ALL_FLAGS }, true);
     }
@@ -150,14 +151,14 @@ for (const structured of [true, false]) {
   });
 }
 
-test('C1: falls back from GO to EXPORT_NAME, and from structured to simple replies', async (t) => {
+test('C1: falls back from GO to EXPORT_NAME, from extended headers to structured replies, and from these to simple ones', async (t) => {
   const server = fake({
     option: (option) => (option === OPT.EXPORT_NAME ? undefined : encodeOptionReply(option, REP.ERR_UNSUP)),
     request: (request) =>
       joined(encodeSimpleReply({ error: 0, cookie: request.cookie }), new Uint8Array(request.length)),
   });
   const client = await NbdClient.connect(server.stream);
-  t.deepEqual(server.options, [OPT.STRUCTURED_REPLY, OPT.GO, OPT.EXPORT_NAME]);
+  t.deepEqual(server.options, [OPT.EXTENDED_HEADERS, OPT.STRUCTURED_REPLY, OPT.GO, OPT.EXPORT_NAME]);
   t.false(client.export.structured);
   await client.read(0, new Uint8Array(512));
   client.destroy();
@@ -235,7 +236,7 @@ const badHandshakes: [string, FakeServer][] = [
   ],
   ['a reply with a wrong magic', goWith(ack.slice().fill(0, 0, 8))],
   ['a reply to an option that was not sent', goWith(encodeOptionReply(OPT.LIST, REP.ACK))],
-  ['C3: a reply of 4 GiB', goWith(huge(ack, 16))],
+  ['C3, CVE-2017-2630: a reply of 4 GiB', goWith(huge(ack, 16))],
   ['C3: information without end', goWith(...Array.from({ length: 65 }, () => info(sizeInfo(1n))))],
   ['GO acknowledged without a size', goWith(ack)],
   ['GO refused: ERR_UNKNOWN', goWith(encodeOptionReply(OPT.GO, REP.ERR_UNKNOWN))],

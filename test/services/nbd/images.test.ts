@@ -123,7 +123,11 @@ test('a file that is truncated while it is served gives EIO, in place and on the
   truncateSync(path, 1000);
   const into = new Uint8Array(512);
   t.throws(() => image.readNow(4096, into), { instanceOf: ImageError, code: 'EIO' });
-  t.throws(() => image.readNow(900, into), { code: 'EIO' });
+  const inPlace = (): void => {
+    // A slow read sends the next ones, at most 256, to the pool.
+    for (let tries = 0; tries <= 256; tries++) image.readNow(900, into);
+  };
+  t.throws(inPlace, { code: 'EIO' });
   await t.throwsAsync(image.read(900, into), { instanceOf: ImageError, code: 'EIO' });
   t.true(image.readNow(0, into));
   await image.close();

@@ -90,6 +90,28 @@ test('with `shared`, later clients wait for their turn', async (t) => {
   await listener.close();
 });
 
+test('what a client says while it waits for its turn is not lost', async (t) => {
+  const path = newPath();
+  const listener = await NbdListener.listen({ type: 'unix', path }, twoDisks().exports, { shared: 1 });
+  const first = await NbdClient.connect(listener.uri);
+  const eager = await opened(path);
+  let received = 0;
+  eager.on('data', (chunk: Buffer) => {
+    received += chunk.length;
+  });
+  eager.write(Buffer.concat([encodeClientFlags(3), goOption(), requestBytes({ length: 512 })]));
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  t.is(received, 0);
+  await first.close();
+  // Greeting, information, acknowledgement, and the data it asked for.
+  for (let tries = 0; tries < 200 && received < 18 + 20 + 12 + 20 + 16 + 512; tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  t.is(received, 18 + 20 + 12 + 20 + 16 + 512);
+  eager.destroy();
+  await listener.close();
+});
+
 test('CVE-2017-10664: a client that is killed while we write ends its own session only', async (t) => {
   const path = newPath();
   const sessions: NbdSessionSummary[] = [];

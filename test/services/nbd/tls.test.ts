@@ -119,7 +119,7 @@ for (const [what, behind] of [
   ['the start of a TLS record', () => new Uint8Array([22, 3, 1])],
   ['100 KiB', () => new Uint8Array(100 << 10)],
 ] as const) {
-  test(`H9: ${what} as plain text behind STARTTLS ends the session without an answer`, async (t) => {
+  test(`H9, CVE-2021-3716: ${what} as plain text behind STARTTLS ends the session without an answer`, async (t) => {
     const client = await connected(undefined, { tls: serverTls('allow') });
     client.send(joined(encodeOption(OPT.STARTTLS), behind()));
     t.is((await client.rest()).length, 0);
@@ -347,7 +347,7 @@ test('C2: the URI names keys, certificates, user and host, as libnbd reads it', 
 });
 
 for (const tcp of [true, false]) {
-  test(`C2: the name in the certificate is checked, ${tcp ? 'over TCP' : 'also on a UNIX socket'}`, async (t) => {
+  test(`C2, CVE-2024-7383: the name in the certificate is checked, ${tcp ? 'over TCP' : 'also on a UNIX socket'}`, async (t) => {
     const { listener } = await listening(t, serverTls('require', made.misnamed), tcp);
     const client = clientTls(made.good);
     await t.throwsAsync(NbdClient.connect(listener.uri, { tls: { client } }), { code: 'ERR_TLS_PEER' });
@@ -403,7 +403,7 @@ for (const [what, answers, code] of [
     'ERR_TLS_PEER',
   ],
 ] as const) {
-  test(`C2: a client that requires TLS leaves a server ${what}`, async (t) => {
+  test(`C2, CVE-2019-14842: a client that requires TLS leaves a server ${what}`, async (t) => {
     const { uri, said, close } = await scripted(answers);
     const tls = { client: clientTls() };
     for (const target of [uri, uri.replace('nbd+', 'nbds+')]) {

@@ -166,6 +166,25 @@ test('T8, T9: what goes wrong in the image becomes an error reply, with no byte 
   client.stream.destroy();
 });
 
+test('T9: a read that cannot be whole tells where, when replies are structured', async (t) => {
+  const broken = new MemoryImage(1 << 20);
+  broken.readNow = (offset) => {
+    throw new ImageError('EIO', 'the file ends here', { offset: Math.max(offset, 70_000) });
+  };
+  for (const structured of [true, false]) {
+    const client = await new ByteClient(exportOf(broken)).go('disk', { structured });
+    client.send(requestBytes({ offset: 65_536n, length: 8192 }));
+    const reply = await client.reply();
+    if (structured) {
+      t.is(reply?.type, REPLY_TYPE.ERROR_OFFSET);
+      const error = decodeReplyError(REPLY_TYPE.ERROR_OFFSET, reply!.data);
+      t.deepEqual(error, { error: NBD_ERROR.EIO, text: 'the file ends here', offset: 70_000n });
+    } else t.is(reply?.error, NBD_ERROR.EIO);
+    t.is((await client.ask({ cookie: 2n, type: CMD.FLUSH }))?.error, 0, 'the session goes on');
+    client.stream.destroy();
+  }
+});
+
 test('T10: FUA flushes before the reply, on writes, zeroes and trims', async (t) => {
   class Flushes extends MemoryImage {
     flushes = 0;

@@ -3,8 +3,8 @@ import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
 import test from 'ava';
 import { WebSocket } from 'ws';
+import { websocketStream } from '../../../services/shared/websocket_stream.ts';
 import { listenWeb, loadAssets, type WebListener, type WebListenerOptions } from '../../../services/vnc/mod.ts';
-import { websocketStream } from '../../../services/vnc/websocket_stream.ts';
 import { RfbTestClient } from '../../fixtures/rfb_client.ts';
 import { until, ViewerRig } from './rig.ts';
 

@@ -5,7 +5,7 @@ import { WireError } from '../../protocols/bytes/mod.ts';
 /** Up to this the parts of one write are joined into one message, in `bytes` */
 const JOIN_BYTES = 256 << 10;
 
-/** A WebSocket as the byte stream that RFB is: binary messages only, their borders mean nothing. */
+/** A WebSocket as a byte stream, which RFB and NBD are: binary messages only, their borders mean nothing. */
 export function websocketStream(socket: WebSocket): Duplex {
   const send = (data: Uint8Array, done: (error?: Error | null) => void) => {
     if (socket.readyState === socket.OPEN) socket.send(data, { binary: true }, (error) => done(error));
@@ -41,7 +41,7 @@ export function websocketStream(socket: WebSocket): Duplex {
   socket.on('message', (data, isBinary) => {
     if (!isBinary) {
       socket.close(1003);
-      stream.destroy(new WireError('ERR_WIRE_VALUE', 'Cannot accept a text message: RFB is binary'));
+      stream.destroy(new WireError('ERR_WIRE_VALUE', 'Cannot accept a text message: expected binary ones'));
       return;
     }
     // One Buffer: binaryType is the default 'nodebuffer'

@@ -1,0 +1,151 @@
+import { rmSync, writeFileSync } from 'node:fs';
+import process from 'node:process';
+import {
+  DEFAULT_NBD_LIMITS,
+  type DiskImage,
+  ExportSet,
+  type NbdListenAddress,
+  NbdListener,
+  type NbdSessionSummary,
+  NbdWebListener,
+  SessionPool,
+} from '../../services/nbd/mod.ts';
+import type { TlsIdentity } from '../../services/shared/mod.ts';
+import { UsageError } from '../usage_error.ts';
+import type { NbdArguments } from './arguments.ts';
+import { tellParent } from './background.ts';
+import { serverTls } from './credentials.ts';
+import { openSource } from './source.ts';
+
+/** Serves IMAGE until a signal comes, or the last client has left. */
+export async function serve(address: NbdListenAddress, values: NbdArguments): Promise<number> {
+  const shared = values.integer('shared', 1, 0, DEFAULT_NBD_LIMITS.connections) || DEFAULT_NBD_LIMITS.connections;
+  const handshakeMs = values.integer('handshake-limit', DEFAULT_NBD_LIMITS.handshakeMs / 1000, 0, 86_400) * 1000;
+  const tls = serverTls(values);
+  const web = webAddresses(values);
+  const exports = new ExportSet();
+  const stopped = Promise.withResolvers<void>();
+  const pool = new SessionPool(exports, {
+    shared,
+    limits: { handshakeMs },
+    ...(tls === undefined ? {} : { tls }),
+    onSession: (summary) => {
+      // qemu-nbd -v says nothing of its clients, and scripts compare.
+      if (values.has('verbose') && !values.has('qemu-nbd')) process.stderr.write(`${farewell(summary)}\n`);
+      // As qemu-nbd: who only looked at the greeting does not count.
+      if (!values.has('persistent') && summary.exportName !== undefined && pool.connections === 0) stopped.resolve();
+    },
+  });
+  const image = await openSource(values);
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stopped.resolve);
+  const pidFile = values.get('pid-file');
+  const closers: (() => Promise<void>)[] = [];
+  try {
+    const name = addExport(exports, image, values, shared);
+    const listener = await NbdListener.listen(address, exports, { pool, ...(tls === undefined ? {} : { tls }) });
+    closers.push(() => listener.close());
+    const uris = [listener.uriOf(name), ...(await listenWeb(web, pool, values, closers))];
+    if (pidFile !== undefined) writeFileSync(pidFile, `${process.pid}\n`);
+    if (!values.has('qemu-nbd')) process.stdout.write(`${uris.join('\n')}\n`);
+    tellParent();
+    await stopped.promise;
+    await Promise.all(closers.map((close) => close()));
+    await image.flush();
+  } finally {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, stopped.resolve);
+    if (pidFile !== undefined) rmSync(pidFile, { force: true });
+    await image.close();
+  }
+  return 0;
+}
+
+function addExport(exports: ExportSet, image: DiskImage, values: NbdArguments, shared: number): string {
+  const name = values.get('export-name') ?? '';
+  const description = values.get('description');
+  const bitmaps = values.all('bitmap');
+  const known = image.dirtyBitmaps?.() ?? [];
+  const missing = bitmaps.find((bitmap) => !known.includes(bitmap));
+  if (missing !== undefined) throw new Error(`Cannot serve bitmap ${missing}: the image has none of that name`);
+  const cache = values.oneOf('cache', ['writeback', 'none', 'writethrough', 'directsync', 'unsafe'], 'writeback');
+  exports.add({
+    name,
+    image,
+    writable: !values.has('read-only'),
+    multiConn: shared > 1,
+    bitmaps,
+    allocationDepth: values.has('allocation-depth'),
+    resizable: values.has('resizable'),
+    writeThrough: cache === 'writethrough' || cache === 'directsync',
+    ...(description === undefined ? {} : { description }),
+  });
+  return name;
+}
+
+interface WebAddress {
+  readonly host: string;
+  readonly port: number;
+  readonly websocket: boolean;
+  readonly metrics: boolean;
+}
+
+/** One port where --websocket and --metrics name the same. */
+function webAddresses(values: NbdArguments): WebAddress[] {
+  const origins = values.all('websocket-origin');
+  const websocket = hostPort(values, 'websocket');
+  const metrics = hostPort(values, 'metrics');
+  if (websocket === undefined && origins.length > 0)
+    throw new UsageError('Cannot use --websocket-origin without --websocket');
+  if (websocket !== undefined && metrics?.host === websocket.host && metrics.port === websocket.port) {
+    return [{ ...websocket, websocket: true, metrics: true }];
+  }
+  return [
+    ...(websocket === undefined ? [] : [{ ...websocket, websocket: true, metrics: false }]),
+    ...(metrics === undefined ? [] : [{ ...metrics, websocket: false, metrics: true }]),
+  ];
+}
+
+function hostPort(values: NbdArguments, long: string): { host: string; port: number } | undefined {
+  const text = values.get(long);
+  if (text === undefined) return undefined;
+  const match = /^(?:(?:\[([0-9a-fA-F:.]+)\]|([^:]+)):)?([0-9]{1,5})$/.exec(text);
+  if (match === null || Number(match[3]) > 65_535) {
+    throw new UsageError(`Cannot use --${long}=${text}: expected a port, or an address, a colon and a port`);
+  }
+  return { host: match[1] ?? match[2] ?? '127.0.0.1', port: Number(match[3]) };
+}
+
+async function listenWeb(
+  addresses: readonly WebAddress[],
+  pool: SessionPool,
+  values: NbdArguments,
+  closers: (() => Promise<void>)[],
+): Promise<string[]> {
+  const uris: string[] = [];
+  for (const { host, port, websocket, metrics } of addresses) {
+    const listener = await NbdWebListener.listen(
+      { host, port },
+      {
+        origins: values.all('websocket-origin'),
+        ...(websocket ? { pool } : {}),
+        ...(metrics ? { metrics: () => pool.metrics() } : {}),
+      },
+    );
+    closers.push(() => listener.close());
+    if (websocket) uris.push(`${listener.url('ws')}/`);
+    if (metrics) uris.push(`${listener.url()}/metrics`);
+  }
+  return uris;
+}
+
+function farewell({ exportName, counters, peer, error }: NbdSessionSummary): string {
+  const { requests, readBytes, writtenBytes } = counters;
+  const why = error === undefined ? '' : `; ${error.message}`;
+  const who = peer === undefined ? 'client' : `client ${nameOf(peer)}`;
+  const what = exportName === undefined ? 'in its handshake' : `after ${requests} requests`;
+  return `caisson nbd: ${who} left ${what}, ${readBytes} bytes read, ${writtenBytes} written${why}`;
+}
+
+function nameOf(peer: TlsIdentity): string {
+  const name = peer.kind === 'psk' ? peer.user : peer.kind === 'x509' ? peer.subject : 'without a name';
+  return JSON.stringify(name.slice(0, 200)).replace(/[\x7f-\x9f]/g, '?');
+}

@@ -1,0 +1,82 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  createQcow2,
+  type DiskImage,
+  IMAGE_FORMATS,
+  type ImageFormat,
+  type ImageSource,
+  openImage,
+  SliceImage,
+} from '../../services/nbd/mod.ts';
+import { KeyValues } from '../key_value.ts';
+import { UsageError } from '../usage_error.ts';
+import type { NbdArguments } from './arguments.ts';
+
+/** IMAGE, opened as the options say. @throws UsageError, and as openImage() */
+export async function openSource(values: NbdArguments): Promise<DiskImage> {
+  const [path, ...more] = values.operands;
+  if (path === undefined) throw new UsageError('Cannot serve: no IMAGE is given');
+  if (more.length > 0) throw new UsageError(`Cannot serve ${more[0]}: one IMAGE at a time`);
+  const offset = values.integer('offset', 0, 0, Number.MAX_SAFE_INTEGER);
+  const source = values.has('image-opts') ? imageOptions(path) : sourceOf(path, values);
+  const image = values.has('snapshot')
+    ? await openOverlay(source)
+    : await openImage(source, { readOnly: values.has('read-only') });
+  if (offset === 0) return image;
+  try {
+    return new SliceImage(image, offset);
+  } catch (error) {
+    await image.close();
+    throw error;
+  }
+}
+
+/** IMAGE with what `--backing` puts under it, the nearest first. What an image says itself opens no file. */
+function sourceOf(path: string, values: NbdArguments): ImageSource {
+  const format = values.get('format');
+  if (format === undefined) throw new UsageError(`Cannot serve ${path}: its format is not given; add -f raw`);
+  let backing: ImageSource | undefined;
+  for (const text of [...values.all('backing')].reverse()) {
+    const colon = text.indexOf(':');
+    if (colon < 1 || colon === text.length - 1) {
+      throw new UsageError(`Cannot use --backing=${text}: expected a format, a colon and a path`);
+    }
+    backing = imageSource(text.slice(colon + 1), text.slice(0, colon), backing);
+  }
+  return imageSource(path, format, backing);
+}
+
+/** `driver=qcow2,file.driver=file,file.filename=PATH`, or `driver=file,filename=PATH` for a raw one */
+function imageOptions(text: string): ImageSource {
+  const keys = new KeyValues('--image-opts', text, 'file.filename');
+  const driver = keys.take('driver') ?? 'raw';
+  keys.oneOf('file.driver', ['file'], 'file');
+  const path = keys.take('file.filename') ?? keys.require('filename');
+  keys.end();
+  return imageSource(path, driver === 'file' ? 'raw' : driver, undefined);
+}
+
+function imageSource(path: string, format: string, backing: ImageSource | undefined): ImageSource {
+  const known = IMAGE_FORMATS.find((name): name is ImageFormat => name === format);
+  if (known === undefined) {
+    throw new UsageError(`Cannot serve ${path}: format ${format} is not known, expected ${IMAGE_FORMATS.join(' or ')}`);
+  }
+  return { path, format: known, ...(backing === undefined ? {} : { backing }) };
+}
+
+/** `--snapshot`: a qcow2 image over IMAGE in a folder that is gone before the first client comes. */
+async function openOverlay(backing: ImageSource): Promise<DiskImage> {
+  const under = await openImage(backing, { readOnly: true });
+  const { sizeBytes } = under;
+  await under.close();
+  const folder = mkdtempSync(join(tmpdir(), 'caisson-nbd-'));
+  try {
+    const path = join(folder, 'overlay.qcow2');
+    await createQcow2(path, { sizeBytes, backing: { file: 'named by the command', format: backing.format } });
+    return await openImage({ path, format: 'qcow2', backing }, { readOnly: false });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,126 @@
+import {
+  CHUNK_HEADER_BYTES,
+  EXTENDED_CHUNK_HEADER_BYTES,
+  encodeReplyError,
+  NBD_ERROR,
+  putChunkHeader,
+  putExtendedChunkHeader,
+  putSimpleReply,
+  REPLY_FLAG_DONE,
+  REPLY_TYPE,
+  type ReplyError,
+  SIMPLE_REPLY_BYTES,
+} from '../../protocols/nbd/mod.ts';
+import { isZero } from './images/zeroes.ts';
+import type { ReplyQueue } from './reply_queue.ts';
+
+/** Smaller reads are not searched for zeroes, in `bytes` */
+const MIN_HOLE_BYTES = 4096;
+
+/** What a reply says again of its request. */
+export interface Addressed {
+  readonly cookie: bigint;
+  readonly offset: number | bigint;
+}
+
+/** A READ whose data is to be sent. */
+export interface AnsweredRead extends Addressed {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/**
+ * Writes replies in the form that the session agreed on: simple, structured, or extended. Commands without data could
+ * be answered by simple replies even when structured ones are on; one form for all keeps clients simple.
+ */
+export class ReplyWriter {
+  readonly #queue: ReplyQueue;
+  readonly #structured: boolean;
+  /** Chunks have the longer header */
+  readonly #extended: boolean;
+  readonly #chunkHeaderBytes: number;
+
+  constructor(queue: ReplyQueue, form: { readonly structured: boolean; readonly extended: boolean }) {
+    this.#queue = queue;
+    this.#structured = form.structured;
+    this.#extended = form.extended;
+    this.#chunkHeaderBytes = form.extended ? EXTENDED_CHUNK_HEADER_BYTES : CHUNK_HEADER_BYTES;
+  }
+
+  /** What stands in front of the data of a READ, in `bytes` */
+  get readHeaderBytes(): number {
+    return this.#structured ? this.#chunkHeaderBytes + 8 : SIMPLE_REPLY_BYTES;
+  }
+
+  succeed(request: Addressed): void {
+    if (this.#structured) this.chunk(request, REPLY_TYPE.NONE, undefined);
+    else this.#simple(request, NBD_ERROR.OK);
+  }
+
+  /** `offset` where the error has a place inside the request. */
+  fail(request: Addressed, { error, text, offset }: ReplyError): void {
+    if (!this.#structured) this.#simple(request, error);
+    else if (offset === undefined) this.chunk(request, REPLY_TYPE.ERROR, encodeReplyError({ error, text }));
+    else this.chunk(request, REPLY_TYPE.ERROR_OFFSET, encodeReplyError({ error, text, offset }));
+  }
+
+  /** One chunk; the last of its reply unless said otherwise. Structured replies only. */
+  chunk(request: Addressed, type: number, payload: Uint8Array | undefined, done = true): void {
+    const at = this.#queue.reserve(this.#chunkHeaderBytes);
+    this.#putHeader(request, at, { type, length: payload?.length ?? 0, flags: done ? REPLY_FLAG_DONE : 0 });
+    this.#queue.commit(this.#chunkHeaderBytes);
+    if (payload !== undefined) this.#queue.append(payload);
+  }
+
+  /** The data stands in the queue's slab behind `readHeaderBytes` of room at `at`. */
+  commitRead(request: AnsweredRead, data: Uint8Array, at: number): void {
+    if (this.#structured && request.length >= MIN_HOLE_BYTES && isZero(data)) {
+      this.#queue.commit(this.#putHole(request, at));
+      return;
+    }
+    this.#putReadHeader(request, at);
+    this.#queue.commit(this.readHeaderBytes + request.length);
+  }
+
+  /** The data is the start of a pool buffer, which the queue gives back. False: it was not needed, and is the caller's. */
+  sendRead(request: AnsweredRead, buffer: Buffer): boolean {
+    const { length } = request;
+    const at = this.#queue.reserve(this.readHeaderBytes + 12);
+    if (this.#structured && length >= MIN_HOLE_BYTES && isZero(buffer.subarray(0, length))) {
+      this.#queue.commit(this.#putHole(request, at));
+      return false;
+    }
+    this.#putReadHeader(request, at);
+    this.#queue.commit(this.readHeaderBytes);
+    this.#queue.appendOwned(buffer, length);
+    return true;
+  }
+
+  #putReadHeader(request: AnsweredRead, at: number): void {
+    if (!this.#structured) {
+      putSimpleReply(this.#queue.view, at, NBD_ERROR.OK, request.cookie);
+      return;
+    }
+    this.#putHeader(request, at, { type: REPLY_TYPE.OFFSET_DATA, length: 8 + request.length, flags: REPLY_FLAG_DONE });
+    this.#queue.view.setBigUint64(at + this.#chunkHeaderBytes, BigInt(request.offset));
+  }
+
+  #putHole(request: AnsweredRead, at: number): number {
+    this.#putHeader(request, at, { type: REPLY_TYPE.OFFSET_HOLE, length: 12, flags: REPLY_FLAG_DONE });
+    this.#queue.view.setBigUint64(at + this.#chunkHeaderBytes, BigInt(request.offset));
+    this.#queue.view.setUint32(at + this.#chunkHeaderBytes + 8, request.length);
+    return this.#chunkHeaderBytes + 12;
+  }
+
+  #putHeader(request: Addressed, at: number, chunk: { type: number; length: number; flags: number }): void {
+    const header = { ...chunk, cookie: request.cookie };
+    if (this.#extended) putExtendedChunkHeader(this.#queue.view, at, header, BigInt(request.offset));
+    else putChunkHeader(this.#queue.view, at, header);
+  }
+
+  #simple(request: Addressed, error: number): void {
+    const at = this.#queue.reserve(SIMPLE_REPLY_BYTES);
+    putSimpleReply(this.#queue.view, at, error, request.cookie);
+    this.#queue.commit(SIMPLE_REPLY_BYTES);
+  }
+}

@@ -1,0 +1,159 @@
+import type { Duplex } from 'node:stream';
+import { newCounters } from './command_runner.ts';
+import type { ExportDirectory } from './export_set.ts';
+import { type NbdMetrics, type NbdSessionStatus, PeerTotals, peerName } from './metrics.ts';
+import { PeerBudget } from './peer_budget.ts';
+import { type NbdLiveSession, type NbdServerTls, type NbdSessionSummary, serveNbd } from './server.ts';
+import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
+
+export interface SessionPoolOptions {
+  /** Absent: no TLS */
+  readonly tls?: NbdServerTls;
+  readonly limits?: Partial<NbdServerLimits>;
+  /** Clients that are served at once; more of them wait for their greeting (default: no such limit) */
+  readonly shared?: number;
+  /** Once for each connection that ended */
+  readonly onSession?: (summary: NbdSessionSummary) => void;
+}
+
+interface Session {
+  readonly id: number;
+  readonly address: string;
+  readonly startedMs: number;
+  live: NbdLiveSession | undefined;
+  over: Promise<unknown> | undefined;
+}
+
+interface Waiting {
+  readonly stream: Duplex;
+  readonly address: string;
+}
+
+/** What one address has. */
+interface Peer {
+  connections: number;
+  readonly budget: PeerBudget;
+}
+
+/** Serves accepted connections, whatever they came over, within the limits of {@link NbdServerLimits}. */
+export class SessionPool {
+  readonly #exports: ExportDirectory;
+  readonly #limits: NbdServerLimits;
+  readonly #options: SessionPoolOptions;
+  readonly #shared: number;
+  readonly #sessions = new Set<Session>();
+  /** Accepted, not greeted yet */
+  readonly #waiting = new Set<Waiting>();
+  readonly #peers = new Map<string, Peer>();
+  readonly #ended = new PeerTotals();
+  readonly #abort = new AbortController();
+  #nextId = 1;
+  #accepted = 0;
+  #refused = 0;
+
+  constructor(exports: ExportDirectory, options: SessionPoolOptions = {}) {
+    this.#exports = exports;
+    this.#options = options;
+    this.#limits = { ...DEFAULT_NBD_LIMITS, ...options.limits };
+    this.#shared = options.shared ?? Number.POSITIVE_INFINITY;
+  }
+
+  /** Served and waiting */
+  get connections(): number {
+    return this.#sessions.size + this.#waiting.size;
+  }
+
+  /** Connections that were closed at once because of a limit */
+  get refused(): number {
+    return this.#refused;
+  }
+
+  metrics(): NbdMetrics {
+    const totals = this.#ended.copy();
+    const sessions: NbdSessionStatus[] = [];
+    for (const { id, address, startedMs, live } of this.#sessions) {
+      const peer = peerName(live?.peer, address);
+      const counters = live?.counters ?? newCounters();
+      totals.add(peer, counters, undefined);
+      sessions.push({
+        id,
+        peer,
+        phase: live === undefined ? 'handshake' : 'transmission',
+        exportName: live?.exportName,
+        ageMs: Math.round(performance.now() - startedMs),
+        counters: { ...counters },
+        inFlight: live?.inFlight ?? 0,
+        heldBytes: live?.heldBytes ?? 0,
+      });
+    }
+    return { accepted: this.#accepted, refused: this.#refused, sessions, peers: totals.toJSON() };
+  }
+
+  /** True where one more connection from an address is within the limits. Otherwise it is counted as refused. */
+  admits(address: string): boolean {
+    const handshakes = [...this.#sessions].filter(({ live }) => live === undefined).length + this.#waiting.size;
+    const admitted =
+      !this.#abort.signal.aborted &&
+      this.connections < this.#limits.connections &&
+      handshakes < this.#limits.handshakes &&
+      (address === '' || (this.#peers.get(address)?.connections ?? 0) < this.#limits.connectionsPerAddress);
+    if (!admitted) this.#refused++;
+    return admitted;
+  }
+
+  /** Serves a connection, or lets it wait for its turn. `address`: '' for UNIX sockets */
+  add(stream: Duplex, address: string): void {
+    this.#accepted++;
+    const peer = this.#peers.get(address) ?? { connections: 0, budget: new PeerBudget(this.#limits.peerBytes) };
+    this.#peers.set(address, peer);
+    peer.connections++;
+    const waiting = { stream, address };
+    stream.once('close', () => {
+      this.#waiting.delete(waiting);
+      if (--peer.connections === 0) this.#peers.delete(address);
+    });
+    if (this.#sessions.size < this.#shared) {
+      this.#serve(waiting, peer.budget);
+      return;
+    }
+    this.#waiting.add(waiting);
+    stream.on('error', () => {});
+  }
+
+  /** Shuts the sessions down, and resolves when the last one is over. */
+  async close(): Promise<void> {
+    this.#abort.abort();
+    for (const { stream } of this.#waiting) stream.destroy();
+    await Promise.all([...this.#sessions].map((session) => session.over));
+  }
+
+  #serve({ stream, address }: Waiting, budget: PeerBudget): void {
+    const session: Session = {
+      id: this.#nextId++,
+      address,
+      startedMs: performance.now(),
+      live: undefined,
+      over: undefined,
+    };
+    this.#sessions.add(session);
+    const { tls, onSession } = this.#options;
+    session.over = serveNbd(stream, this.#exports, {
+      limits: this.#limits,
+      budget,
+      signal: this.#abort.signal,
+      ...(tls === undefined ? {} : { tls }),
+      onTransmission: (_name, live) => {
+        session.live = live;
+      },
+    }).then((summary) => {
+      this.#sessions.delete(session);
+      this.#ended.add(peerName(summary.peer, address), summary.counters, summary);
+      const next = this.#waiting.values().next().value;
+      if (next !== undefined && !this.#abort.signal.aborted) {
+        this.#waiting.delete(next);
+        this.#serve(next, this.#peers.get(next.address)!.budget);
+      }
+      onSession?.(summary);
+    });
+  }
+}

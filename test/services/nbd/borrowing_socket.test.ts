@@ -1,0 +1,96 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { connect, Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { CMD } from '../../../protocols/nbd/mod.ts';
+import { borrowingSocket } from '../../../services/nbd/borrowing_socket.ts';
+import { ExportSet, MemoryImage, NbdClient, NbdListener } from '../../../services/nbd/mod.ts';
+import { requestBytes } from './harness.ts';
+
+const directory = mkdtempSync(join(tmpdir(), 'caisson-borrow-'));
+test.after.always(() => rmSync(directory, { recursive: true, force: true }));
+
+/** Writes late: whoever lends a buffer and takes it back too early is found out. */
+class LateImage extends MemoryImage {
+  override writeNow(): boolean {
+    return false;
+  }
+  override async write(offset: number, data: Uint8Array): Promise<void> {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    super.writeNow(offset, data);
+  }
+}
+
+for (const address of [
+  { type: 'unix', path: join(directory, 'late.sock') },
+  { type: 'inet', port: 0 },
+] as const) {
+  for (const late of [true, false]) {
+    test(`the one receive buffer is never used twice at once: ${address.type}, late writes ${late}`, async (t) => {
+      const size = 8 << 20;
+      const image = late ? new LateImage(size) : new MemoryImage(size);
+      const exports = new ExportSet();
+      exports.add({ name: '', image, writable: true });
+      const path = address.type === 'unix' ? `${address.path}${late}` : '';
+      const listener = await NbdListener.listen(address.type === 'unix' ? { type: 'unix', path } : address, exports);
+      const client = await NbdClient.connect(listener.uri);
+      const expected = new Uint8Array(size);
+      let seed = 7;
+      const random = (below: number): number => {
+        seed = (Math.imul(seed, 1_103_515_245) + 12_345) >>> 0;
+        return Math.floor((seed / 2 ** 32) * below);
+      };
+      for (let round = 0; round < 6; round++) {
+        const writes: Promise<void>[] = [];
+        // Overlapping ones among them: they are held back, and must not be kept as a view either.
+        for (let count = 0; count < 60; count++) {
+          const length = 1 + random(count % 10 === 0 ? 300_000 : 9000);
+          const offset = random(size - length);
+          const data = new Uint8Array(length).fill(1 + random(255));
+          expected.set(data, offset);
+          writes.push(client.write(offset, data));
+        }
+        await Promise.all(writes);
+      }
+      const found = new Uint8Array(size);
+      await client.read(0, found);
+      t.true(Buffer.from(found).equals(expected));
+      await client.close();
+      await listener.close();
+    });
+  }
+}
+
+test('T17: a client that does not read is not read either, over a socket', async (t) => {
+  const exports = new ExportSet();
+  exports.add({ name: '', image: new MemoryImage(64 << 20), writable: true });
+  const path = join(directory, 'deaf.sock');
+  const listener = await NbdListener.listen({ type: 'unix', path }, exports);
+  const good = await NbdClient.connect(listener.uri);
+  const deaf = connect(path);
+  deaf.on('error', () => {});
+  deaf.pause();
+  const go = Buffer.alloc(16 + 6);
+  go.write('IHAVEOPT', 0);
+  go.writeUInt32BE(7, 8);
+  go.writeUInt32BE(6, 12);
+  deaf.write(Buffer.from([0, 0, 0, 3]));
+  deaf.write(go);
+  const request = requestBytes({ type: CMD.READ, length: 1 << 20 });
+  for (let count = 0; count < 20_000; count++) deaf.write(request);
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  const held = listener.metrics().sessions.map((session) => session.heldBytes);
+  t.true(Math.max(...held) < 16 << 20, `${held}`);
+  await good.read(0, new Uint8Array(4096));
+  deaf.destroy();
+  await good.close();
+  await listener.close();
+  t.is(listener.connections, 0);
+});
+
+test('a socket without a handle is used as it is', (t) => {
+  const socket = new Socket();
+  t.is(borrowingSocket(socket), socket);
+  socket.destroy();
+});
