@@ -78,6 +78,10 @@ class Minimiser {
   }
 
   async legs(): Promise<void> {
+    // Without paging, a pointer that lost its set-up may reach what only one machine has: another difference
+    await this.attempt((draft) => {
+      draft.legs = draft.legs.filter(({ paging }) => paging);
+    });
     for (let i = this.program.legs.length - 1; i >= 0 && this.program.legs.length > 1; i--) {
       await this.attempt((draft) => draft.legs.splice(i, 1));
     }

@@ -55,10 +55,17 @@ async function runMachine(kernel: Uint8Array, harts: number, engine: Engine, tim
 /** The numbers of harts that there are tests for */
 export const HARTS: readonly number[] = [...new Set(LITMUS_TESTS.map((test) => test.harts.length))].toSorted();
 
-export async function runLitmus(harts: number, rounds: number, engine: Engine, timeoutMs: number): Promise<LitmusRun> {
+/** @param only how the names of the tests begin */
+export async function runLitmus(
+  harts: number,
+  rounds: number,
+  engine: Engine,
+  timeoutMs: number,
+  only = '',
+): Promise<LitmusRun> {
   const batch = Math.min(LONGEST_BATCH, Math.ceil(rounds / 8));
   const batches = Math.ceil(rounds / batch);
-  const tests = LITMUS_TESTS.filter((test) => test.harts.length === harts);
+  const tests = LITMUS_TESTS.filter((test) => test.harts.length === harts && test.name.startsWith(only));
   const program = litmusProgram(tests, harts, { batches, batch });
   const kernel = writeElf(RAM_BASE, [{ address: RAM_BASE, bytes: program }]);
   const ram = await runMachine(kernel, harts, engine, timeoutMs);
