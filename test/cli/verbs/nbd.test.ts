@@ -159,7 +159,7 @@ for (const [what, args, message] of [
     'expected a format, a colon and a path',
   ],
   ['leave to open extents where there are none', ['-f', 'raw', '--allow-extents', 'a'], 'it is for -f vmdk'],
-  ['a way to discard that is none', ['-f', 'raw', '--discard=on', 'a'], 'expected ignore or unmap'],
+  ['a way to discard that is none', ['-f', 'raw', '--discard=maybe', 'a'], 'expected ignore or unmap'],
   ['a backing file of no known format', ['-f', 'qcow2', '--backing=x:a', 'b'], 'format x is not known'],
   ['a port that is none', ['-p', '70000', '-f', 'raw', 'a'], 'expected a number from 0 to 65535'],
   ['a port and a socket', ['-p', '1', '-k', '/x', '-f', 'raw', 'a'], 'Cannot use --socket and --port together'],
