@@ -70,6 +70,19 @@ const RULES: Readonly<Record<string, Rule>> = {
       keys.end();
     },
   },
+  '-accel': {
+    value: 'tcg|interpreter',
+    help: 'tcg: translate code that runs often (default); interpreter: nothing is compiled',
+    take: ({ options }, value) => {
+      const keys = new KeyValues('-accel', value, 'accel');
+      const accel = keys.require('accel');
+      keys.end();
+      if (accel !== 'tcg' && accel !== 'interpreter') {
+        throw new UsageError(`Cannot use accelerator ${accel}: expected tcg or interpreter`);
+      }
+      options.engine = accel === 'tcg' ? 'translator' : 'interpreter';
+    },
+  },
   '-bios': {
     value: 'builtin|none|FILE',
     help: 'firmware; none starts the kernel in M-mode (default builtin)',

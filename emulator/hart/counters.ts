@@ -34,6 +34,12 @@ export const HART_COUNTERS: readonly CounterDescription[] = [
   count('code-pages-invalidated', H.COUNT_CODE_STALE),
   count('code-pages-evicted', H.COUNT_CODE_EVICTED),
   count('instructions-predecoded', H.COUNT_DECODED),
+  count('functions-translated', H.COUNT_TRANSLATED_FUNCTIONS),
+  count('instructions-translated', H.COUNT_TRANSLATED_INSTRUCTIONS),
+  { ...count('translated-code', H.COUNT_TRANSLATED_BYTES), unit: 'bytes' },
+  { ...count('translation-time', H.COUNT_TRANSLATE_TIME), unit: 'seconds', exponent: -6 },
+  { ...count('baseline-compilation-time', H.COUNT_COMPILE_TIME), unit: 'seconds', exponent: -6 },
+  count('translation-flushes', H.COUNT_TRANSLATION_FLUSHES),
 ];
 
 /** Retired instructions are not a word of their own: they follow from the fuel. */

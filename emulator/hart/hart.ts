@@ -11,7 +11,7 @@ import {
   TABLE_ENTRIES,
 } from '../memory/layout.ts';
 import { ARGUMENT_DEPTH_SHIFT } from '../translator/function_writer.ts';
-import { TABLE_SIZE, Translator, type TranslatorCounters, type TranslatorKernel } from '../translator/translator.ts';
+import { TABLE_SIZE, Translator, type TranslatorKernel } from '../translator/translator.ts';
 import { type WasmMemory, type WasmModule, wasm } from '../wasm/platform.ts';
 import { type HartStart, resetHartRegisters } from './reset.ts';
 
@@ -226,11 +226,6 @@ export class Hart {
   step(fuel: number): ExitCode {
     this.#kernel.refuel(fuel);
     return this.#run(fuel) as ExitCode;
-  }
-
-  /** What the translator did; undefined where there is none */
-  get translatorCounters(): TranslatorCounters | undefined {
-    return this.#translator?.counters;
   }
 
   /** Gives the next run its fuel already: what asks for the count before it begins sees none of it used. */

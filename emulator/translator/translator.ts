@@ -1,4 +1,5 @@
 // Decides what is translated, and keeps what was: one for each hart's thread.
+import { addToCounter } from '../hart/counters.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import { type MemoryLayout, SWITCH_TABLE_BYTES } from '../memory/layout.ts';
 import { type WasmMemory, type WasmTable, wasm } from '../wasm/platform.ts';
@@ -39,17 +40,6 @@ export interface TranslatorOptions {
   readonly calleeVisits: number;
 }
 
-export interface TranslatorCounters {
-  modules: number;
-  functions: number;
-  instructions: number;
-  wasmBytes: number;
-  /** In `ms`: reading and writing code; compiling it */
-  generateMs: number;
-  compileMs: number;
-  flushes: number;
-}
-
 /** One region that is part of a module, where it is in guest memory now */
 interface Candidate {
   readonly region: Region;
@@ -61,6 +51,7 @@ interface Candidate {
 export class Translator {
   readonly #options: TranslatorOptions;
   readonly #view: DataView;
+  readonly #words: BigUint64Array;
   readonly #hart: number;
   readonly #code: ReturnType<MemoryLayout['code']>;
   readonly #fuses: boolean;
@@ -78,13 +69,10 @@ export class Translator {
   #tableNext = 1;
   #entries = 0;
   #dataNext = 0;
-  readonly counters: TranslatorCounters = {
-    modules: 0, functions: 0, instructions: 0, wasmBytes: 0, generateMs: 0, compileMs: 0, flushes: 0,
-  }; // biome-ignore format: one value
-
   constructor(options: TranslatorOptions) {
     this.#options = options;
     this.#view = new DataView(options.memory.buffer);
+    this.#words = new BigUint64Array(options.memory.buffer);
     this.#hart = options.layout.hart(options.hart);
     this.#code = options.layout.code(options.hart);
     this.#fuses = fusesMultiplyAdd();
@@ -108,7 +96,7 @@ export class Translator {
 
   /** Forgets everything translated. No translated function may be running. */
   flush(): void {
-    this.counters.flushes++;
+    this.#count(H.COUNT_TRANSLATION_FLUSHES, 1);
     const { table, leave } = this.#options;
     for (let i = 1; i < this.#tableNext; i++) table.set(i, leave);
     this.#tableNext = 1;
@@ -254,15 +242,19 @@ export class Translator {
     for (const [index, candidate] of candidates.entries()) {
       this.#install(candidate, privilege, tableAt + index, written.entries[index]!);
     }
-    const { counters } = this;
-    counters.modules++;
-    counters.functions += candidates.length;
+    let instructions = 0;
     for (const { region } of candidates) {
-      for (const { instructions } of region.blocks.values()) counters.instructions += instructions.length;
+      for (const block of region.blocks.values()) instructions += block.instructions.length;
     }
-    counters.wasmBytes += written.bytes.length;
-    counters.generateMs += generated - started;
-    counters.compileMs += performance.now() - generated;
+    this.#count(H.COUNT_TRANSLATED_FUNCTIONS, candidates.length);
+    this.#count(H.COUNT_TRANSLATED_INSTRUCTIONS, instructions);
+    this.#count(H.COUNT_TRANSLATED_BYTES, written.bytes.length);
+    this.#count(H.COUNT_TRANSLATE_TIME, (generated - started) * 1000);
+    this.#count(H.COUNT_COMPILE_TIME, (performance.now() - generated) * 1000);
+  }
+
+  #count(counter: number, by: number): void {
+    addToCounter(this.#words, this.#hart, counter, BigInt(Math.round(by)));
   }
 
   #isFull(candidates: readonly Candidate[]): boolean {

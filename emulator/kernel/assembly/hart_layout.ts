@@ -133,6 +133,13 @@ export const COUNT_DECODED = 0x958;
 export const COUNT_MAILBOX = 0x960;
 export const COUNT_SBI = 0x968;
 export const COUNT_WAITS = 0x970;
+export const COUNT_TRANSLATED_FUNCTIONS = 0x978;
+export const COUNT_TRANSLATED_INSTRUCTIONS = 0x980;
+export const COUNT_TRANSLATED_BYTES = 0x988;
+/** In `µs` */
+export const COUNT_TRANSLATE_TIME = 0x990;
+export const COUNT_COMPILE_TIME = 0x998;
+export const COUNT_TRANSLATION_FLUSHES = 0x9a0;
 /** Counters may go up to here */
 export const HART_COUNTERS_END = 0x1000;
 
