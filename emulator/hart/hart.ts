@@ -170,7 +170,7 @@ export class Hart {
     this.#kernel = kernel.exports as unknown as KernelExports;
     const { engine = 'interpreter', hotAfter = HOT_AFTER } = options;
     const translating = engine === 'translator';
-    const table = new wasm.Table({ element: 'anyfunc', initial: translating ? TABLE_SIZE : 1 });
+    const table = new wasm.Table({ element: 'anyfunc', initial: 1 });
     const bytes = generateInterpreter({
       hart: this.base,
       dirty: dirtyRom,
@@ -182,7 +182,7 @@ export class Hart {
     });
     if (translating) {
       const { leave } = interpreter.exports;
-      for (let i = 1; i < TABLE_SIZE; i++) table.set(i, leave);
+      table.grow(TABLE_SIZE - 1, leave);
       this.#translator = new Translator({
         memory,
         layout,

@@ -1,12 +1,12 @@
 import type {
-  AmoName, Emitter, FpName, I32, I32Name, I64, I64Name, IntegerKind, LoadWidth, Local, Precision, StoreWidth, SystemName,
+  Emitter, FpName, I32, I64, IntegerKind, LoadWidth, Precision, StoreWidth, SystemName,
 } from '../isa/emitter.ts'; // biome-ignore format: one list
 import { SYSTEM_NAMES } from '../isa/emitter.ts';
+import { StackEmitter, WIDE, WORD } from '../isa/stack_emitter.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import type { FunctionBody } from '../wasm/module_builder.ts';
 import {
   ATOMIC_FENCE,
-  ATOMIC_RMW,
   F32,
   F64,
   LOAD64,
@@ -17,13 +17,10 @@ import {
   TYPE_I64,
 } from '../wasm/opcodes.ts';
 
-const WIDE: I64 = { kind: 'i64' };
-const WORD: I32 = { kind: 'i32' };
 /** Order is the `kind` argument of the kernel's loadSlow */
 const LOAD_KINDS: readonly LoadWidth[] = ['b', 'bu', 'h', 'hu', 'w', 'wu', 'd'];
 const LOAD_BYTES: Record<LoadWidth, number> = { b: 1, bu: 1, h: 2, hu: 2, w: 4, wu: 4, d: 8 };
 const STORE_BYTES: Record<StoreWidth, number> = { b: 1, h: 2, w: 4, d: 8 };
-const CANONICAL_NAN32 = 0x7fc0_0000;
 
 const I32_LOAD = 0x28;
 const I32_LOAD8_U = 0x2d;
@@ -32,12 +29,10 @@ const I32_STORE = 0x36;
 const I32_STORE8 = 0x3a;
 const F32_LOAD = 0x2a;
 const F64_LOAD = 0x2b;
-const I64_EXTEND_I32_S = 0xac;
 const I64_EXTEND_I32_U = 0xad;
 const I32_WRAP = 0xa7;
 const I64_REINTERPRET_F64 = 0xbd;
 const I32_REINTERPRET_F32 = 0xbc;
-const SELECT = 0x1b;
 /** rd x0, rs1 ra, as a slot holds them */
 const RETURN_OPERANDS = H.HART_X_DISCARD | (8 << 16);
 
@@ -75,27 +70,21 @@ export interface RunFrame {
 }
 
 /** Emits semantics for the interpreter: operands come from the current slot, registers from linear memory. */
-export class SlotEmitter implements Emitter {
-  readonly #f: FunctionBody;
+export class SlotEmitter extends StackEmitter implements Emitter {
   readonly #frame: RunFrame;
   /** Slot bytes that this instruction takes: 16 or 32 */
   #step = 32;
-  readonly #temps64: number[] = [];
-  readonly #temps32: number[] = [];
-  #used64 = 0;
-  #used32 = 0;
   #jumped = false;
 
   constructor(f: FunctionBody, frame: RunFrame) {
-    this.#f = f;
+    super(f);
     this.#frame = frame;
   }
 
   /** Starts an instruction of 2 or 4 bytes. */
   begin(lengthBytes: 2 | 4): void {
     this.#step = (lengthBytes / 2) * H.SLOT_BYTES;
-    this.#used64 = 0;
-    this.#used32 = 0;
+    this.resetTemporaries();
     this.#jumped = false;
   }
 
@@ -103,32 +92,33 @@ export class SlotEmitter implements Emitter {
   finish(): void {
     if (this.#jumped) return;
     this.#advance();
-    this.#f.br(this.#frame.next);
+    this.f.br(this.#frame.next);
   }
 
   #advance(): void {
-    this.#f.get(this.#frame.slot).i32(this.#step).op(OP32.add).set(this.#frame.slot);
+    this.f.get(this.#frame.slot).i32(this.#step).op(OP32.add).set(this.#frame.slot);
   }
 
-  #temp64(): number {
-    const index = this.#used64++;
-    this.#temps64[index] ??= this.#f.local(TYPE_I64);
-    return this.#temps64[index];
+  protected override loadHart(opcode: number, offset: number): FunctionBody {
+    return this.f.i32(this.#frame.hart).mem(opcode, offset);
   }
-  #temp32(): number {
-    const index = this.#used32++;
-    this.#temps32[index] ??= this.#f.local(TYPE_I32);
-    return this.#temps32[index];
+  protected override storeHart(opcode: number, offset: number, push: () => void): void {
+    this.f.i32(this.#frame.hart);
+    push();
+    this.f.mem(opcode, offset);
+  }
+  protected override helper(name: string): number {
+    return this.#frame.call(name);
   }
 
   // --- operands ---------------------------------------------------------------------------------------------
 
   #slotByte(offset: number): void {
-    this.#f.get(this.#frame.slot).mem(I32_LOAD8_U, offset);
+    this.f.get(this.#frame.slot).mem(I32_LOAD8_U, offset);
   }
   #register(slotOffset: number, opcode: number, file: number): void {
     this.#slotByte(slotOffset);
-    this.#f.mem(opcode, this.#frame.hart + file);
+    this.f.mem(opcode, this.#frame.hart + file);
   }
 
   rs1(): I64 {
@@ -148,11 +138,11 @@ export class SlotEmitter implements Emitter {
     return WORD;
   }
   imm(): I64 {
-    this.#f.get(this.#frame.slot).mem(LOAD64.d, H.SLOT_IMM);
+    this.f.get(this.#frame.slot).mem(LOAD64.d, H.SLOT_IMM);
     return WIDE;
   }
   imm32(): I32 {
-    this.#f.get(this.#frame.slot).mem(I32_LOAD, H.SLOT_IMM);
+    this.f.get(this.#frame.slot).mem(I32_LOAD, H.SLOT_IMM);
     return WORD;
   }
   pc(): I64 {
@@ -166,137 +156,38 @@ export class SlotEmitter implements Emitter {
   /** page + (slot + step − base) / 8: two bytes of code have sixteen of slot */
   #pcPlus(step: number): void {
     const { page, slot, base } = this.#frame;
-    this.#f.get(page).get(slot);
-    if (step !== 0) this.#f.i32(step).op(OP32.add);
-    this.#f.get(base).op(OP32.sub).i32(3).op(OP32.shr_u).op(I64_EXTEND_I32_U).op(OP64.add);
-  }
-
-  // --- arithmetic -------------------------------------------------------------------------------------------
-
-  c64(value: bigint | number): I64 {
-    this.#f.i64(value);
-    return WIDE;
-  }
-  c32(value: number): I32 {
-    this.#f.i32(value);
-    return WORD;
-  }
-  i64(op: I64Name, _a: I64, _b: I64): I64 {
-    this.#f.op(OP64[op]);
-    return WIDE;
-  }
-  i32(op: I32Name, _a: I32, _b: I32): I32 {
-    this.#f.op(OP32[op]);
-    return WORD;
-  }
-  compare64(op: I64Name, _a: I64, _b: I64): I32 {
-    this.#f.op(OP64[op]);
-    return WORD;
-  }
-  unary64(op: 'clz' | 'ctz' | 'popcnt', _a: I64): I64 {
-    this.#f.op(OP64[op]);
-    return WIDE;
-  }
-  unary32(op: 'clz' | 'ctz' | 'popcnt', _a: I32): I32 {
-    this.#f.op(OP32[op]);
-    return WORD;
-  }
-  isZero64(_a: I64): I32 {
-    this.#f.op(OP64.eqz);
-    return WORD;
-  }
-  isZero32(_a: I32): I32 {
-    this.#f.op(OP32.eqz);
-    return WORD;
-  }
-  wrap(_a: I64): I32 {
-    this.#f.op(I32_WRAP);
-    return WORD;
-  }
-  signExtend(_a: I32): I64 {
-    this.#f.op(I64_EXTEND_I32_S);
-    return WIDE;
-  }
-  zeroExtend(_a: I32): I64 {
-    this.#f.op(I64_EXTEND_I32_U);
-    return WIDE;
-  }
-  signExtendFrom(bits: 8 | 16 | 32, _a: I64): I64 {
-    this.#f.op(bits === 8 ? 0xc2 : bits === 16 ? 0xc3 : 0xc4);
-    return WIDE;
-  }
-  select(_a: I64, _b: I64, _condition: I32): I64 {
-    this.#f.op(SELECT);
-    return WIDE;
-  }
-  cond64(_condition: I32, then: () => I64, otherwise: () => I64): I64 {
-    this.#f.if(TYPE_I64);
-    then();
-    this.#f.else();
-    otherwise();
-    this.#f.end();
-    return WIDE;
-  }
-  cond32(_condition: I32, then: () => I32, otherwise: () => I32): I32 {
-    this.#f.if(TYPE_I32);
-    then();
-    this.#f.else();
-    otherwise();
-    this.#f.end();
-    return WORD;
-  }
-  let64(_value: I64): Local<I64> {
-    const local = this.#temp64();
-    this.#f.set(local);
-    return {
-      get: () => {
-        this.#f.get(local);
-        return WIDE;
-      },
-    };
-  }
-  let32(_value: I32): Local<I32> {
-    const local = this.#temp32();
-    this.#f.set(local);
-    return {
-      get: () => {
-        this.#f.get(local);
-        return WORD;
-      },
-    };
-  }
-  mulHigh(kind: 'ss' | 'uu' | 'su', _a: I64, _b: I64): I64 {
-    this.#f.call(this.#frame.call(`mulHigh_${kind}`));
-    return WIDE;
+    this.f.get(page).get(slot);
+    if (step !== 0) this.f.i32(step).op(OP32.add);
+    this.f.get(base).op(OP32.sub).i32(3).op(OP32.shr_u).op(I64_EXTEND_I32_U).op(OP64.add);
   }
 
   setRd(_value: I64): void {
-    const value = this.#temp64();
-    this.#f.set(value).get(this.#frame.slot).mem(I32_LOAD16_U, H.SLOT_RD);
-    this.#f.get(value).mem(STORE64.d, this.#frame.hart + H.HART_X);
+    const value = this.temp64();
+    this.f.set(value).get(this.#frame.slot).mem(I32_LOAD16_U, H.SLOT_RD);
+    this.f.get(value).mem(STORE64.d, this.#frame.hart + H.HART_X);
   }
 
   // --- memory -----------------------------------------------------------------------------------------------
 
   #storePc(): void {
-    this.#f.i32(this.#frame.hart);
+    this.f.i32(this.#frame.hart);
     this.#pcPlus(0);
-    this.#f.mem(STORE64.d, H.HART_PC);
+    this.f.mem(STORE64.d, H.HART_PC);
   }
 
   /** For calls that may reach a device: the time that it tells follows from the fuel where `-icount` is used */
   #storePcAndFuel(): void {
     this.#storePc();
-    this.#f.i32(this.#frame.hart).get(this.#frame.fuel).mem(I32_STORE, H.HART_FUEL);
+    this.f.i32(this.#frame.hart).get(this.#frame.fuel).mem(I32_STORE, H.HART_FUEL);
   }
 
   #reloadIfTrapped(): void {
-    this.#f.i32(this.#frame.hart).mem(I32_LOAD, H.HART_TRAPPED).brIf(this.#frame.reload);
+    this.f.i32(this.#frame.hart).mem(I32_LOAD, H.HART_TRAPPED).brIf(this.#frame.reload);
   }
 
   /** Leaves i32 1 where the TLB entry of `va` has it; `entry` then points at it. */
   #probe(va: number, entry: number, bytes: number, tagOffset: number): void {
-    const f = this.#f;
+    const f = this.f;
     f.get(va);
     // The last byte's page must be the first's: unaligned accesses inside a page stay here
     if (bytes > 1) f.i64(bytes - 1).op(OP64.add);
@@ -312,14 +203,14 @@ export class SlotEmitter implements Emitter {
 
   /** Host address of `va` by the entry */
   #host(va: number, entry: number): void {
-    this.#f.get(va).op(I32_WRAP).get(entry).mem(I32_LOAD, 16).op(OP32.add);
+    this.f.get(va).op(I32_WRAP).get(entry).mem(I32_LOAD, 16).op(OP32.add);
   }
 
   load(width: LoadWidth, _address: I64): I64 {
-    const f = this.#f;
-    const va = this.#temp64();
-    const entry = this.#temp32();
-    const value = this.#temp64();
+    const f = this.f;
+    const va = this.temp64();
+    const entry = this.temp32();
+    const value = this.temp64();
     f.set(va);
     this.#probe(va, entry, LOAD_BYTES[width], 0);
     f.if(TYPE_I64);
@@ -334,15 +225,15 @@ export class SlotEmitter implements Emitter {
     return WIDE;
   }
 
-  #markDirty(host: number): void {
-    this.#f.get(host).i32(12).op(OP32.shr_u).i32(0xff).mem(I32_STORE8, this.#frame.dirtyOffset);
+  protected override markDirty(host: number): void {
+    this.f.get(host).i32(12).op(OP32.shr_u).i32(0xff).mem(I32_STORE8, this.#frame.dirtyOffset);
   }
 
   store(width: StoreWidth, _address: I64, value: () => I64): void {
-    const f = this.#f;
-    const va = this.#temp64();
-    const entry = this.#temp32();
-    const host = this.#temp32();
+    const f = this.f;
+    const va = this.temp64();
+    const entry = this.temp32();
+    const host = this.temp32();
     f.set(va);
     this.#probe(va, entry, STORE_BYTES[width], 8);
     f.if();
@@ -350,7 +241,7 @@ export class SlotEmitter implements Emitter {
     f.tee(host);
     value();
     f.mem(STORE64[width], 0);
-    this.#markDirty(host);
+    this.markDirty(host);
     f.else();
     this.#storePcAndFuel();
     f.get(va).i32(STORE_BYTES[width]);
@@ -361,11 +252,11 @@ export class SlotEmitter implements Emitter {
   }
 
   /** Host address of the aligned word that rs1 names, in a local. */
-  #atomicHost(bytes: 4 | 8, write: boolean): number {
-    const f = this.#f;
-    const va = this.#temp64();
-    const entry = this.#temp32();
-    const host = this.#temp32();
+  protected override atomicHost(bytes: 4 | 8, write: boolean): number {
+    const f = this.f;
+    const va = this.temp64();
+    const entry = this.temp32();
+    const host = this.temp32();
     this.rs1();
     f.set(va);
     // An unaligned address cannot equal a tag: its low bits go into the comparison
@@ -396,96 +287,14 @@ export class SlotEmitter implements Emitter {
     return host;
   }
 
-  /** LR remembers address and value; SC compares and exchanges. Spurious success needs the same value back. */
-  loadReserved(bytes: 4 | 8): void {
-    const f = this.#f;
-    const { hart } = this.#frame;
-    const host = this.#atomicHost(bytes, false);
-    const value = this.#temp64();
-    f.get(host)
-      .atomic(bytes === 8 ? 0x11 : 0x16, bytes === 8 ? 3 : 2, 0)
-      .set(value);
-    f.i32(hart).get(host).op(I64_EXTEND_I32_U).mem(STORE64.d, H.HART_RESERVATION);
-    f.i32(hart).get(value).mem(STORE64.d, H.HART_RESERVED_VALUE);
-    f.get(value);
-    if (bytes === 4) f.op(0xc4);
-    this.setRd(WIDE);
-  }
-
-  storeConditional(bytes: 4 | 8): void {
-    const f = this.#f;
-    const { hart } = this.#frame;
-    const host = this.#atomicHost(bytes, true);
-    const failed = this.#temp32();
-    f.i32(1).set(failed);
-    f.i32(hart).mem(LOAD64.d, H.HART_RESERVATION).get(host).op(I64_EXTEND_I32_U).op(OP64.eq);
-    f.if();
-    f.get(host).i32(hart).mem(LOAD64.d, H.HART_RESERVED_VALUE);
-    this.rs2();
-    if (bytes === 4) {
-      // The 32-bit form compares and stores zero-extended values
-      f.i64(0xffff_ffff).op(OP64.and);
-    }
-    f.atomic(ATOMIC_RMW.cmpxchg[bytes === 8 ? 1 : 0], bytes === 8 ? 3 : 2, 0);
-    f.i32(hart).mem(LOAD64.d, H.HART_RESERVED_VALUE).op(OP64.ne).set(failed);
-    this.#markDirty(host);
-    f.end();
-    f.i32(hart).i64(0).mem(STORE64.d, H.HART_RESERVATION);
-    f.get(failed).op(I64_EXTEND_I32_U);
-    this.setRd(WIDE);
-  }
-
-  amo(op: AmoName, bytes: 4 | 8): void {
-    const f = this.#f;
-    const wide = bytes === 8 ? 1 : 0;
-    const align = bytes === 8 ? 3 : 2;
-    const host = this.#atomicHost(bytes, true);
-    const old = this.#temp64();
-    if (op === 'min' || op === 'max' || op === 'minu' || op === 'maxu') {
-      const operand = this.#temp64();
-      const chosen = this.#temp64();
-      this.rs2();
-      if (bytes === 4) f.op(0xc4);
-      f.set(operand);
-      const again = f.loop();
-      f.get(host)
-        .atomic(bytes === 8 ? 0x11 : 0x16, align, 0)
-        .set(old);
-      // Words are compared sign-extended: that keeps the unsigned order too, if both sides are
-      const extend = (): void => {
-        f.get(old);
-        if (bytes === 4) f.op(0xc4);
-      };
-      extend();
-      f.get(operand);
-      extend();
-      f.get(operand)
-        .op(OP64[({ min: 'lt_s', max: 'gt_s', minu: 'lt_u', maxu: 'gt_u' } as const)[op]])
-        .op(SELECT)
-        .set(chosen);
-      f.get(host).get(old).get(chosen);
-      if (bytes === 4) f.i64(0xffff_ffff).op(OP64.and);
-      f.atomic(ATOMIC_RMW.cmpxchg[wide], align, 0).get(old).op(OP64.ne).brIf(again);
-      f.end();
-    } else {
-      f.get(host);
-      this.rs2();
-      f.atomic(ATOMIC_RMW[op][wide], align, 0).set(old);
-    }
-    this.#markDirty(host);
-    f.get(old);
-    if (bytes === 4) f.op(0xc4);
-    this.setRd(WIDE);
-  }
-
   fence(): void {
-    this.#f.op(0xfe, ATOMIC_FENCE, 0);
+    this.f.op(0xfe, ATOMIC_FENCE, 0);
   }
 
   // --- control ----------------------------------------------------------------------------------------------
 
   branch(_condition: I32): void {
-    const f = this.#f;
+    const f = this.f;
     f.if();
     this.#goRelative(false);
     f.end();
@@ -497,9 +306,9 @@ export class SlotEmitter implements Emitter {
 
   /** To pc + imm: inside the page by moving the slot, else by address. */
   #goRelative(counts: boolean): void {
-    const f = this.#f;
+    const f = this.f;
     const { slot, base, limit, next, count, far, target } = this.#frame;
-    const offset = this.#temp32();
+    const offset = this.temp32();
     f.get(slot).get(base).op(OP32.sub).get(slot).mem(I32_LOAD, H.SLOT_IMM).i32(3).op(OP32.shl).op(OP32.add);
     f.tee(offset).get(limit).op(OP32.lt_u);
     f.if();
@@ -520,7 +329,7 @@ export class SlotEmitter implements Emitter {
 
   /** A return does not count; other indirect jumps do, and leave their slot for who asks where they go */
   jumpTo(_address: I64): void {
-    const f = this.#f;
+    const f = this.f;
     const { slot, target, counted, hart, far } = this.#frame;
     f.set(target);
     f.get(slot).mem(I32_LOAD, H.SLOT_RD).i32(0xff_ffff).op(OP32.and).i32(RETURN_OPERANDS).op(OP32.eq).brIf(far);
@@ -530,7 +339,7 @@ export class SlotEmitter implements Emitter {
   }
 
   system(name: SystemName): void {
-    const f = this.#f;
+    const f = this.f;
     const { hart, fuel, slot, exit, reload } = this.#frame;
     this.#storePc();
     f.i32(hart).get(fuel).mem(I32_STORE, H.HART_FUEL);
@@ -543,15 +352,15 @@ export class SlotEmitter implements Emitter {
   illegal(): void {
     this.#storePc();
     this.imm();
-    this.#f.call(this.#frame.call('illegalInstruction'));
-    this.#f.br(this.#frame.reload);
+    this.f.call(this.#frame.call('illegalInstruction'));
+    this.f.br(this.#frame.reload);
     this.#jumped = true;
   }
 
   // --- floating point ---------------------------------------------------------------------------------------
 
   fpEnabled(): void {
-    const f = this.#f;
+    const f = this.f;
     const { hart, reload } = this.#frame;
     f.i32(hart).mem(I32_LOAD, H.HART_FS).op(OP32.eqz);
     f.if();
@@ -561,7 +370,7 @@ export class SlotEmitter implements Emitter {
   }
 
   #fpDirty(): void {
-    this.#f.i32(this.#frame.hart).i32(3).mem(I32_STORE, H.HART_FS);
+    this.f.i32(this.#frame.hart).i32(3).mem(I32_STORE, H.HART_FS);
   }
 
   fs1(): I64 {
@@ -576,46 +385,16 @@ export class SlotEmitter implements Emitter {
     this.#register(H.SLOT_RS3, LOAD64.d, H.HART_F);
   }
 
-  /** Takes a register's 64 bits from the stack and leaves its single, or the canonical NaN where it is not boxed. */
-  #unbox(): void {
-    const raw = this.#temp64();
-    const f = this.#f;
-    f.tee(raw)
-      .op(I32_WRAP)
-      .i32(CANONICAL_NAN32)
-      .get(raw)
-      .i64(32)
-      .op(OP64.shr_u)
-      .i64(0xffff_ffff)
-      .op(OP64.eq)
-      .op(SELECT);
-  }
-  single1(): I32 {
-    this.fs1();
-    this.#unbox();
-    return WORD;
-  }
-  single2(): I32 {
-    this.fs2();
-    this.#unbox();
-    return WORD;
-  }
-
   setFd(_value: I64): void {
-    const value = this.#temp64();
-    this.#f.set(value).get(this.#frame.slot).mem(I32_LOAD16_U, H.SLOT_RD);
-    this.#f.get(value).mem(STORE64.d, this.#frame.hart + H.HART_F);
+    const value = this.temp64();
+    this.f.set(value).get(this.#frame.slot).mem(I32_LOAD16_U, H.SLOT_RD);
+    this.f.get(value).mem(STORE64.d, this.#frame.hart + H.HART_F);
     this.#fpDirty();
   }
-  setSingle(_value: I32): void {
-    this.#f.op(I64_EXTEND_I32_U).i64(-0x1_0000_0000n).op(OP64.or);
-    this.setFd(WIDE);
-  }
-
   /** The rounding mode, resolved, in a local; the instruction ends where it is illegal. */
   #rounding(): number {
-    const f = this.#f;
-    const rm = this.#temp32();
+    const f = this.f;
+    const rm = this.temp32();
     this.#storePc();
     f.get(this.#frame.slot).mem(I32_LOAD, H.SLOT_RM).call(this.#frame.call('beginFloat')).tee(rm);
     f.i32(8).op(OP32.eq).brIf(this.#frame.reload);
@@ -626,10 +405,10 @@ export class SlotEmitter implements Emitter {
     if (which === 1) this.fs1();
     else if (which === 2) this.fs2();
     else this.#fs3();
-    if (precision === 's') this.#unbox();
+    if (precision === 's') this.unbox();
   }
   #soft(precision: Precision, name: string): void {
-    this.#f.call(this.#frame.call(`f${precision === 's' ? 32 : 64}_${name}`));
+    this.f.call(this.#frame.call(`f${precision === 's' ? 32 : 64}_${name}`));
   }
   #setFp(precision: Precision): void {
     if (precision === 's') this.setSingle(WORD);
@@ -638,7 +417,7 @@ export class SlotEmitter implements Emitter {
 
   /** Round-to-nearest with NX standing: the native result is right with its flags where its exponent is safely normal. */
   #native(precision: Precision, op: FpName, operands: 1 | 2): void {
-    const f = this.#f;
+    const f = this.f;
     const { hart, slot, next } = this.#frame;
     f.get(slot).mem(I32_LOAD, H.SLOT_RM_FAST).i32(hart).mem(I32_LOAD, H.HART_FP_FAST).op(OP32.and);
     if (precision === 's') {
@@ -652,7 +431,7 @@ export class SlotEmitter implements Emitter {
     }
     f.if();
     if (precision === 'd') {
-      const bits = this.#temp64();
+      const bits = this.temp64();
       this.#register(H.SLOT_RS1, F64_LOAD, H.HART_F);
       if (operands === 2) this.#register(H.SLOT_RS2, F64_LOAD, H.HART_F);
       f.op(F64[op]).op(I64_REINTERPRET_F64).tee(bits);
@@ -663,7 +442,7 @@ export class SlotEmitter implements Emitter {
         .get(bits)
         .mem(STORE64.d, hart + H.HART_F);
     } else {
-      const bits = this.#temp32();
+      const bits = this.temp32();
       this.#register(H.SLOT_RS1, F32_LOAD, H.HART_F);
       if (operands === 2) this.#register(H.SLOT_RS2, F32_LOAD, H.HART_F);
       f.op(F32[op]).op(I32_REINTERPRET_F32).tee(bits);
@@ -683,7 +462,7 @@ export class SlotEmitter implements Emitter {
     const rm = this.#rounding();
     this.#operand(precision, 1);
     this.#operand(precision, 2);
-    this.#f.get(rm);
+    this.f.get(rm);
     this.#soft(precision, op);
     this.#setFp(precision);
   }
@@ -691,7 +470,7 @@ export class SlotEmitter implements Emitter {
     this.#native(precision, 'sqrt', 1);
     const rm = this.#rounding();
     this.#operand(precision, 1);
-    this.#f.get(rm);
+    this.f.get(rm);
     this.#soft(precision, 'sqrt');
     this.#setFp(precision);
   }
@@ -699,15 +478,15 @@ export class SlotEmitter implements Emitter {
     const rm = this.#rounding();
     const negate = (yes: boolean): void => {
       if (!yes) return;
-      if (precision === 's') this.#f.i32(0x8000_0000 | 0).op(OP32.xor);
-      else this.#f.i64(1n << 63n).op(OP64.xor);
+      if (precision === 's') this.f.i32(0x8000_0000 | 0).op(OP32.xor);
+      else this.f.i64(1n << 63n).op(OP64.xor);
     };
     this.#operand(precision, 1);
     negate(negateProduct);
     this.#operand(precision, 2);
     this.#operand(precision, 3);
     negate(negateAddend);
-    this.#f.get(rm);
+    this.f.get(rm);
     this.#soft(precision, 'fma');
     this.#setFp(precision);
   }
@@ -723,7 +502,7 @@ export class SlotEmitter implements Emitter {
     this.#operand(precision, 1);
     this.#operand(precision, 2);
     this.#soft(precision, op);
-    this.#f.op(I64_EXTEND_I32_U);
+    this.f.op(I64_EXTEND_I32_U);
     this.setRd(WIDE);
     this.#fpDirty();
   }
@@ -731,26 +510,26 @@ export class SlotEmitter implements Emitter {
     this.fpEnabled();
     this.#operand(precision, 1);
     this.#soft(precision, 'class');
-    this.#f.op(I64_EXTEND_I32_U);
+    this.f.op(I64_EXTEND_I32_U);
     this.setRd(WIDE);
   }
   fpToInteger(precision: Precision, to: IntegerKind): void {
     const rm = this.#rounding();
     this.#operand(precision, 1);
-    this.#f.get(rm);
+    this.f.get(rm);
     this.#soft(precision, `to_${to}`);
     this.setRd(WIDE);
   }
   integerToFp(from: IntegerKind, precision: Precision): void {
     const rm = this.#rounding();
     this.rs1();
-    this.#f.get(rm).call(this.#frame.call(`${from}_to_f${precision === 's' ? 32 : 64}`));
+    this.f.get(rm).call(this.#frame.call(`${from}_to_f${precision === 's' ? 32 : 64}`));
     this.#setFp(precision);
   }
   fpConvert(from: Precision, to: Precision): void {
     const rm = this.#rounding();
     this.#operand(from, 1);
-    if (from === 'd') this.#f.get(rm);
+    if (from === 'd') this.f.get(rm);
     this.#soft(from, to === 's' ? 'to_f32' : 'to_f64');
     this.#setFp(to);
   }

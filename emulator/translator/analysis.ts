@@ -2,7 +2,7 @@
 // fuel that paths use is counted.
 import type { Flow } from './flow.ts';
 import { F, type Instruction, X } from './instruction.ts';
-import type { Block, Region } from './region.ts';
+import type { Block } from './region.ts';
 
 /** Sets of registers are words: bit n stands for register n; x0 is never in. */
 export interface BlockFacts {
@@ -40,7 +40,7 @@ export function writesF({ facts, rd }: Instruction): number {
 
 export type Analysis = ReadonlyMap<number, BlockFacts>;
 
-export function analyse(region: Region, flow: Flow): Analysis {
+export function analyse(flow: Flow): Analysis {
   const facts = new Map<number, BlockFacts>();
   const blocks: Block[] = [];
   for (const { block } of flow.nodes) {
@@ -50,7 +50,7 @@ export function analyse(region: Region, flow: Flow): Analysis {
       liveX: 0, liveF: 0, dirtyInX: 0, dirtyInF: 0, dirtyX: 0, dirtyF: 0, spent: 0, isSync: false, ahead: 0,
     }); // biome-ignore format: one value
   }
-  followRegisters(region, blocks, facts, flow);
+  followRegisters(blocks, facts, flow);
   countFuel(blocks, facts, flow);
   return facts;
 }
@@ -61,7 +61,7 @@ function following(flow: Flow, block: Block): number[] {
   return flow.nodeOf.get(block.at)!.edges.map(({ target }) => target);
 }
 
-function followRegisters(_region: Region, blocks: readonly Block[], facts: Map<number, BlockFacts>, flow: Flow): void {
+function followRegisters(blocks: readonly Block[], facts: Map<number, BlockFacts>, flow: Flow): void {
   const next = new Map(blocks.map((block) => [block.at, following(flow, block)]));
   const own = new Map(
     blocks.map((block) => {

@@ -139,7 +139,7 @@ class FunctionWriter {
     this.#region = region;
     this.#context = context;
     this.#flow = structure(region);
-    this.#analysis = analyse(region, this.#flow);
+    this.#analysis = analyse(this.#flow);
     this.#base = f.local(TYPE_I64);
     this.#result = f.local(TYPE_I64);
     this.#site = f.local(TYPE_I32);

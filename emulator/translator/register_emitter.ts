@@ -1,23 +1,20 @@
 // The translator's half of the instruction table: operands are constants and WebAssembly locals. Longer than most
 // files, for it is one class: the other implementation of the interface that interpreter/slot_emitter.ts implements.
 import type {
-  AmoName, Emitter, FpName, I32, I32Name, I64, I64Name, IntegerKind, LoadWidth, Local, Precision, StoreWidth, SystemName,
+  Emitter, FpName, I32, I64, IntegerKind, LoadWidth, Precision, StoreWidth, SystemName,
 } from '../isa/emitter.ts'; // biome-ignore format: one list
+import { BOX, StackEmitter, WIDE, WORD } from '../isa/stack_emitter.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import type { FunctionBody } from '../wasm/module_builder.ts';
 import {
-  ATOMIC_FENCE, ATOMIC_RMW, CONVERT, F32, F64, F64_MORE, LOAD64, MEMORY, I32 as OP32, I64 as OP64, SELECT, STORE64,
+  ATOMIC_FENCE, ATOMIC_RMW, CONVERT, F32, F64, F64_MORE, LOAD64, MEMORY, I32 as OP32, I64 as OP64, STORE64,
   TYPE_F64, TYPE_I32, TYPE_I64,
 } from '../wasm/opcodes.ts'; // biome-ignore format: one list
 import type { AccessGroup } from './access_groups.ts';
 import type { Instruction } from './instruction.ts';
 
-const WIDE: I64 = { kind: 'i64' };
-const WORD: I32 = { kind: 'i32' };
 const LOAD_BYTES: Record<LoadWidth, number> = { b: 1, bu: 1, h: 2, hu: 2, w: 4, wu: 4, d: 8 };
 const STORE_BYTES: Record<StoreWidth, number> = { b: 1, h: 2, w: 4, d: 8 };
-const CANONICAL_NAN32 = 0x7fc0_0000;
-const BOX = -0x1_0000_0000n;
 const F32_EQ = 0x5b;
 const F32_LT = 0x5d;
 const F32_LE = 0x5f;
@@ -67,14 +64,9 @@ export interface EmitterFrame {
 }
 
 /** Emits one instruction after the other into a function. */
-export class RegisterEmitter implements Emitter {
-  readonly #f: FunctionBody;
+export class RegisterEmitter extends StackEmitter implements Emitter {
   readonly #frame: EmitterFrame;
-  readonly #temps64: number[] = [];
-  readonly #temps32: number[] = [];
   readonly #tempsF: number[] = [];
-  #used64 = 0;
-  #used32 = 0;
   #usedF = 0;
   readonly #groupLocals: number[] = [];
   #usedGroup = 0;
@@ -90,7 +82,7 @@ export class RegisterEmitter implements Emitter {
   readonly target: number;
 
   constructor(frame: EmitterFrame) {
-    this.#f = frame.f;
+    super(frame.f);
     this.#frame = frame;
     this.target = frame.f.local(TYPE_I64);
   }
@@ -103,8 +95,7 @@ export class RegisterEmitter implements Emitter {
   emit(instruction: Instruction, group: AccessGroup | undefined): void {
     this.#instruction = instruction;
     this.#group = group;
-    this.#used64 = 0;
-    this.#used32 = 0;
+    this.resetTemporaries();
     this.#usedF = 0;
     const { row } = instruction.facts;
     if (row.name.startsWith('fsgnj') && row.extension === 'D' && this.#signInject(row.name)) return;
@@ -114,39 +105,38 @@ export class RegisterEmitter implements Emitter {
   #now(): Instruction {
     return this.#instruction!;
   }
-  #temp64(): number {
-    const index = this.#used64++;
-    this.#temps64[index] ??= this.#f.local(TYPE_I64);
-    return this.#temps64[index];
-  }
-  #temp32(): number {
-    const index = this.#used32++;
-    this.#temps32[index] ??= this.#f.local(TYPE_I32);
-    return this.#temps32[index];
-  }
   #groupLocal(): number {
     const index = this.#usedGroup++;
-    this.#groupLocals[index] ??= this.#f.local(TYPE_I32);
+    this.#groupLocals[index] ??= this.f.local(TYPE_I32);
     return this.#groupLocals[index];
   }
   #tempF(): number {
     const index = this.#usedF++;
-    this.#tempsF[index] ??= this.#f.local(TYPE_F64);
+    this.#tempsF[index] ??= this.f.local(TYPE_F64);
     return this.#tempsF[index];
   }
-  #loadHart(opcode: number, offset: number): FunctionBody {
+  protected override loadHart(opcode: number, offset: number): FunctionBody {
     this.#frame.pushHart();
-    return this.#f.mem(opcode, this.#frame.field(offset));
+    return this.f.mem(opcode, this.#frame.field(offset));
+  }
+
+  protected override storeHart(opcode: number, offset: number, push: () => void): void {
+    this.#frame.pushHart();
+    push();
+    this.f.mem(opcode, this.#frame.field(offset));
+  }
+  protected override helper(name: string): number {
+    return this.#frame.call(name);
   }
 
   // --- operands ---------------------------------------------------------------------------------------------
 
   #x(register: number): void {
-    if (register === 0) this.#f.i64(0);
-    else this.#f.get(this.#frame.x(register));
+    if (register === 0) this.f.i64(0);
+    else this.f.get(this.#frame.x(register));
   }
   rs1(): I64 {
-    this.#operandAt = this.#f.code.length;
+    this.#operandAt = this.f.code.length;
     this.#x(this.#now().rs1);
     return WIDE;
   }
@@ -156,25 +146,25 @@ export class RegisterEmitter implements Emitter {
   }
   rs1w(): I32 {
     this.#x(this.#now().rs1);
-    this.#f.op(CONVERT.i32_wrap_i64);
+    this.f.op(CONVERT.i32_wrap_i64);
     return WORD;
   }
   rs2w(): I32 {
     this.#x(this.#now().rs2);
-    this.#f.op(CONVERT.i32_wrap_i64);
+    this.f.op(CONVERT.i32_wrap_i64);
     return WORD;
   }
   imm(): I64 {
-    this.#f.i64(this.#now().imm);
+    this.f.i64(this.#now().imm);
     return WIDE;
   }
   imm32(): I32 {
-    this.#f.i32(this.#now().imm);
+    this.f.i32(this.#now().imm);
     return WORD;
   }
   #address(at: number): void {
-    this.#f.get(this.#frame.base);
-    if (at !== 0) this.#f.i64(at).op(OP64.add);
+    this.f.get(this.#frame.base);
+    if (at !== 0) this.f.i64(at).op(OP64.add);
   }
   pc(): I64 {
     this.#address(this.#now().at);
@@ -185,123 +175,24 @@ export class RegisterEmitter implements Emitter {
     return WIDE;
   }
 
-  // --- arithmetic -------------------------------------------------------------------------------------------
-
-  c64(value: bigint | number): I64 {
-    this.#f.i64(value);
-    return WIDE;
-  }
-  c32(value: number): I32 {
-    this.#f.i32(value);
-    return WORD;
-  }
-  i64(op: I64Name, _a: I64, _b: I64): I64 {
-    this.#f.op(OP64[op]);
-    return WIDE;
-  }
-  i32(op: I32Name, _a: I32, _b: I32): I32 {
-    this.#f.op(OP32[op]);
-    return WORD;
-  }
-  compare64(op: I64Name, _a: I64, _b: I64): I32 {
-    this.#f.op(OP64[op]);
-    return WORD;
-  }
-  unary64(op: 'clz' | 'ctz' | 'popcnt', _a: I64): I64 {
-    this.#f.op(OP64[op]);
-    return WIDE;
-  }
-  unary32(op: 'clz' | 'ctz' | 'popcnt', _a: I32): I32 {
-    this.#f.op(OP32[op]);
-    return WORD;
-  }
-  isZero64(_a: I64): I32 {
-    this.#f.op(OP64.eqz);
-    return WORD;
-  }
-  isZero32(_a: I32): I32 {
-    this.#f.op(OP32.eqz);
-    return WORD;
-  }
-  wrap(_a: I64): I32 {
-    this.#f.op(CONVERT.i32_wrap_i64);
-    return WORD;
-  }
-  signExtend(_a: I32): I64 {
-    this.#f.op(CONVERT.i64_extend_i32_s);
-    return WIDE;
-  }
-  zeroExtend(_a: I32): I64 {
-    this.#f.op(CONVERT.i64_extend_i32_u);
-    return WIDE;
-  }
-  signExtendFrom(bits: 8 | 16 | 32, _a: I64): I64 {
-    this.#f.op(bits === 8 ? 0xc2 : bits === 16 ? 0xc3 : CONVERT.i64_extend32_s);
-    return WIDE;
-  }
-  select(_a: I64, _b: I64, _condition: I32): I64 {
-    this.#f.op(SELECT);
-    return WIDE;
-  }
-  cond64(_condition: I32, then: () => I64, otherwise: () => I64): I64 {
-    this.#f.if(TYPE_I64);
-    then();
-    this.#f.else();
-    otherwise();
-    this.#f.end();
-    return WIDE;
-  }
-  cond32(_condition: I32, then: () => I32, otherwise: () => I32): I32 {
-    this.#f.if(TYPE_I32);
-    then();
-    this.#f.else();
-    otherwise();
-    this.#f.end();
-    return WORD;
-  }
-  let64(_value: I64): Local<I64> {
-    const local = this.#temp64();
-    this.#f.set(local);
-    return {
-      get: () => {
-        this.#f.get(local);
-        return WIDE;
-      },
-    };
-  }
-  let32(_value: I32): Local<I32> {
-    const local = this.#temp32();
-    this.#f.set(local);
-    return {
-      get: () => {
-        this.#f.get(local);
-        return WORD;
-      },
-    };
-  }
-  mulHigh(kind: 'ss' | 'uu' | 'su', _a: I64, _b: I64): I64 {
-    this.#f.call(this.#frame.call(`mulHigh_${kind}`));
-    return WIDE;
-  }
-
   setRd(_value: I64): void {
     const { rd } = this.#now();
-    if (rd === 0) this.#f.op(DROP);
-    else this.#f.set(this.#frame.x(rd));
+    if (rd === 0) this.f.op(DROP);
+    else this.f.set(this.#frame.x(rd));
   }
 
   // --- memory -----------------------------------------------------------------------------------------------
 
   /** Leaves the address of the TLB entry for `va` on the stack. */
   #entryOf(va: number): FunctionBody {
-    this.#f.get(va).op(CONVERT.i32_wrap_i64).i32(7).op(OP32.shr_u);
-    this.#f.i32((H.DTLB_ENTRIES - 1) * H.DTLB_ENTRY_BYTES).op(OP32.and);
-    return this.#f.get(this.#frame.dtlb).op(OP32.add);
+    this.f.get(va).op(CONVERT.i32_wrap_i64).i32(7).op(OP32.shr_u);
+    this.f.i32((H.DTLB_ENTRIES - 1) * H.DTLB_ENTRY_BYTES).op(OP32.and);
+    return this.f.get(this.#frame.dtlb).op(OP32.add);
   }
 
   /** Leaves the function unless the entry of `va` has [va, va + bytes); `entry` then points at it. */
   #probe(va: number, entry: number, bytes: number, tagOffset: number): void {
-    const f = this.#f;
+    const f = this.f;
     f.get(va);
     if (bytes > 1) f.i64(bytes - 1).op(OP64.add);
     f.i64(-4096).op(OP64.and);
@@ -310,15 +201,15 @@ export class RegisterEmitter implements Emitter {
   }
   /** Host address of `va` by its entry */
   #host(va: number, entry: number): FunctionBody {
-    return this.#f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add);
+    return this.f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add);
   }
 
   /** Looks the group's page up, at its first access. */
   #openGroup(group: AccessGroup): void {
-    const f = this.#f;
+    const f = this.f;
     group.hostLocal = this.#groupLocal();
-    const va = this.#temp64();
-    const entry = this.#temp32();
+    const va = this.temp64();
+    const entry = this.temp32();
     this.#x(this.#now().rs1);
     if (group.min !== 0) f.i64(group.min).op(OP64.add);
     f.set(va);
@@ -338,13 +229,13 @@ export class RegisterEmitter implements Emitter {
   #grouped(): AccessGroup | undefined {
     const group = this.#group;
     if (group === undefined) return undefined;
-    this.#f.code.truncate(this.#operandAt);
+    this.f.code.truncate(this.#operandAt);
     if (group.hostLocal < 0) this.#openGroup(group);
     return group;
   }
 
   load(width: LoadWidth, _address: I64): I64 {
-    const f = this.#f;
+    const f = this.f;
     const double = this.#now().facts.row.name === 'fld';
     this.#doubleOnStack = double;
     const opcode = double ? MEMORY.f64_load : LOAD64[width];
@@ -353,20 +244,20 @@ export class RegisterEmitter implements Emitter {
       f.get(group.hostLocal).mem(opcode, this.#now().imm - group.min);
       return WIDE;
     }
-    const va = this.#temp64();
-    const entry = this.#temp32();
+    const va = this.temp64();
+    const entry = this.temp32();
     f.set(va);
     this.#probe(va, entry, LOAD_BYTES[width], 0);
     this.#host(va, entry).mem(opcode, 0);
     return WIDE;
   }
 
-  #markDirty(host: number): void {
-    this.#f.get(host).i32(12).op(OP32.shr_u).i32(0xff).mem(MEMORY.i32_store8, this.#frame.dirtyOffset);
+  protected override markDirty(host: number): void {
+    this.f.get(host).i32(12).op(OP32.shr_u).i32(0xff).mem(MEMORY.i32_store8, this.#frame.dirtyOffset);
   }
 
   store(width: StoreWidth, _address: I64, value: () => I64): void {
-    const f = this.#f;
+    const f = this.f;
     const double = this.#now().facts.row.name === 'fsd';
     const opcode = double ? MEMORY.f64_store : STORE64[width];
     const push = (): void => {
@@ -381,23 +272,23 @@ export class RegisterEmitter implements Emitter {
       f.get(group.pageLocal).i32(0xff).mem(MEMORY.i32_store8, this.#frame.dirtyOffset);
       return;
     }
-    const va = this.#temp64();
-    const entry = this.#temp32();
-    const host = this.#temp32();
+    const va = this.temp64();
+    const entry = this.temp32();
+    const host = this.temp32();
     f.set(va);
     this.#probe(va, entry, STORE_BYTES[width], 8);
     this.#host(va, entry).tee(host);
     push();
     f.mem(opcode, 0);
-    this.#markDirty(host);
+    this.markDirty(host);
   }
 
   /** Host address of the aligned word that rs1 names, in a local. */
-  #atomicHost(bytes: 4 | 8, write: boolean): number {
-    const f = this.#f;
-    const va = this.#temp64();
-    const entry = this.#temp32();
-    const host = this.#temp32();
+  protected override atomicHost(bytes: 4 | 8, write: boolean): number {
+    const f = this.f;
+    const va = this.temp64();
+    const entry = this.temp32();
+    const host = this.temp32();
     this.rs1();
     f.set(va);
     // An unaligned address cannot equal a tag: its low bits go into the comparison
@@ -413,90 +304,6 @@ export class RegisterEmitter implements Emitter {
     return host;
   }
 
-  /** LR remembers address and value; SC compares and exchanges. Spurious success needs the same value back. */
-  loadReserved(bytes: 4 | 8): void {
-    const f = this.#f;
-    const frame = this.#frame;
-    const host = this.#atomicHost(bytes, false);
-    const value = this.#temp64();
-    f.get(host)
-      .atomic(bytes === 8 ? 0x11 : 0x16, bytes === 8 ? 3 : 2, 0)
-      .set(value);
-    frame.pushHart();
-    f.get(host).op(CONVERT.i64_extend_i32_u).mem(STORE64.d, frame.field(H.HART_RESERVATION));
-    frame.pushHart();
-    f.get(value).mem(STORE64.d, frame.field(H.HART_RESERVED_VALUE));
-    f.get(value);
-    if (bytes === 4) f.op(CONVERT.i64_extend32_s);
-    this.setRd(WIDE);
-  }
-
-  storeConditional(bytes: 4 | 8): void {
-    const f = this.#f;
-    const frame = this.#frame;
-    const host = this.#atomicHost(bytes, true);
-    const failed = this.#temp32();
-    f.i32(1).set(failed);
-    this.#loadHart(LOAD64.d, H.HART_RESERVATION).get(host).op(CONVERT.i64_extend_i32_u).op(OP64.eq);
-    f.if();
-    f.get(host);
-    this.#loadHart(LOAD64.d, H.HART_RESERVED_VALUE);
-    this.rs2();
-    // The 32-bit form compares and stores zero-extended values
-    if (bytes === 4) f.i64(0xffff_ffff).op(OP64.and);
-    f.atomic(ATOMIC_RMW.cmpxchg[bytes === 8 ? 1 : 0], bytes === 8 ? 3 : 2, 0);
-    this.#loadHart(LOAD64.d, H.HART_RESERVED_VALUE).op(OP64.ne).set(failed);
-    this.#markDirty(host);
-    f.end();
-    frame.pushHart();
-    f.i64(0).mem(STORE64.d, frame.field(H.HART_RESERVATION));
-    f.get(failed).op(CONVERT.i64_extend_i32_u);
-    this.setRd(WIDE);
-  }
-
-  amo(op: AmoName, bytes: 4 | 8): void {
-    const f = this.#f;
-    const wide = bytes === 8 ? 1 : 0;
-    const align = bytes === 8 ? 3 : 2;
-    const host = this.#atomicHost(bytes, true);
-    const old = this.#temp64();
-    if (op === 'min' || op === 'max' || op === 'minu' || op === 'maxu') {
-      const operand = this.#temp64();
-      const chosen = this.#temp64();
-      this.rs2();
-      if (bytes === 4) f.op(CONVERT.i64_extend32_s);
-      f.set(operand);
-      const again = f.loop();
-      f.get(host)
-        .atomic(bytes === 8 ? 0x11 : 0x16, align, 0)
-        .set(old);
-      // Words are compared sign-extended: that keeps the unsigned order too, if both sides are
-      const extend = (): void => {
-        f.get(old);
-        if (bytes === 4) f.op(CONVERT.i64_extend32_s);
-      };
-      extend();
-      f.get(operand);
-      extend();
-      f.get(operand)
-        .op(OP64[({ min: 'lt_s', max: 'gt_s', minu: 'lt_u', maxu: 'gt_u' } as const)[op]])
-        .op(SELECT)
-        .set(chosen);
-      f.get(host).get(old).get(chosen);
-      if (bytes === 4) f.i64(0xffff_ffff).op(OP64.and);
-      f.atomic(ATOMIC_RMW.cmpxchg[wide], align, 0).get(old).op(OP64.ne).brIf(again);
-      f.end();
-    } else {
-      f.get(host);
-      this.rs2();
-      f.atomic(ATOMIC_RMW[op][wide], align, 0).set(old);
-    }
-    this.#markDirty(host);
-    f.get(old);
-    if (bytes === 4) f.op(CONVERT.i64_extend32_s);
-    this.setRd(WIDE);
-  }
-
   /**
    * A strongly ordered host keeps every order but that of a store before a load. The machine's main thread reads
    * queues in RAM too, so one hart alone does not make fences needless.
@@ -509,10 +316,10 @@ export class RegisterEmitter implements Emitter {
       // The processor needs nothing, but the compiler would let a load before the fence stand for one behind it:
       // an atomic access to a word of the hart's own keeps it from that, at a tenth of atomic.fence's cost
       this.#frame.pushHart();
-      this.#f.i64(0).atomic(ATOMIC_RMW.add[1], 3, this.#frame.field(H.HART_X_DISCARD)).op(DROP);
+      this.f.i64(0).atomic(ATOMIC_RMW.add[1], 3, this.#frame.field(H.HART_X_DISCARD)).op(DROP);
       return;
     }
-    this.#f.op(0xfe, ATOMIC_FENCE, 0);
+    this.f.op(0xfe, ATOMIC_FENCE, 0);
   }
 
   // --- control: the function's writer makes the jump ------------------------------------------------------------
@@ -521,7 +328,7 @@ export class RegisterEmitter implements Emitter {
   branch(_condition: I32): void {}
   jump(): void {}
   jumpTo(_address: I64): void {
-    this.#f.set(this.target);
+    this.f.set(this.target);
   }
   system(name: SystemName): void {
     throw new Error(`${name} is left to the interpreter`);
@@ -532,7 +339,7 @@ export class RegisterEmitter implements Emitter {
   fpEnabled(): void {
     if (this.#fpState > 0) return;
     this.#fpState = 1;
-    this.#loadHart(MEMORY.i32_load, H.HART_FS).op(OP32.eqz);
+    this.loadHart(MEMORY.i32_load, H.HART_FS).op(OP32.eqz);
     this.#frame.leaveIf();
   }
 
@@ -540,11 +347,11 @@ export class RegisterEmitter implements Emitter {
     if (this.#fpState >= 2) return;
     this.#fpState = 2;
     this.#frame.pushHart();
-    this.#f.i32(3).mem(MEMORY.i32_store, this.#frame.field(H.HART_FS));
+    this.f.i32(3).mem(MEMORY.i32_store, this.#frame.field(H.HART_FS));
   }
 
   #double(register: number): FunctionBody {
-    return this.#f.get(this.#frame.fp(register));
+    return this.f.get(this.#frame.fp(register));
   }
   #bits(register: number): FunctionBody {
     return this.#double(register).op(CONVERT.i64_reinterpret_f64);
@@ -558,34 +365,15 @@ export class RegisterEmitter implements Emitter {
     return WIDE;
   }
 
-  /** Takes a register's 64 bits from the stack and leaves its single, or the canonical NaN where it is not boxed. */
-  #unbox(): void {
-    const raw = this.#temp64();
-    const f = this.#f;
-    f.tee(raw).op(CONVERT.i32_wrap_i64).i32(CANONICAL_NAN32);
-    f.get(raw).i64(32).op(OP64.shr_u).i64(0xffff_ffff).op(OP64.eq).op(SELECT);
-  }
-  single1(): I32 {
-    this.fs1();
-    this.#unbox();
-    return WORD;
-  }
-  single2(): I32 {
-    this.fs2();
-    this.#unbox();
-    return WORD;
-  }
-
   setFd(_value: I64): void {
-    if (!this.#doubleOnStack) this.#f.op(CONVERT.f64_reinterpret_i64);
+    if (!this.#doubleOnStack) this.f.op(CONVERT.f64_reinterpret_i64);
     this.#doubleOnStack = false;
-    this.#f.set(this.#frame.fp(this.#now().rd));
+    this.f.set(this.#frame.fp(this.#now().rd));
     this.#fpDirty();
   }
-  setSingle(_value: I32): void {
+  override setSingle(value: I32): void {
     this.#doubleOnStack = false;
-    this.#f.op(CONVERT.i64_extend_i32_u).i64(BOX).op(OP64.or);
-    this.setFd(WIDE);
+    super.setSingle(value);
   }
 
   /** Sign injection of doubles without going through integers; false where it must. */
@@ -597,11 +385,11 @@ export class RegisterEmitter implements Emitter {
     else {
       this.#double(rs1);
       if (rs1 === rs2) {
-        if (name === 'fsgnjn.d') this.#f.op(F64_MORE.neg);
+        if (name === 'fsgnjn.d') this.f.op(F64_MORE.neg);
       } else {
         this.#double(rs2);
-        if (name === 'fsgnjn.d') this.#f.op(F64_MORE.neg);
-        this.#f.op(F64_MORE.copysign);
+        if (name === 'fsgnjn.d') this.f.op(F64_MORE.neg);
+        this.f.op(F64_MORE.copysign);
       }
     }
     this.#doubleOnStack = true;
@@ -621,29 +409,29 @@ export class RegisterEmitter implements Emitter {
   #beginNative(): void {
     if (this.#fpState === 3) return;
     this.#fpState = 3;
-    this.#loadHart(MEMORY.i32_load, H.HART_FP_FAST).op(OP32.eqz);
+    this.loadHart(MEMORY.i32_load, H.HART_FP_FAST).op(OP32.eqz);
     this.#frame.leaveIf();
   }
   /** To the interpreter, whatever the operands are */
   #leave(): void {
-    this.#f.i32(1);
+    this.f.i32(1);
     this.#frame.leaveIf();
   }
   #operand(precision: Precision, register: number): void {
     this.#bits(register);
-    if (precision === 's') this.#unbox();
+    if (precision === 's') this.unbox();
   }
   #soft(precision: Precision, name: string): void {
-    this.#f.call(this.#frame.call(`f${precision === 's' ? 32 : 64}_${name}`));
+    this.f.call(this.#frame.call(`f${precision === 's' ? 32 : 64}_${name}`));
   }
 
   /** Leaves unless the registers hold boxed singles. */
   #boxed(registers: readonly number[]): void {
     for (const [index, register] of registers.entries()) {
       this.#bits(register);
-      if (index > 0) this.#f.op(OP64.and);
+      if (index > 0) this.f.op(OP64.and);
     }
-    this.#f.i64(32).op(OP64.shr_u).i64(0xffff_ffff).op(OP64.ne);
+    this.f.i64(32).op(OP64.shr_u).i64(0xffff_ffff).op(OP64.ne);
     this.#frame.leaveIf();
   }
   #nativeSingle(register: number): FunctionBody {
@@ -659,11 +447,11 @@ export class RegisterEmitter implements Emitter {
    * but a product is exactly zero where `zeroOperand` leaves i32 1.
    */
   #accept(precision: Precision, exactSmall: boolean, zeroOperand?: () => void): void {
-    const f = this.#f;
+    const f = this.f;
     const least = exactSmall ? 0 : 2;
     const [infinite, shift] = precision === 'd' ? [0x7ff, 52] : [0xff, 23];
     const result = precision === 'd' ? this.#tempF() : -1;
-    const bits = precision === 'd' ? -1 : this.#temp32();
+    const bits = precision === 'd' ? -1 : this.temp32();
     const { rd } = this.#now();
     if (precision === 'd') {
       f.tee(result).op(CONVERT.i64_reinterpret_f64).i64(shift).op(OP64.shr_u).op(CONVERT.i32_wrap_i64);
@@ -688,7 +476,7 @@ export class RegisterEmitter implements Emitter {
       this.#leave();
       return;
     }
-    const f = this.#f;
+    const f = this.f;
     const { rs1, rs2 } = this.#now();
     this.#beginNative();
     if (precision === 's') this.#boxed([rs1, rs2]);
@@ -722,7 +510,7 @@ export class RegisterEmitter implements Emitter {
       this.#leave();
       return;
     }
-    const f = this.#f;
+    const f = this.f;
     const { rs1, rs2, rs3 } = this.#now();
     this.#beginNative();
     if (precision === 's') this.#boxed([rs1, rs2, rs3]);
@@ -747,8 +535,8 @@ export class RegisterEmitter implements Emitter {
       this.#native(precision, register);
       this.#native(precision, register).op(equal);
     }
-    if (rs1 !== rs2) this.#f.op(OP32.and);
-    this.#f.op(OP32.eqz);
+    if (rs1 !== rs2) this.f.op(OP32.and);
+    this.f.op(OP32.eqz);
     this.#frame.leaveIf();
   }
   fpMinMax(op: 'min' | 'max', precision: Precision): void {
@@ -769,7 +557,7 @@ export class RegisterEmitter implements Emitter {
     this.setFd(WIDE);
   }
   fpCompare(op: 'eq' | 'lt' | 'le', precision: Precision): void {
-    const f = this.#f;
+    const f = this.f;
     const { rs1, rs2 } = this.#now();
     this.fpEnabled();
     if (precision === 's') this.#boxed([rs1, rs2]);
@@ -785,12 +573,12 @@ export class RegisterEmitter implements Emitter {
     this.fpEnabled();
     this.#operand(precision, this.#now().rs1);
     this.#soft(precision, 'class');
-    this.#f.op(CONVERT.i64_extend_i32_u);
+    this.f.op(CONVERT.i64_extend_i32_u);
     this.setRd(WIDE);
   }
 
   fpToInteger(precision: Precision, to: IntegerKind): void {
-    const f = this.#f;
+    const f = this.f;
     const { rs1, rm } = this.#now();
     if (!this.#isNearest() && rm !== RM_ZERO) {
       this.#leave();
@@ -817,7 +605,7 @@ export class RegisterEmitter implements Emitter {
   }
 
   integerToFp(from: IntegerKind, precision: Precision): void {
-    const f = this.#f;
+    const f = this.f;
     if (!this.#isNearest()) {
       this.#leave();
       return;

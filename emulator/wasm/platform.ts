@@ -12,13 +12,14 @@ export interface WasmTable {
   readonly length: number;
   get(index: number): unknown;
   set(index: number, value: unknown): void;
-  grow(count: number): number;
+  /** New places hold `value` */
+  grow(count: number, value?: unknown): number;
 }
 interface WasmApi {
   Memory: new (descriptor: { initial: number; maximum: number; shared: true }) => WasmMemory;
   Module: new (bytes: Uint8Array) => WasmModule;
   Instance: new (module: WasmModule, imports: Record<string, Record<string, unknown>>) => WasmInstance;
-  Table: new (descriptor: { element: 'anyfunc'; initial: number; maximum?: number }, value?: unknown) => WasmTable;
+  Table: new (descriptor: { element: 'anyfunc'; initial: number; maximum?: number }) => WasmTable;
   validate(bytes: Uint8Array): boolean;
   Global: new (descriptor: { value: 'i32' | 'i64' | 'f64'; mutable: boolean }, value: number | bigint) => object;
 }

@@ -171,6 +171,8 @@ export class NbdReconnectingClient implements NbdDisk {
   async #run<T>(work: (session: NbdClient) => Promise<T>): Promise<T> {
     /** When the first attempt failed: a request that ends every server it meets is not sent for ever */
     let failedAtMs: number | undefined;
+    /** Not for the first repetition; then longer and longer, so that a server that it ends is not stormed */
+    let pauseMs = 0;
     for (;;) {
       const session = await this.#session();
       try {
@@ -180,6 +182,8 @@ export class NbdReconnectingClient implements NbdDisk {
         this.#lose(session, textOf(error));
         failedAtMs ??= performance.now();
         if (performance.now() - failedAtMs >= (this.#options.reconnectDelayMs ?? 0)) throw error;
+        if (pauseMs > 0) await sleep(pauseMs, undefined, { signal: this.#stop.signal }).catch(() => {});
+        pauseMs = Math.min(Math.max(pauseMs * 2, FIRST_PAUSE_MS), MAX_PAUSE_MS);
       }
     }
   }
