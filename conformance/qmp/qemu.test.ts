@@ -208,8 +208,8 @@ test('what our schema says of a command, QEMU’s says too', async (t) => {
     const peer = theirs.get(info.name);
     t.truthy(peer, `${info.name} is QEMU's`);
     // Parameters that a client may set: ours are a subset, required ones are the same, types agree.
-    // `migrate-set-parameters` has our own beside QEMU's.
-    if (info.name === 'migrate-set-parameters') continue;
+    // `migrate-set-parameters` has our own beside QEMU's; QEMU's `blockdev-add` takes another shape for each driver.
+    if (info.name === 'migrate-set-parameters' || info.name === 'blockdev-add') continue;
     const left = shapeOf(ours, info['arg-type']!, 0);
     const right = shapeOf(theirs, peer!['arg-type']!, 0);
     t.deepEqual(difference(left, right), [], info.name);

@@ -1,6 +1,7 @@
 import { readFileSync, type Stats } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import process from 'node:process';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ImageError } from './disk_image.ts';
 
 /** Held while an image is open for writing. */
@@ -11,6 +12,9 @@ export interface ImageLock {
 /** Bytes that QEMU locks in an image it has open: 100 + permission, 200 + permission that it does not share */
 const QEMU_WRITE_PERMISSION_BYTE = 101;
 const QEMU_NO_SHARED_WRITE_BYTE = 201;
+
+const BIND_ATTEMPTS = 4;
+const BIND_PAUSE_MS = 100;
 
 const heldHere = new Set<string>();
 
@@ -26,7 +30,7 @@ export async function lockImage(stats: Pick<Stats, 'dev' | 'ino'>): Promise<Imag
   heldHere.add(id);
   let server: Server | undefined;
   try {
-    server = await bindName(`caisson-image-${process.getuid?.() ?? 0}-${id}`);
+    server = await bindNameSoon(`caisson-image-${process.getuid?.() ?? 0}-${id}`);
   } catch (error) {
     heldHere.delete(id);
     throw error;
@@ -37,6 +41,21 @@ export async function lockImage(stats: Pick<Stats, 'dev' | 'ino'>): Promise<Imag
       if (server !== undefined) await new Promise<void>((resolve) => server.close(() => resolve()));
     },
   };
+}
+
+/**
+ * A writer closes its file before it gives up the name, and a new file may get the inode of one that was deleted in
+ * between: a name that is taken is tried again before it is believed.
+ */
+async function bindNameSoon(name: string): Promise<Server | undefined> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await bindName(name);
+    } catch (error) {
+      if (attempt === BIND_ATTEMPTS) throw error;
+      await sleep(BIND_PAUSE_MS);
+    }
+  }
 }
 
 /** The abstract socket namespace of Linux is a set of names that die with their owner: all that a lock needs. */
