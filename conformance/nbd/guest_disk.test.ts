@@ -73,14 +73,14 @@ async function survives(t: ExecutionContext, server: Restartable, folder: string
     await machine.until(
       'gone',
       () => new RegExp(`(?:NBD server is gone[\\s\\S]*){${round}}`).exec(machine.stderr),
-      30_000,
+      60_000,
     );
     await new Promise((resolve) => setTimeout(resolve, 300));
     await server.start();
     await machine.until(
       'back',
       () => new RegExp(`(?:NBD server is back[\\s\\S]*){${round}}`).exec(machine.stderr),
-      30_000,
+      60_000,
     );
   }
   await answers('disk load 0', /disk load: 0/);
