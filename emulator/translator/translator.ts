@@ -15,6 +15,8 @@ const MAX_ENTRIES = H.ENTRIES / 2;
 const MODULE_INSTRUCTIONS = 4000;
 /** Places that one indirect jump is remembered to go to */
 const MAX_JUMP_TARGETS = 250;
+/** Indirect jumps that are remembered: the guest decides how many there are */
+const MAX_JUMPS = 4096;
 const NO_KEY = 0xffff;
 const PAGE = 4096;
 
@@ -69,6 +71,7 @@ export class Translator {
   #tableNext = 1;
   #entries = 0;
   #dataNext = 0;
+
   constructor(options: TranslatorOptions) {
     this.#options = options;
     this.#view = new DataView(options.memory.buffer);
@@ -156,9 +159,10 @@ export class Translator {
     this.#view.setUint32(at, 0, true);
     const jump = from >= this.#options.layout.rom ? from : this.#hostOf(from);
     if (jump === 0) return;
-    // Distances hold in virtual memory too only inside a page, or where neighbours are neighbours on the host
+    // A guess where host pages are no neighbours: a switch compares the real target, so a wrong one is never taken
     let known = this.#jumpTargets.get(jump);
     if (known === undefined) {
+      if (this.#jumpTargets.size === MAX_JUMPS) this.#jumpTargets.clear();
       known = new Set();
       this.#jumpTargets.set(jump, known);
     }
@@ -257,12 +261,15 @@ export class Translator {
     addToCounter(this.#words, this.#hart, counter, BigInt(Math.round(by)));
   }
 
+  /** By what the candidates can need at most: a place for each and each call, an entry for each block, a key a page */
   #isFull(candidates: readonly Candidate[]): boolean {
-    return (
-      this.#tableNext + candidates.length * 8 > TABLE_SIZE - 1024 ||
-      this.#entries + candidates.length * 32 > MAX_ENTRIES ||
-      this.#keys.size + candidates.length * 4 > H.CODE_KEYS
-    );
+    let [places, entries, keys] = [this.#tableNext + candidates.length, this.#entries, this.#keys.size];
+    for (const { region } of candidates) {
+      for (const { end } of region.blocks.values()) if (end.kind === 'call') places++;
+      entries += region.blocks.size;
+      keys += region.pages.size;
+    }
+    return places > TABLE_SIZE || entries > MAX_ENTRIES || keys > H.CODE_KEYS;
   }
 
   #keyOf(host: number, privilege: number): number {
