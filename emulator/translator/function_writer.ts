@@ -27,20 +27,26 @@ const HART = 2;
 export const ARGUMENT_PAGES_SHIFT = 8;
 export const ARGUMENT_DEPTH_SHIFT = 16;
 const RA = 1;
-/** Instructions that a path may have executed since they were counted */
-const MAX_SPENT = 0xfff;
+/** Instructions that a path may have executed since they were counted; one more fits into twelve bits */
+const MAX_SPENT = 0xffe;
+const SPENT_MASK = 0xfff;
 const SITE_AT_SHIFT = 13;
+/** A site's word where `result` says where to go on, the fuel is counted, and another function may do that */
+const SITE_GO_ON = -1;
 
 /** A call goes anywhere in 4 GiB; a site has room for what a region reaches */
 function isNear(at: number): boolean {
   return (at << SITE_AT_SHIFT) >> SITE_AT_SHIFT === at;
 }
 
-/** Where a function is left: place, instructions not yet counted, and whether the interpreter is to do the instruction there */
+/**
+ * Where a function is left: place, one more than the instructions not yet counted, and whether the interpreter is to do
+ * the instruction there. Never 0, which says that `result` is the place
+ */
 function site(at: number, spent: number, interpret: boolean): number {
   if (!isNear(at)) throw new RangeError(`A function cannot be left for ${at} bytes from its page by a site`);
   if (spent > MAX_SPENT) throw new RangeError(`A path of ${spent} instructions is too long for one function`);
-  return (at << SITE_AT_SHIFT) | (spent << 1) | (interpret ? 1 : 0);
+  return (at << SITE_AT_SHIFT) | ((spent + 1) << 1) | (interpret ? 1 : 0);
 }
 
 export interface EntryPoint {
@@ -121,6 +127,11 @@ class FunctionWriter {
   readonly #result: number;
   /** i32: the argument for calls: one less deep, entry 0 */
   readonly #deeper: number;
+  /**
+   * i32: the fuel word while the function runs, for a load that waits for the store of a loop's last turn takes longer
+   * than a short turn. In memory when frames are crossed
+   */
+  readonly #fuel: number;
   readonly #usesMemory: boolean;
   /** Label by which the function ends, registers stored; by set of registers that are still to be stored */
   #leave = 0;
@@ -144,6 +155,7 @@ class FunctionWriter {
     this.#result = f.local(TYPE_I64);
     this.#site = f.local(TYPE_I32);
     this.#deeper = f.local(TYPE_I32);
+    this.#fuel = f.local(TYPE_I32);
     this.#dtlb = f.local(TYPE_I32);
     this.#usesMemory = [...region.blocks.values()].some(({ instructions }) =>
       instructions.some(({ facts }) => facts.loads),
@@ -188,15 +200,57 @@ class FunctionWriter {
       f.br(this.#leave);
     }
     f.end();
-    f.get(this.#site);
-    f.if(TYPE_I64);
-    this.#spend(() => f.get(this.#site).i32(1).op(OP32.shr_u).i32(MAX_SPENT).op(OP32.and));
-    f.get(this.#base).get(this.#site).i32(SITE_AT_SHIFT).op(OP32.shr_s).op(CONVERT.i64_extend_i32_s).op(OP64.add);
-    f.get(this.#site).i32(1).op(OP32.and).op(CONVERT.i64_extend_i32_u).op(OP64.or);
-    f.else();
-    f.get(this.#result);
-    f.end();
+    this.#goOnElsewhere();
     return this.#flow.entries.map((at, number) => ({ at, number, leastFuel: this.#facts(at).ahead }));
+  }
+
+  /**
+   * The function's end: to the interpreter, to the caller, or in place of this function to one that begins where it was
+   * left. Long functions are translated in pieces, and go from one to the next that way.
+   */
+  #goOnElsewhere(): void {
+    const f = this.#f;
+    const line = this.#jumpCacheLine();
+    const done = f.block();
+    f.get(this.#site).op(OP32.eqz).brIf(done);
+    f.get(this.#site).i32(SITE_GO_ON).op(OP32.ne).if();
+    this.#storeFuel(() => {
+      f.get(this.#site).i32(1).op(OP32.shr_u).i32(SPENT_MASK).op(OP32.and).i32(1).op(OP32.sub);
+    });
+    f.get(this.#base).get(this.#site).i32(SITE_AT_SHIFT).op(OP32.shr_s).op(CONVERT.i64_extend_i32_s).op(OP64.add);
+    f.get(this.#site).i32(1).op(OP32.and).op(CONVERT.i64_extend_i32_u).op(OP64.or).set(this.#result);
+    f.get(this.#site).i32(1).op(OP32.and).brIf(done);
+    f.end();
+    this.#findInJumpCache(this.#result);
+    f.op(OP32.eqz).brIf(done);
+    f.get(this.#result);
+    f.get(this.#deeper)
+      .i32(1 << ARGUMENT_DEPTH_SHIFT)
+      .op(OP32.add);
+    f.get(line)
+      .mem(MEMORY.i32_load, this.#field(H.HART_JUMP_CACHE + 12))
+      .op(OP32.or);
+    this.#passHart();
+    f.get(line).mem(MEMORY.i32_load, this.#field(H.HART_JUMP_CACHE + 8));
+    f.returnCallIndirect(this.#context.functionType);
+    f.end();
+    f.get(this.#result);
+  }
+  /** Sets the line of the jump cache for the address in a local; leaves i32 1 if it is that address's. */
+  #findInJumpCache(address: number): void {
+    const f = this.#f;
+    const line = this.#jumpCacheLine();
+    f.get(address)
+      .op(CONVERT.i32_wrap_i64)
+      .i32(1)
+      .op(OP32.shr_u)
+      .i32(H.JUMP_CACHE_ENTRIES - 1)
+      .op(OP32.and);
+    f.i32(4).op(OP32.shl);
+    if (this.#context.hart === undefined) f.get(HART).op(OP32.add);
+    f.tee(line).mem(LOAD64.d, this.#field(H.HART_JUMP_CACHE));
+    f.get(address);
+    this.#load(LOAD64.d, H.HART_JUMP_SALT).op(OP64.xor).op(OP64.eq);
   }
 
   #facts(at: number): BlockFacts {
@@ -280,12 +334,16 @@ class FunctionWriter {
     if (at !== 0) this.#f.i64(at).op(OP64.add);
     return this.#f;
   }
-  /** Takes what `push` pushes (i32) off the fuel. */
-  #spend(push: () => void): void {
+  /** Brings the fuel word up to date before a frame is crossed: less what `push` pushes (i32). */
+  #storeFuel(push: () => void): void {
     this.#pushHart();
-    this.#load(MEMORY.i32_load, H.HART_FUEL);
+    this.#f.get(this.#fuel);
     push();
     this.#f.op(OP32.sub).mem(MEMORY.i32_store, this.#field(H.HART_FUEL));
+  }
+  /** Leaves with `result` where the fuel word does not reach for what lies ahead of the sync block at `at`. */
+  #checkFuel(at: number): void {
+    this.#f.get(this.#fuel).i32(this.#facts(at).ahead).op(OP32.lt_s).hint(false).brIf(this.#leave);
   }
 
   /** Where the function's pages are, whether they are what was translated, and whether it may go deeper. */
@@ -308,6 +366,8 @@ class FunctionWriter {
     for (const number of this.#region.pages.keys()) {
       const key = this.#context.keyOf(number);
       this.#load(LOAD64.d, H.HART_EXEC_CELLS + key * 8);
+      // Between load and comparison: see RegisterEmitter's look-up
+      this.#load(MEMORY.i32_load, H.HART_FUEL).set(this.#fuel);
       this.#address(number * 4096).op(OP64.ne);
       f.hint(false).if();
       f.i32(key);
@@ -395,8 +455,7 @@ class FunctionWriter {
         () => f.get(ARGUMENT).i32(0xff).op(OP32.and),
         ({ target }) => {
           f.get(PC).set(this.#result);
-          this.#load(MEMORY.i32_load, H.HART_FUEL).i32(this.#facts(target).ahead).op(OP32.lt_s);
-          f.hint(false).brIf(this.#leave);
+          this.#checkFuel(target);
           this.#reload(target);
         },
       );
@@ -454,8 +513,9 @@ class FunctionWriter {
     const uncounted = spent + block.instructions.length;
     if (isNear(to)) this.#f.i32(site(to, uncounted, false)).set(this.#site);
     else {
-      this.#spend(() => this.#f.i32(uncounted));
+      this.#storeFuel(() => this.#f.i32(uncounted));
       this.#address(to).set(this.#result);
+      this.#f.i32(SITE_GO_ON).set(this.#site);
     }
     this.#f.br(this.#leaveWith(dirtyX, dirtyF));
   }
@@ -471,23 +531,25 @@ class FunctionWriter {
     const spent = its.spent + block.instructions.length;
     const target = this.#facts(to);
     if (target.isSync) {
-      const fuel = this.#dispatchFuel();
-      this.#pushHart();
-      this.#load(MEMORY.i32_load, H.HART_FUEL).i32(spent).op(OP32.sub).tee(fuel);
-      f.mem(MEMORY.i32_store, this.#field(H.HART_FUEL));
-      f.get(fuel).i32(target.ahead).op(OP32.lt_s).hint(false).if();
-      this.#address(to).set(this.#result).br(this.#leaveWith(its.dirtyX, its.dirtyF));
+      f.get(this.#fuel).i32(spent).op(OP32.sub).tee(this.#fuel);
+      f.i32(target.ahead).op(OP32.lt_s).hint(false).if();
+      f.i32(site(to, 0, false))
+        .set(this.#site)
+        .br(this.#leaveWith(its.dirtyX, its.dirtyF));
       f.end();
     } else if (target.spent > spent) {
       // The shorter of two ways counts what the longer did
-      this.#spend(() => f.i32(spent - target.spent));
+      f.get(this.#fuel)
+        .i32(target.spent - spent)
+        .op(OP32.add)
+        .set(this.#fuel);
     }
     this.#go(edge);
   }
-  #fuelLocal = -1;
-  #dispatchFuel(): number {
-    if (this.#fuelLocal < 0) this.#fuelLocal = this.#f.local(TYPE_I32);
-    return this.#fuelLocal;
+  #lineLocal = -1;
+  #jumpCacheLine(): number {
+    if (this.#lineLocal < 0) this.#lineLocal = this.#f.local(TYPE_I32);
+    return this.#lineLocal;
   }
 
   /** A jump by register: a return, a tail call, a switch */
@@ -502,8 +564,9 @@ class FunctionWriter {
       f.i32(page.host + (jump.at & 0xfff)).mem(MEMORY.i32_store, this.#field(H.HART_JUMP_FROM));
     }
     const { dirtyX, dirtyF, spent } = this.#facts(block.at);
-    this.#spend(() => f.i32(spent + block.instructions.length));
+    this.#storeFuel(() => f.i32(spent + block.instructions.length));
     f.get(this.#emitter.target).set(this.#result);
+    if (jump.rs1 !== RA) f.i32(SITE_GO_ON).set(this.#site);
     f.br(this.#leaveWith(dirtyX, dirtyF));
   }
 
@@ -547,7 +610,7 @@ class FunctionWriter {
       return;
     }
     this.#store(dirtyX, dirtyF);
-    this.#spend(() => f.i32(spent + block.instructions.length));
+    this.#storeFuel(() => f.i32(spent + block.instructions.length));
     if (target !== undefined) {
       this.#address(target);
       f.get(this.#deeper);
@@ -567,7 +630,8 @@ class FunctionWriter {
       f.br(this.#leave);
       return;
     }
-    this.#load(MEMORY.i32_load, H.HART_FUEL).i32(this.#facts(to).ahead).op(OP32.lt_s).hint(false).brIf(this.#leave);
+    this.#load(MEMORY.i32_load, H.HART_FUEL).set(this.#fuel);
+    this.#checkFuel(to);
     this.#reload(to);
     this.#go(edge);
   }
@@ -578,7 +642,7 @@ class FunctionWriter {
     const { dirtyX, dirtyF, spent } = this.#facts(block.at);
     const instruction = block.instructions.at(-1)!;
     this.#store(dirtyX, dirtyF);
-    this.#spend(() => f.i32(spent + block.instructions.length));
+    this.#storeFuel(() => f.i32(spent + block.instructions.length));
     this.#pushHart();
     this.#address(instruction.at).mem(STORE64.d, this.#field(H.HART_PC));
     f.i32(SYSTEM_NAMES.indexOf(instruction.facts.row.name as SystemName)).i64(instruction.imm >>> 0);
@@ -598,19 +662,9 @@ class FunctionWriter {
   /** Calls where the jump cache says that the target's function is; else the target itself is the result. */
   #callRegister(): void {
     const f = this.#f;
-    const line = this.#dispatchFuel();
+    const line = this.#jumpCacheLine();
     const { target } = this.#emitter;
-    f.get(target)
-      .op(CONVERT.i32_wrap_i64)
-      .i32(1)
-      .op(OP32.shr_u)
-      .i32(H.JUMP_CACHE_ENTRIES - 1)
-      .op(OP32.and);
-    f.i32(4).op(OP32.shl);
-    if (this.#context.hart === undefined) f.get(HART).op(OP32.add);
-    f.tee(line).mem(LOAD64.d, this.#field(H.HART_JUMP_CACHE));
-    f.get(target);
-    this.#load(LOAD64.d, H.HART_JUMP_SALT).op(OP64.xor).op(OP64.eq);
+    this.#findInJumpCache(target);
     f.hint(true).if(TYPE_I64);
     f.get(target)
       .get(this.#deeper)

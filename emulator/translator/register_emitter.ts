@@ -190,13 +190,19 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
     return this.f.get(this.#frame.dtlb).op(OP32.add);
   }
 
-  /** Leaves the function unless the entry of `va` has [va, va + bytes); `entry` then points at it. */
-  #probe(va: number, entry: number, bytes: number, tagOffset: number): void {
+  /**
+   * Leaves the function unless the TLB has [va, va + bytes); sets `host` to va's host address, `entry` to its entry.
+   * The addend is loaded between the tag and the comparison: V8 takes a load that is next to its comparison for its
+   * operand, and then does it twice, because a load might trap.
+   */
+  #lookUp(va: number, entry: number, host: number, bytes: number, tagOffset: number): void {
     const f = this.f;
     f.get(va);
     if (bytes > 1) f.i64(bytes - 1).op(OP64.add);
     f.i64(-4096).op(OP64.and);
-    this.#entryOf(va).tee(entry).mem(LOAD64.d, tagOffset).op(OP64.ne);
+    this.#entryOf(va).tee(entry).mem(LOAD64.d, tagOffset);
+    this.#host(va, entry).set(host);
+    f.op(OP64.ne);
     this.#frame.leaveIf();
   }
   /** Host address of `va` by its entry */
@@ -213,13 +219,12 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
     this.#x(this.#now().rs1);
     if (group.min !== 0) f.i64(group.min).op(OP64.add);
     f.set(va);
-    this.#probe(va, entry, group.span, group.loads ? 0 : 8);
+    this.#lookUp(va, entry, group.hostLocal, group.span, group.loads ? 0 : 8);
     if (group.loads && group.stores) {
       // Readable and writable entries have equal tags
       f.get(entry).mem(LOAD64.d, 0).get(entry).mem(LOAD64.d, 8).op(OP64.ne);
       this.#frame.leaveIf();
     }
-    this.#host(va, entry).set(group.hostLocal);
     if (!group.stores) return;
     group.pageLocal = this.#groupLocal();
     f.get(group.hostLocal).i32(12).op(OP32.shr_u).set(group.pageLocal);
@@ -245,10 +250,10 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
       return WIDE;
     }
     const va = this.temp64();
-    const entry = this.temp32();
+    const host = this.temp32();
     f.set(va);
-    this.#probe(va, entry, LOAD_BYTES[width], 0);
-    this.#host(va, entry).mem(opcode, 0);
+    this.#lookUp(va, this.temp32(), host, LOAD_BYTES[width], 0);
+    f.get(host).mem(opcode, 0);
     return WIDE;
   }
 
@@ -273,11 +278,10 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
       return;
     }
     const va = this.temp64();
-    const entry = this.temp32();
     const host = this.temp32();
     f.set(va);
-    this.#probe(va, entry, STORE_BYTES[width], 8);
-    this.#host(va, entry).tee(host);
+    this.#lookUp(va, this.temp32(), host, STORE_BYTES[width], 8);
+    f.get(host);
     push();
     f.mem(opcode, 0);
     this.markDirty(host);
@@ -297,10 +301,10 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
       .op(OP64.and);
     this.#entryOf(va)
       .tee(entry)
-      .mem(LOAD64.d, write ? 8 : 0)
-      .op(OP64.ne);
-    this.#frame.leaveIf();
+      .mem(LOAD64.d, write ? 8 : 0);
     this.#host(va, entry).set(host);
+    f.op(OP64.ne);
+    this.#frame.leaveIf();
     return host;
   }
 

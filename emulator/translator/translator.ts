@@ -4,6 +4,8 @@ import * as H from '../kernel/assembly/hart_layout.ts';
 import { type MemoryLayout, SWITCH_TABLE_BYTES } from '../memory/layout.ts';
 import { type WasmMemory, type WasmTable, wasm } from '../wasm/platform.ts';
 import { ARGUMENT_PAGES_SHIFT, type EntryPoint } from './function_writer.ts';
+import { readSlot } from './instruction.ts';
+import { belongingToStart } from './loops.ts';
 import { type ModulePart, writeModule } from './module_writer.ts';
 import { type CodePage, findRegion, type Region } from './region.ts';
 
@@ -152,13 +154,13 @@ export class Translator {
     return { slots, host: this.#view.getUint32(this.#code.meta + index * H.CODE_META_BYTES, true) };
   }
 
-  /** The place that got hot may be where an indirect jump goes. */
+  /** The place that got hot may be where an indirect jump went: the last one of all, if its register says so. */
   #rememberJump(host: number): void {
     const at = this.#hart + H.HART_JUMP_FROM;
     const from = this.#view.getUint32(at, true);
     this.#view.setUint32(at, 0, true);
     const jump = from >= this.#options.layout.rom ? from : this.#hostOf(from);
-    if (jump === 0) return;
+    if (jump === 0 || !this.#jumpsHere(jump)) return;
     // A guess where host pages are no neighbours: a switch compares the real target, so a wrong one is never taken
     let known = this.#jumpTargets.get(jump);
     if (known === undefined) {
@@ -167,6 +169,19 @@ export class Translator {
       this.#jumpTargets.set(jump, known);
     }
     if (known.size < MAX_JUMP_TARGETS) known.add(host - jump);
+  }
+
+  /** Whether the `jr` at a host address goes to HART_PC by what its register holds now. */
+  #jumpsHere(jump: number): boolean {
+    const low = this.#view.getUint16(jump, true);
+    // c.jr, or jalr with rd = 0
+    const compressed = (low & 3) !== 3;
+    const word = compressed || (jump & 0xfff) === 0xffe ? low : this.#view.getInt32(jump, true);
+    if (compressed ? (low & 0xf07f) !== 0x8002 : (word & 0xfff) !== 0x67) return false;
+    const register = compressed ? (word >>> 7) & 31 : (word >>> 15) & 31;
+    const base = this.#view.getBigUint64(this.#hart + H.HART_X + register * 8, true);
+    const target = BigInt.asUintN(64, base + BigInt(compressed ? 0 : word >> 20)) & ~1n;
+    return target === this.#view.getBigUint64(this.#hart + H.HART_PC, true);
   }
 
   /** The region at `pc`, and those that it calls and that are not translated yet. */
@@ -185,8 +200,12 @@ export class Translator {
       if (at !== pc && this.#visits(slots + offset * 8) < this.#options.calleeVisits) continue;
       const { host } = this.#page(slots);
       if (this.#isTranslated(host + offset, privilege)) continue;
-      const region = this.#find(va, offset);
-      if (region === undefined) continue;
+      const whole = this.#find(va, offset);
+      if (whole === undefined) continue;
+      const region =
+        at === pc && !this.#wasCalled(pc)
+          ? belongingToStart(whole, (at) => this.#isEntered(whole, at, privilege))
+          : whole;
       found.push({ region, va, host });
       for (const block of region.blocks.values()) {
         instructions += block.instructions.length;
@@ -195,6 +214,30 @@ export class Translator {
       }
     }
     return found;
+  }
+
+  /** Whether a translated function may be entered at a place of the region. */
+  #isEntered(region: Region, at: number, privilege: number): boolean {
+    const host = region.pages.get(at >> 12)!.host + (at & 0xfff);
+    const entry = this.#findEntry(host);
+    if (this.#view.getUint32(entry, true) === 0 || this.#view.getUint32(entry + 4, true) === 0) return false;
+    return this.#view.getUint32(entry + 8, true) >>> 16 === privilege;
+  }
+
+  /** Whether the return address is that of a call to `pc`, which then is where a function starts. */
+  #wasCalled(pc: bigint): boolean {
+    const back = this.#view.getBigUint64(this.#hart + H.HART_X + 8, true);
+    // A call alone, and one with the upper half of its distance before it
+    return [4n, 8n].some((distance) => {
+      const at = BigInt.asUintN(64, back - distance);
+      const slots = this.#options.kernel.codePage(BigInt.asIntN(64, at & -4096n)) >>> 0;
+      const call = slots === 0 ? undefined : readSlot(this.#view, slots + Number(at & 0xfffn) * 8, 0);
+      if (call === undefined || call === 'illegal') return false;
+      if (call.facts.flow === 'jal') return at + BigInt(call.imm) === pc;
+      if (call.facts.row.name !== 'auipc' || (at & 0xfffn) > 0xff8n) return false;
+      const jump = readSlot(this.#view, slots + Number((at & 0xfffn) + 4n) * 8, 0);
+      return jump !== undefined && jump !== 'illegal' && at + BigInt(call.imm + jump.imm) === pc;
+    });
   }
 
   #find(va: bigint, offset: number): Region | undefined {
@@ -331,23 +374,26 @@ export class Translator {
     }
   }
 
-  #enter(host: number, place: number, packed: number, leastFuel: number, keys: readonly number[]): void {
+  /** The entry of a host address, or the free one where it belongs */
+  #findEntry(host: number): number {
     let index = Math.imul(host >>> 1, 0x9e3779b1) >>> 17;
     for (;;) {
-      const at = this.#code.entries + index * H.ENTRY_BYTES;
-      const known = this.#view.getUint32(at, true);
-      if (known === 0 || known === host) {
-        if (known === 0) this.#entries++;
-        this.#view.setUint32(at, host, true);
-        this.#view.setUint32(at + 4, place, true);
-        this.#view.setUint32(at + 8, packed, true);
-        this.#view.setUint32(at + 12, leastFuel, true);
-        for (let i = 0; i < H.ENTRY_MAX_KEYS; i++) {
-          this.#view.setUint16(at + H.ENTRY_KEYS + i * 2, keys[i] ?? NO_KEY, true);
-        }
-        return;
-      }
+      const entry = this.#code.entries + index * H.ENTRY_BYTES;
+      const known = this.#view.getUint32(entry, true);
+      if (known === 0 || known === host) return entry;
       index = (index + 1) & (H.ENTRIES - 1);
+    }
+  }
+
+  #enter(host: number, place: number, packed: number, leastFuel: number, keys: readonly number[]): void {
+    const entry = this.#findEntry(host);
+    if (this.#view.getUint32(entry, true) === 0) this.#entries++;
+    this.#view.setUint32(entry, host, true);
+    this.#view.setUint32(entry + 4, place, true);
+    this.#view.setUint32(entry + 8, packed, true);
+    this.#view.setUint32(entry + 12, leastFuel, true);
+    for (let i = 0; i < H.ENTRY_MAX_KEYS; i++) {
+      this.#view.setUint16(entry + H.ENTRY_KEYS + i * 2, keys[i] ?? NO_KEY, true);
     }
   }
 }

@@ -80,6 +80,11 @@ export class FunctionBody {
     this.code.byte(0x11).u(type).u(0);
     return this;
   }
+  /** The same in place of the function itself: its frame is gone then */
+  returnCallIndirect(type: number): this {
+    this.code.byte(0x13).u(type).u(0);
+    return this;
+  }
 
   /** The next `if` or `br_if` is nearly always, or nearly never, taken (branch hinting proposal). */
   hint(likely: boolean): this {
