@@ -18,7 +18,8 @@ export interface AccessGroup {
   pageLocal: number;
 }
 
-const SIZES: Readonly<Record<string, number>> = {
+/** Bytes of each load and store */
+export const SIZES: Readonly<Record<string, number>> = {
   lb: 1, lbu: 1, lh: 2, lhu: 2, lw: 4, lwu: 4, ld: 8, sb: 1, sh: 2, sw: 4, sd: 8, flw: 4, fld: 8, fsw: 4, fsd: 8,
 }; // biome-ignore format: one table
 

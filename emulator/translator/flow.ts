@@ -136,9 +136,12 @@ function dispatch(
   component: readonly FlowNode[],
   cut: ReadonlySet<FlowEdge>,
 ): FlowNode {
+  const members = new Set(component);
   const weight = (to: FlowNode): number => {
     let total = 0;
     for (const edge of entering.get(to)!) if (edge.from.kind === 'block') total += 1000;
+    // The first head's back edges pass the dispatcher: better none that an inner loop goes round by
+    if (reachesItself(to, members, entering, cut)) total -= 500;
     for (const from of component) for (const edge of from.edges) if (edge.to === to) total++;
     return total;
   };
@@ -164,6 +167,23 @@ function dispatch(
     }
   }
   return made;
+}
+
+/** Whether a head comes back to itself inside the component without passing another. */
+function reachesItself(
+  head: FlowNode,
+  members: ReadonlySet<FlowNode>,
+  heads: ReadonlyMap<FlowNode, unknown>,
+  cut: ReadonlySet<FlowEdge>,
+): boolean {
+  const seen = new Set([head]);
+  for (const from of seen) {
+    for (const edge of from.edges) {
+      if (edge.to === head && !cut.has(edge)) return true;
+      if (!cut.has(edge) && members.has(edge.to) && !heads.has(edge.to)) seen.add(edge.to);
+    }
+  }
+  return false;
 }
 
 /** Strongly connected components (Tarjan), without recursion. */

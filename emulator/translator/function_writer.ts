@@ -16,8 +16,9 @@ import {
 import { groupAccesses } from './access_groups.ts';
 import { type Analysis, analyse, type BlockFacts, writesF, writesX } from './analysis.ts';
 import { type FlowEdge, type FlowNode, structure } from './flow.ts';
+import { planPageCaches } from './page_caches.ts';
 import type { Block, Region } from './region.ts';
-import { type EmitterFrame, RegisterEmitter } from './register_emitter.ts';
+import { type EmitterFrame, type PageCache, RegisterEmitter } from './register_emitter.ts';
 
 /** Parameters of every translated function */
 const PC = 0;
@@ -133,6 +134,9 @@ class FunctionWriter {
    */
   readonly #fuel: number;
   readonly #usesMemory: boolean;
+  /** By register; and of each block in a loop that uses them, the registers */
+  readonly #pageCaches = new Map<number, PageCache>();
+  readonly #cached: ReadonlyMap<number, ReadonlySet<number>>;
   /** Label by which the function ends, registers stored; by set of registers that are still to be stored */
   #leave = 0;
   readonly #leaveBy = new Map<string, number>();
@@ -141,6 +145,8 @@ class FunctionWriter {
   readonly #dispatchLocals = new Map<FlowNode, number>();
   /** Of the instruction being written: its place, registers newer than memory, instructions before it not yet counted */
   #at = 0;
+  /** Start of the block being written */
+  #blockAt = 0;
   #dirtyX = 0;
   #dirtyF = 0;
   #spent = 0;
@@ -160,6 +166,12 @@ class FunctionWriter {
     this.#usesMemory = [...region.blocks.values()].some(({ instructions }) =>
       instructions.some(({ facts }) => facts.loads),
     );
+    const { plans, registers } = planPageCaches(this.#flow);
+    this.#cached = registers;
+    for (const [register, plan] of plans) {
+      const [page, reach, distance] = [f.local(TYPE_I64), f.local(TYPE_I64), f.local(TYPE_I32)];
+      this.#pageCaches.set(register, { ...plan, page, reach, distance });
+    }
     const frame: EmitterFrame = {
       f,
       x: (register) => this.#registerX(register),
@@ -178,6 +190,8 @@ class FunctionWriter {
         f.br(this.#leaveWith(this.#dirtyX, this.#dirtyF));
         f.end();
       },
+      pageCache: (register) =>
+        this.#cached.get(this.#blockAt)?.has(register) === true ? this.#pageCaches.get(register) : undefined,
     };
     this.#emitter = new RegisterEmitter(frame);
   }
@@ -472,6 +486,7 @@ class FunctionWriter {
     this.#dirtyX = its.dirtyInX;
     this.#dirtyF = its.dirtyInF;
     this.#spent = its.spent;
+    this.#blockAt = block.at;
     this.#emitter.beginBlock();
     for (const instruction of block.instructions) {
       this.#at = instruction.at;
@@ -633,6 +648,8 @@ class FunctionWriter {
     this.#load(MEMORY.i32_load, H.HART_FUEL).set(this.#fuel);
     this.#checkFuel(to);
     this.#reload(to);
+    // Who had control may not have changed mappings, but what they may be used for; at an entry, locals are 0
+    for (const { reach } of this.#pageCaches.values()) f.i64(0).set(reach);
     this.#go(edge);
   }
 

@@ -12,9 +12,11 @@ import {
 } from '../wasm/opcodes.ts'; // biome-ignore format: one list
 import type { AccessGroup } from './access_groups.ts';
 import type { Instruction } from './instruction.ts';
+import type { PageCachePlan } from './page_caches.ts';
 
 const LOAD_BYTES: Record<LoadWidth, number> = { b: 1, bu: 1, h: 2, hu: 2, w: 4, wu: 4, d: 8 };
 const STORE_BYTES: Record<StoreWidth, number> = { b: 1, h: 2, w: 4, d: 8 };
+const PAGE_BYTES = 4096;
 const F32_EQ = 0x5b;
 const F32_LT = 0x5d;
 const F32_LE = 0x5f;
@@ -61,6 +63,18 @@ export interface EmitterFrame {
   call(name: string): number;
   /** Leaves the function before this instruction if the i32 on the stack is not 0: the interpreter does it */
   leaveIf(): void;
+  /** What the loop that is being written remembers of the page that a register points into */
+  pageCache(register: number): PageCache | undefined;
+}
+
+/**
+ * Locals: a page's address (i64), how far into it an access may begin (i64; 0 where nothing is remembered, which no
+ * address would say), and what takes a guest address there to the host's (i32).
+ */
+export interface PageCache extends PageCachePlan {
+  readonly page: number;
+  readonly reach: number;
+  readonly distance: number;
 }
 
 /** Emits one instruction after the other into a function. */
@@ -205,6 +219,36 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
     f.op(OP64.ne);
     this.#frame.leaveIf();
   }
+  /** The same by what the loop remembers of the page of this instruction's pointer, where it remembers any. */
+  #locate(va: number, host: number, bytes: number, loads: boolean, stores: boolean): void {
+    const f = this.f;
+    const entry = this.temp32();
+    const cache = this.#frame.pageCache(this.#now().rs1);
+    if (cache === undefined) {
+      this.#lookUpFor(va, entry, host, bytes, loads, stores);
+      return;
+    }
+    f.get(va).get(cache.page).op(OP64.xor).get(cache.reach).op(OP64.lt_u);
+    f.hint(true).if();
+    f.get(va).op(CONVERT.i32_wrap_i64).get(cache.distance).op(OP32.add).set(host);
+    f.else();
+    this.#lookUpFor(va, entry, host, bytes, loads, stores);
+    // For all that the loop does there
+    const both = cache.loads && cache.stores && !(loads && stores);
+    if (both) f.get(entry).mem(LOAD64.d, 0).get(entry).mem(LOAD64.d, 8).op(OP64.eq).if();
+    f.get(va).i64(-4096).op(OP64.and).set(cache.page);
+    f.i64(PAGE_BYTES + 1 - cache.span).set(cache.reach);
+    f.get(entry).mem(MEMORY.i32_load, 16).set(cache.distance);
+    if (both) f.end();
+    f.end();
+  }
+  #lookUpFor(va: number, entry: number, host: number, bytes: number, loads: boolean, stores: boolean): void {
+    this.#lookUp(va, entry, host, bytes, loads ? 0 : 8);
+    if (!loads || !stores) return;
+    // Readable and writable entries have equal tags
+    this.f.get(entry).mem(LOAD64.d, 0).get(entry).mem(LOAD64.d, 8).op(OP64.ne);
+    this.#frame.leaveIf();
+  }
   /** Host address of `va` by its entry */
   #host(va: number, entry: number): FunctionBody {
     return this.f.get(va).op(CONVERT.i32_wrap_i64).get(entry).mem(MEMORY.i32_load, 16).op(OP32.add);
@@ -215,16 +259,10 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
     const f = this.f;
     group.hostLocal = this.#groupLocal();
     const va = this.temp64();
-    const entry = this.temp32();
     this.#x(this.#now().rs1);
     if (group.min !== 0) f.i64(group.min).op(OP64.add);
     f.set(va);
-    this.#lookUp(va, entry, group.hostLocal, group.span, group.loads ? 0 : 8);
-    if (group.loads && group.stores) {
-      // Readable and writable entries have equal tags
-      f.get(entry).mem(LOAD64.d, 0).get(entry).mem(LOAD64.d, 8).op(OP64.ne);
-      this.#frame.leaveIf();
-    }
+    this.#locate(va, group.hostLocal, group.span, group.loads, group.stores);
     if (!group.stores) return;
     group.pageLocal = this.#groupLocal();
     f.get(group.hostLocal).i32(12).op(OP32.shr_u).set(group.pageLocal);
@@ -252,7 +290,7 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
     const va = this.temp64();
     const host = this.temp32();
     f.set(va);
-    this.#lookUp(va, this.temp32(), host, LOAD_BYTES[width], 0);
+    this.#locate(va, host, LOAD_BYTES[width], true, false);
     f.get(host).mem(opcode, 0);
     return WIDE;
   }
@@ -280,7 +318,7 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
     const va = this.temp64();
     const host = this.temp32();
     f.set(va);
-    this.#lookUp(va, this.temp32(), host, STORE_BYTES[width], 8);
+    this.#locate(va, host, STORE_BYTES[width], false, true);
     f.get(host);
     push();
     f.mem(opcode, 0);

@@ -59,7 +59,7 @@ function program(seed: number): number[] {
     } else if (end < 9) {
       code.push(encode('jal', { rd: 1, imm: at(blocks) + 8 - here() }));
     } else {
-      code.push(encode('csrrs', { rd: 5, rs1: 0, imm: 0x140 }));
+      code.push(encode('csrrs', { rd: 5, rs1: 0, csr: 0x140 }));
     }
     code.push(encode('jal', { rd: 0, imm: any() - here() }));
     while (code.length < BLOCK_WORDS) code.push(NOP);
