@@ -62,6 +62,8 @@ export class Transmission {
   #stopping = false;
   #finished = false;
   #settled = false;
+  /** The size is not what it was when the session began */
+  #resized = false;
   /** Runs while the client owes the rest of a request */
   #payloadTimer: NodeJS.Timeout | undefined;
   readonly counters = newCounters();
@@ -259,7 +261,17 @@ export class Transmission {
   }
 
   #next(): ReceivedRequest | undefined {
-    return this.#stopping ? undefined : this.#decoder.next();
+    const received = this.#stopping ? undefined : this.#decoder.next();
+    return received !== undefined && this.#resized ? this.#judgedAnew(received) : received;
+  }
+
+  /** By the size of now: a header may have come before a RESIZE, and its data after it. */
+  #judgedAnew(received: ReceivedRequest): ReceivedRequest {
+    if (!received.verdict.accepted || received.header.type === CMD.BLOCK_STATUS) return received;
+    const verdict = validateRequest(received.header, this.#terms);
+    if (verdict.accepted) return { ...received, verdict };
+    this.#release(received);
+    return { ...received, verdict, buffer: undefined };
   }
 
   #perform(received: ReceivedRequest): void {
@@ -290,12 +302,8 @@ export class Transmission {
       await this.#image.resize!(request.offset);
       this.#terms.sizeBytes = BigInt(this.#image.sizeBytes);
       // What came behind was judged by the old size.
-      const held = this.#held;
-      if (held?.verdict.accepted && held.header.type !== CMD.BLOCK_STATUS) {
-        const verdict = validateRequest(held.header, this.#terms);
-        if (!verdict.accepted) this.#release(held);
-        this.#held = { ...held, verdict, ...(verdict.accepted ? {} : { buffer: undefined }) };
-      }
+      this.#resized = true;
+      if (this.#held !== undefined) this.#held = this.#judgedAnew(this.#held);
     });
   }
 
