@@ -100,6 +100,7 @@ export class Qcow2Engine {
       await this.turns.exclusive(async () => {
         // Whoever wrote until now has changed the tables.
         this.file.refresh();
+        this.options.dataFile?.refresh();
         if (!readOnly) await mendWhereDirty(this.file);
         const context = await readContext(this.file, this.options, this.context.cipher);
         if (context.metadata.header.sizeBytes !== this.header.sizeBytes) {

@@ -36,3 +36,21 @@ test('an image that names itself as its data file cannot be written', async (t) 
   await createQcow2(path, { sizeBytes: 1 << 20, dataFile: { file: 'self.qcow2', raw: true } });
   await t.throwsAsync(openImage({ path, format: 'qcow2', dataFile: { path } }, { readOnly: false }), { code: 'EPERM' });
 });
+
+test('an image that is activated reads what its last owner has added to the data file', async (t) => {
+  const data = join(directory, 'growing.raw');
+  writeFileSync(data, '');
+  const path = join(directory, 'growing.qcow2');
+  await createQcow2(path, { sizeBytes: 1 << 20, dataFile: { file: 'growing.raw', raw: false } });
+  const source = { path, format: 'qcow2' as const, dataFile: { path: data } };
+  const first = await openImage(source, { readOnly: false });
+  const second = await openImage(source, { readOnly: false, inactive: true });
+  await first.write(300_000, new Uint8Array(512).fill(7));
+  await first.inactivate?.();
+  await second.activate?.();
+  const into = new Uint8Array(512);
+  await second.read(300_000, into);
+  t.true(into.every((byte) => byte === 7));
+  await first.close();
+  await second.close();
+});
