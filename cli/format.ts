@@ -18,3 +18,8 @@ export function formatDuration(ms: number): string {
   if (ms < 3_600_000) return `${Math.floor(ms / 60_000)} min`;
   return ms < 86_400_000 ? `${Math.floor(ms / 3_600_000)} h` : `${Math.floor(ms / 86_400_000)} d`;
 }
+
+/** The text of an error for a terminal: an image, a server or a peer may have put words of its own into it. */
+export function errorText(error: unknown): string {
+  return (error instanceof Error ? error.message : String(error)).replace(/[^\P{Cc}\n\t]/gu, '?');
+}

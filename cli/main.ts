@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import process from 'node:process';
+import { errorText } from './format.ts';
 import { didYouMean } from './suggest.ts';
 import { notice } from './terminal.ts';
 import { UsageError, type Verb } from './usage_error.ts';
@@ -38,7 +39,7 @@ async function main([word, ...args]: string[]): Promise<number> {
   try {
     return await verb.run(args);
   } catch (error) {
-    notice(`caisson: ${error instanceof Error ? error.message : String(error)}`);
+    notice(`caisson: ${errorText(error)}`);
     return isUsage(error) ? 2 : 1;
   }
 }

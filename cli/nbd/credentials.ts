@@ -7,7 +7,8 @@ import type { NbdArguments } from './arguments.ts';
 /** What --object makes: credentials, or a list of who may come in. */
 type NbdObject =
   | { readonly kind: 'tls'; readonly path: string; readonly endpoint: string; readonly user: string | undefined }
-  | { readonly kind: 'authz'; readonly allows: (name: string) => boolean };
+  /** `names`: all that one client may be called by */
+  | { readonly kind: 'authz'; readonly allows: (names: readonly string[]) => boolean };
 
 /** Certificates or keys are read, and found to be good, before anything listens. @throws UsageError, TlsError */
 export function serverTls(values: NbdArguments): NbdServerTls | undefined {
@@ -25,12 +26,14 @@ export function serverTls(values: NbdArguments): NbdServerTls | undefined {
     return undefined;
   }
   const path = credentialsPath(words, objects, 'server');
-  const allows = authz === undefined ? undefined : allowList(authz, objects);
-  const server = new TlsServer(
-    readTlsCredentials(path, 'server'),
-    allows === undefined ? {} : { authorize: (peer) => namesOf(peer).some(allows) },
-  );
-  return { server, mode };
+  const authorize = authz === undefined ? {} : { authorize: authorizer(authz, objects) };
+  return { server: new TlsServer(readTlsCredentials(path, 'server'), authorize), mode };
+}
+
+/** Who is let in by `--tls-authz`: the id of an `--object`, or the one name that is. @throws UsageError */
+export function authorizer(authz: string, objects: ReadonlyMap<string, NbdObject>): (peer: TlsIdentity) => boolean {
+  const allows = allowList(authz, objects);
+  return (peer) => allows(namesOf(peer));
 }
 
 /** @throws UsageError, TlsError */
@@ -63,9 +66,9 @@ function credentialsPath(words: string, objects: ReadonlyMap<string, NbdObject>,
   return object.path;
 }
 
-function allowList(words: string, objects: ReadonlyMap<string, NbdObject>): (name: string) => boolean {
+function allowList(words: string, objects: ReadonlyMap<string, NbdObject>): (names: readonly string[]) => boolean {
   const object = objects.get(words);
-  if (object === undefined) return (name) => name === words;
+  if (object === undefined) return (names) => names.includes(words);
   if (object.kind !== 'authz') throw new UsageError(`Cannot use --tls-authz=${words}: the --object is no list`);
   return object.allows;
 }
@@ -76,7 +79,8 @@ function namesOf(peer: TlsIdentity): readonly string[] {
   return peer.kind === 'x509' ? [peer.subject, ...peer.altNames] : [];
 }
 
-function objectsOf(values: NbdArguments): ReadonlyMap<string, NbdObject> {
+/** What `--object` makes, by id. @throws UsageError */
+export function objectsOf(values: NbdArguments): ReadonlyMap<string, NbdObject> {
   const objects = new Map<string, NbdObject>();
   for (const text of values.all('object')) {
     const keys = new KeyValues('--object', text, 'qom-type');
@@ -93,7 +97,7 @@ function parseObject(keys: KeyValues): NbdObject {
   const type = keys.oneOf('qom-type', types, 'tls-creds-x509');
   if (type === 'authz-simple') {
     const identity = keys.require('identity');
-    return { kind: 'authz', allows: (name) => name === identity };
+    return { kind: 'authz', allows: (names) => names.includes(identity) };
   }
   if (type === 'authz-list') return parseList(keys);
   // Without certificates of clients nobody would be known; QEMU's default is the same.
@@ -106,7 +110,11 @@ function parseObject(keys: KeyValues): NbdObject {
   };
 }
 
-/** `authz-list,policy=deny,rules.0.match=CN=…,rules.0.format=exact|glob,rules.0.policy=allow` */
+/**
+ * `authz-list,policy=deny,rules.0.match=CN=…,rules.0.format=exact|glob,rules.0.policy=allow`. The first rule that matches
+ * any of a client's names decides; `policy` is for clients of whose names none matches: a name that no rule knows must
+ * not let in whom a rule refuses by another.
+ */
 function parseList(keys: KeyValues): NbdObject {
   const otherwise = keys.oneOf('policy', ['allow', 'deny'], 'deny') === 'allow';
   const rules: { readonly matches: (name: string) => boolean; readonly allow: boolean }[] = [];
@@ -120,5 +128,5 @@ function parseList(keys: KeyValues): NbdObject {
       allow: keys.oneOf(`rules.${index}.policy`, ['allow', 'deny'], 'deny') === 'allow',
     });
   }
-  return { kind: 'authz', allows: (name) => rules.find(({ matches }) => matches(name))?.allow ?? otherwise };
+  return { kind: 'authz', allows: (names) => rules.find(({ matches }) => names.some(matches))?.allow ?? otherwise };
 }

@@ -11,6 +11,7 @@ import {
   SessionPool,
 } from '../../services/nbd/mod.ts';
 import type { TlsIdentity } from '../../services/shared/mod.ts';
+import { errorText } from '../format.ts';
 import { UsageError } from '../usage_error.ts';
 import type { NbdArguments } from './arguments.ts';
 import { tellParent } from './background.ts';
@@ -139,7 +140,7 @@ async function listenWeb(
 
 function farewell({ exportName, counters, peer, error }: NbdSessionSummary): string {
   const { requests, readBytes, writtenBytes } = counters;
-  const why = error === undefined ? '' : `; ${error.message}`;
+  const why = error === undefined ? '' : `; ${errorText(error)}`;
   const who = peer === undefined ? 'client' : `client ${nameOf(peer)}`;
   const what = exportName === undefined ? 'in its handshake' : `after ${requests} requests`;
   return `caisson nbd: ${who} left ${what}, ${readBytes} bytes read, ${writtenBytes} written${why}`;

@@ -1,4 +1,5 @@
 import process from 'node:process';
+import { errorText } from '../format.ts';
 import { didYouMean } from '../suggest.ts';
 import { UsageError, type Verb } from '../usage_error.ts';
 import { amendCommand } from './img/amend.ts';
@@ -68,7 +69,7 @@ export const imgVerb: Verb = {
       if (command === undefined) throw unknown(word);
       return await command.run(parseGiven(command, args));
     } catch (error) {
-      process.stderr.write(`caisson img: ${error instanceof Error ? error.message : String(error)}\n`);
+      process.stderr.write(`caisson img: ${errorText(error)}\n`);
       // 1 of compare means that the images differ.
       return word === 'compare' ? 2 : 1;
     }

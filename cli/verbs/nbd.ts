@@ -1,6 +1,7 @@
 import process from 'node:process';
 import { NBD_PORT } from '../../protocols/nbd/mod.ts';
 import type { NbdListenAddress } from '../../services/nbd/mod.ts';
+import { errorText } from '../format.ts';
 import { NbdArguments, nbdOptionsHelp } from '../nbd/arguments.ts';
 import { activatedSockets, goOnInBackground } from '../nbd/background.ts';
 import { list } from '../nbd/list.ts';
@@ -49,8 +50,7 @@ export const nbdVerb = {
       }
       return await serve({ type: 'fd', fd: socket }, values);
     } catch (error) {
-      const text = error instanceof Error ? error.message : String(error);
-      process.stderr.write(`${asQemu ? 'qemu-nbd' : 'caisson nbd'}: ${text}\n`);
+      process.stderr.write(`${asQemu ? 'qemu-nbd' : 'caisson nbd'}: ${errorText(error)}\n`);
       return error instanceof UsageError && !asQemu ? 2 : 1;
     }
   },

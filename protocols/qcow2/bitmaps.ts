@@ -24,6 +24,7 @@ export function decodeBitmapDirectory(
 ): Qcow2Bitmap[] {
   const cursor = new Cursor(bytes, 'qcow2 bitmap directory');
   const bitmaps: Qcow2Bitmap[] = [];
+  const names = new Set<string>();
   for (let index = 0; index < extension.count; index++) {
     const offset = cursor.u64('bitmap_table_offset');
     const tableEntries = cursor.u32('bitmap_table_size');
@@ -42,7 +43,8 @@ export function decodeBitmapDirectory(
     const name = cursor.utf8(nameBytes, QCOW2_LIMITS.bitmapNameBytes, 'name');
     cursor.skip(Math.min(-cursor.offset & 7, cursor.remaining), 'padding');
     const at = tableOffset(offset, tableEntries * 8, `table of bitmap ${index}`, clusterBytes, fileBytes);
-    if (bitmaps.some((other) => other.name === name)) throw bad('a name twice');
+    if (names.has(name)) throw bad('a name twice');
+    names.add(name);
     bitmaps.push({
       name,
       tableOffset: at,

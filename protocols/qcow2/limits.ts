@@ -18,6 +18,8 @@ export const QCOW2_LIMITS = {
   /** Of the bitmap directory, in `bytes` */
   bitmapDirectoryBytes: 16 << 20,
   bitmapNameBytes: 1023,
+  /** Bits of all bitmaps of an image that are held in memory, in `bytes` */
+  bitmapBitsBytes: 256 << 20,
   backingNameBytes: 1023,
   /** Of the header of LUKS with its key material, in `bytes` */
   luksHeaderBytes: 4 << 20,

@@ -1,6 +1,6 @@
 import { Cursor, WireError } from '../bytes/mod.ts';
-import { MAX_SYMBOL_NAME_BYTES, MAX_SYMBOLS } from './limits.ts';
-import type { GuestSymbol } from './symbol.ts';
+import { MAX_SYMBOL_NAME_BYTES, MAX_SYMBOL_TEXT, MAX_SYMBOLS } from './limits.ts';
+import { type GuestSymbol, printableName } from './symbol.ts';
 
 // ELF-64 section headers and symbol table (System V gABI, "Sections", "Symbol Table").
 
@@ -83,6 +83,7 @@ function decodeTable(table: Uint8Array, strings: Uint8Array): GuestSymbol[] {
   if (count > MAX_SYMBOLS)
     throw cursor.error('ERR_WIRE_LIMIT', `Cannot read ${count} symbols: limit is ${MAX_SYMBOLS}`);
   const symbols: GuestSymbol[] = [];
+  let textLength = 0;
   for (let index = 0; index < count; index++) {
     const nameOffset = cursor.u32le('name');
     const info = cursor.u8('info');
@@ -93,6 +94,10 @@ function decodeTable(table: Uint8Array, strings: Uint8Array): GuestSymbol[] {
     const type = info & 15;
     if (section === SHN_UNDEF || (type !== STT_FUNC && type !== STT_NOTYPE)) continue;
     const name = textAt(strings, nameOffset);
+    textLength += name.length;
+    if (textLength > MAX_SYMBOL_TEXT) {
+      throw cursor.error('ERR_WIRE_LIMIT', `Cannot read names of over ${MAX_SYMBOL_TEXT} characters in all`);
+    }
     // Mapping symbols ($x, $d) and local labels (.L1) name no function (RISC-V ELF psABI, "Mapping Symbol")
     if (name === '' || name.startsWith('$') || name.startsWith('.L')) continue;
     symbols.push({ name, address, sizeBytes: size < 1n << 32n ? Number(size) : 0 });
@@ -109,13 +114,7 @@ function textAt(strings: Uint8Array, offset: number): string {
   if (end < 0 || end > MAX_SYMBOL_NAME_BYTES) {
     throw cursor.error('ERR_WIRE_LIMIT', `Cannot read a name: longer than ${MAX_SYMBOL_NAME_BYTES} bytes`);
   }
-  return latin1(rest.subarray(0, end));
-}
-
-function latin1(bytes: Uint8Array): string {
-  let text = '';
-  for (const byte of bytes) text += String.fromCharCode(byte);
-  return text;
+  return printableName(String.fromCharCode.apply(null, rest.subarray(0, end) as unknown as number[]));
 }
 
 function safe(value: bigint): number {

@@ -1,6 +1,6 @@
 import { Cursor } from '../bytes/mod.ts';
-import { MAX_SYMBOL_NAME_BYTES, MAX_SYMBOLS } from './limits.ts';
-import type { GuestSymbol } from './symbol.ts';
+import { MAX_SYMBOL_NAME_BYTES, MAX_SYMBOL_TEXT, MAX_SYMBOLS, MAX_UNPACKED_BYTES } from './limits.ts';
+import { type GuestSymbol, printableName } from './symbol.ts';
 
 // The symbol table that Linux carries in its own image (scripts/kallsyms.c writes it, kernel/kallsyms.c reads it):
 //
@@ -26,6 +26,11 @@ const DIGITS = Uint8Array.from({ length: 20 }, (_, i) => (i % 2 === 0 ? FIRST_DI
 /** Places that look like the digits but are none are passed over, this often */
 const MAX_CANDIDATES = 64;
 
+/** What the search may still cost: an image can be made so that a table seems to begin at every place of it. */
+interface Budget {
+  unpackedBytes: number;
+}
+
 export interface Kallsyms {
   /** Code symbols; addresses are offsets from the start of the image */
   readonly symbols: readonly GuestSymbol[];
@@ -36,24 +41,25 @@ export interface Kallsyms {
  * a kernel without CONFIG_KALLSYMS, or one of another layout.
  */
 export function decodeKallsyms(image: Uint8Array): Kallsyms | undefined {
+  const budget: Budget = { unpackedBytes: MAX_UNPACKED_BYTES };
   let at = -1;
-  for (let candidate = 0; candidate < MAX_CANDIDATES; candidate++) {
+  for (let candidate = 0; candidate < MAX_CANDIDATES && budget.unpackedBytes > 0; candidate++) {
     at = indexOf(image, DIGITS, at + 1);
     if (at < 0) return undefined;
     for (const alignment of ALIGNMENTS) {
-      const found = tryTable(image, at, alignment);
+      const found = tryTable(image, at, alignment, budget);
       if (found !== undefined) return found;
     }
   }
   return undefined;
 }
 
-function tryTable(image: Uint8Array, digits: number, alignment: number): Kallsyms | undefined {
+function tryTable(image: Uint8Array, digits: number, alignment: number, budget: Budget): Kallsyms | undefined {
   const tokens = findTokens(image, digits, alignment);
   if (tokens === undefined) return undefined;
   const markers = findMarkers(image, tokens.start);
   if (markers === undefined) return undefined;
-  const names = findNames(image, markers, tokens.texts);
+  const names = findNames(image, markers, tokens.texts, budget);
   if (names === undefined) return undefined;
   const offsets = findOffsets(image, tokens.end, names.length, alignment);
   if (offsets === undefined) return undefined;
@@ -61,7 +67,7 @@ function tryTable(image: Uint8Array, digits: number, alignment: number): Kallsym
   for (const [index, name] of names.entries()) {
     const address = offsets[index]!;
     if ('tTwW'.includes(name[0]!) && address >= 0) {
-      symbols.push({ name: name.slice(1), address: BigInt(address), sizeBytes: 0 });
+      symbols.push({ name: printableName(name.slice(1)), address: BigInt(address), sizeBytes: 0 });
     }
   }
   return symbols.length === 0 ? undefined : { symbols };
@@ -117,16 +123,17 @@ function findNames(
   image: Uint8Array,
   markers: { start: number; count: number; last: number },
   tokens: readonly string[],
+  budget: Budget,
 ): string[] | undefined {
   // The last marker's names, at most 256, and padding lie between
   const highest = markers.start - markers.last;
   const lowest = Math.max(4, highest - SYMBOLS_PER_MARKER * (MAX_SYMBOL_NAME_BYTES + 2));
-  for (let names = highest & ~3; names >= lowest; names -= 4) {
+  for (let names = highest & ~3; names >= lowest && budget.unpackedBytes > 0; names -= 4) {
     // The count has 4 bytes; where tables begin at multiples of 8 there are 4 more behind it
     for (const gap of [4, 8]) {
       const count = cursorAt(image, names - gap, 4)?.u32le('number of symbols') ?? 0;
       if (Math.ceil(count / SYMBOLS_PER_MARKER) !== markers.count || count > MAX_SYMBOLS) continue;
-      const found = readNames(image, names, count, tokens, markers.start);
+      const found = readNames(image, { start: names, count, end: markers.start }, tokens, budget);
       if (found !== undefined) return found;
     }
   }
@@ -135,21 +142,25 @@ function findNames(
 
 function readNames(
   image: Uint8Array,
-  start: number,
-  count: number,
+  { start, count, end }: { start: number; count: number; end: number },
   tokens: readonly string[],
-  end: number,
+  budget: Budget,
 ): string[] | undefined {
   const cursor = new Cursor(image.subarray(start, end), 'kallsyms names');
   const names: string[] = [];
+  let textLength = 0;
   for (let index = 0; index < count; index++) {
     if (cursor.remaining < 2) return undefined;
     let length = cursor.u8('length');
     if (length >= 128) length = (length & 127) | (cursor.u8('length') << 7);
     if (length === 0 || length > cursor.remaining || length > MAX_SYMBOL_NAME_BYTES) return undefined;
+    budget.unpackedBytes -= length;
+    if (budget.unpackedBytes < 0) return undefined;
     let name = '';
     for (const token of cursor.bytes(length, 'tokens')) name += tokens[token]!;
     if (name.length < 2 || name.length > MAX_SYMBOL_NAME_BYTES) return undefined;
+    textLength += name.length;
+    if (textLength > MAX_SYMBOL_TEXT) return undefined;
     names.push(name);
   }
   // Only padding is left before the markers

@@ -6,3 +6,8 @@ export interface GuestSymbol {
   /** In `bytes`; 0 where the format does not tell: up to the next symbol then */
   readonly sizeBytes: number;
 }
+
+/** Names go to logs, and logs to terminals: no control characters. */
+export function printableName(name: string): string {
+  return name.replace(/\p{Cc}/gu, '?');
+}

@@ -1,6 +1,6 @@
 import { Cursor } from '../bytes/mod.ts';
 import { MAX_LINE_BYTES, MAX_SYMBOLS } from './limits.ts';
-import type { GuestSymbol } from './symbol.ts';
+import { type GuestSymbol, printableName } from './symbol.ts';
 
 const LINE = /^([0-9a-f]{1,16}) ([A-Za-z?]) (\S+)(?:\t\[\w+\])?$/;
 const NEWLINE = 0x0a;
@@ -33,7 +33,7 @@ export function decodeSystemMap(file: Uint8Array): GuestSymbol[] {
     // Text and weak symbols; data is in the same list
     if (!'tTwW'.includes(kind!)) continue;
     if (symbols.length >= MAX_SYMBOLS) throw cursor.error('ERR_WIRE_LIMIT', `Cannot read over ${MAX_SYMBOLS} symbols`);
-    symbols.push({ name: name!, address: BigInt(`0x${address}`), sizeBytes: 0 });
+    symbols.push({ name: printableName(name!), address: BigInt(`0x${address}`), sizeBytes: 0 });
   }
   return symbols;
 }

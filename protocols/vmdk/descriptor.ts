@@ -40,14 +40,16 @@ export function decodeVmdkDescriptor(bytes: Uint8Array): VmdkDescriptor {
   const text = decodeText(bytes);
   const values = new Map<string, string>();
   const extents: VmdkExtentLine[] = [];
-  for (const line of text.split(/\r?\n/)) {
-    if (line.trim() === '' || line.startsWith('#')) continue;
-    if (/^\s*(?:RW|RDONLY|NOACCESS)\s/.test(line)) {
+  for (const raw of text.split(/\r?\n/)) {
+    // Trimmed here, not by the pattern below: two runs of spaces at its end would try every way to share them.
+    const line = raw.trim();
+    if (line === '' || raw.startsWith('#')) continue;
+    if (/^(?:RW|RDONLY|NOACCESS)\s/.test(line)) {
       if (extents.length === VMDK_LIMITS.extents) throw bad('ERR_WIRE_LIMIT', `more than ${extents.length} extents`);
-      extents.push(decodeExtent(line.trim()));
+      extents.push(decodeExtent(line));
       continue;
     }
-    const entry = /^\s*([\w.]{1,100})\s*=\s*(?:"([^"]*)"|(\S*))\s*$/.exec(line);
+    const entry = /^([\w.]{1,100})\s*=\s*(?:"([^"]*)"|(\S*))$/.exec(line);
     if (entry === null) throw bad('ERR_WIRE_TEXT', `line ${shown(line)} is neither a value nor an extent`);
     const key = entry[1]!.toLowerCase();
     // The "disk data base" is the virtual machine's; what says where the data is, may stand there once.

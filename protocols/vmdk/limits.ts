@@ -15,4 +15,6 @@ export const VMDK_LIMITS = {
   tableEntries: 512,
   /** Of the grain directory, in `bytes` */
   directoryBytes: 32 << 20,
+  /** Of those of all extents, with their copies: the largest disk in grains of 64 KiB needs half of it. In `bytes` */
+  directoriesBytes: 64 << 20,
 } as const;

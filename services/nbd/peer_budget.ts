@@ -1,11 +1,16 @@
+/** What one session holds for its peer at the moment, in `bytes`: data of its requests, and replies that are not taken */
+export type HeldBytes = () => number;
+
 /**
- * Memory that the sessions of one peer share, in `bytes`: data of requests that are worked on, and payloads under
- * way. A peer with many connections gets no more than one with few. What is taken for one request is given back whole.
+ * Memory that the sessions of one peer share, in `bytes`: payloads under way and in work, and as much again for data in
+ * work and replies that the peer has not taken. A peer with many connections gets no more than one with few. What is
+ * taken for one request is given back whole.
  */
 export class PeerBudget {
   readonly limitBytes: number;
   #used = 0;
   readonly #waiting = new Set<() => void>();
+  readonly #sessions = new Set<HeldBytes>();
 
   constructor(limitBytes: number) {
     this.limitBytes = limitBytes;
@@ -33,8 +38,33 @@ export class PeerBudget {
     this.#used += bytes;
   }
 
+  join(session: HeldBytes): void {
+    this.#sessions.add(session);
+  }
+
+  /** The session holds nothing any more. */
+  leave(session: HeldBytes): void {
+    this.#sessions.delete(session);
+    this.wake();
+  }
+
+  /** Whether a reply of `bytes` may be made now: one always may. False: `retry` is called once, as in {@link take}. */
+  admitsReply(bytes: number, retry: () => void): boolean {
+    let held = 0;
+    for (const session of this.#sessions) held += session();
+    if (held === 0 || held + bytes <= this.limitBytes) return true;
+    this.#waiting.add(retry);
+    return false;
+  }
+
   give(bytes: number): void {
     this.#used -= bytes;
+    this.wake();
+  }
+
+  /** Something that was held is free. */
+  wake(): void {
+    if (this.#waiting.size === 0) return;
     const waiting = [...this.#waiting];
     this.#waiting.clear();
     for (const retry of waiting) retry();

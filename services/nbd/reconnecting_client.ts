@@ -8,6 +8,8 @@ import { WriteLog } from './write_log.ts';
 
 const FIRST_PAUSE_MS = 100;
 const MAX_PAUSE_MS = 5_000;
+/** Connections that end before this are as good as none: the pauses before the next ones go on growing */
+const STABLE_MS = 1_000;
 const DEFAULT_REPLAY_BYTES = 32 << 20;
 
 /** What happened to the connection, for logs. */
@@ -57,6 +59,9 @@ export class NbdReconnectingClient implements NbdDisk {
   #givenUp = false;
   #giveUpTimer: NodeJS.Timeout | undefined;
   #closed = false;
+  /** When there were sessions the last time, and the pause before the next attempt where they do not stay, in `ms` */
+  #backAtMs = Number.NEGATIVE_INFINITY;
+  #flapPauseMs = 0;
   /** Changes that a server had answered, and that its successor did not take: no flush can vouch for them */
   #lostChanges: NbdError | undefined;
   #drain: Promise<void> | undefined;
@@ -234,6 +239,12 @@ export class NbdReconnectingClient implements NbdDisk {
   }
 
   async #reconnect(): Promise<void> {
+    const stayed = performance.now() - this.#backAtMs >= STABLE_MS;
+    if (stayed) this.#flapPauseMs = 0;
+    else {
+      this.#flapPauseMs = Math.min(Math.max(this.#flapPauseMs * 2, FIRST_PAUSE_MS), MAX_PAUSE_MS);
+      await sleep(this.#flapPauseMs, undefined, { signal: this.#stop.signal }).catch(() => {});
+    }
     for (let pauseMs = FIRST_PAUSE_MS; !this.#closed; pauseMs = Math.min(pauseMs * 2, MAX_PAUSE_MS)) {
       let first: NbdClient | undefined;
       try {
@@ -247,6 +258,7 @@ export class NbdReconnectingClient implements NbdDisk {
         }
         clearTimeout(this.#giveUpTimer);
         this.#givenUp = false;
+        this.#backAtMs = performance.now();
         this.#use(sessions);
         this.#options.onEvent?.({ kind: 'back', replayed });
         return;

@@ -18,6 +18,7 @@ export interface SessionPoolOptions {
 
 interface Session {
   readonly id: number;
+  readonly stream: Duplex;
   readonly address: string;
   readonly startedMs: number;
   live: NbdLiveSession | undefined;
@@ -89,16 +90,33 @@ export class SessionPool {
     return { accepted: this.#accepted, refused: this.#refused, sessions, peers: totals.toJSON() };
   }
 
-  /** True where one more connection from an address is within the limits. Otherwise it is counted as refused. */
+  /**
+   * True where one more connection from an address is within the limits. Otherwise it is counted as refused. Where all
+   * handshakes are taken, the address with the most of them gives one up: it must not keep the others out.
+   */
   admits(address: string): boolean {
-    const handshakes = [...this.#sessions].filter(({ live }) => live === undefined).length + this.#waiting.size;
     const admitted =
       !this.#abort.signal.aborted &&
       this.connections < this.#limits.connections &&
-      handshakes < this.#limits.handshakes &&
-      (address === '' || (this.#peers.get(address)?.connections ?? 0) < this.#limits.connectionsPerAddress);
+      (address === '' || (this.#peers.get(address)?.connections ?? 0) < this.#limits.connectionsPerAddress) &&
+      this.#hasHandshake(address);
     if (!admitted) this.#refused++;
     return admitted;
+  }
+
+  #hasHandshake(address: string): boolean {
+    const served = [...this.#sessions].filter(({ live, stream }) => live === undefined && !stream.destroyed);
+    const all = [...served, ...[...this.#waiting].filter(({ stream }) => !stream.destroyed)];
+    if (all.length < this.#limits.handshakes) return true;
+    const counts = new Map<string, number>();
+    for (const other of all) counts.set(other.address, (counts.get(other.address) ?? 0) + 1);
+    const [most, count] = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a));
+    if (count <= (counts.get(address) ?? 0) + 1) return false;
+    // Who came last of those that wait, else who has been silent for longest.
+    const last = [...this.#waiting].findLast((other) => other.address === most && !other.stream.destroyed);
+    (last ?? served.find((other) => other.address === most))?.stream.destroy();
+    this.#refused++;
+    return true;
   }
 
   /** Serves a connection, or lets it wait for its turn. `address`: '' for UNIX sockets */
@@ -130,6 +148,7 @@ export class SessionPool {
   #serve({ stream, address }: Waiting, budget: PeerBudget): void {
     const session: Session = {
       id: this.#nextId++,
+      stream,
       address,
       startedMs: performance.now(),
       live: undefined,

@@ -15,7 +15,7 @@ import type { BufferPool } from './buffer_pool.ts';
 import { CommandRunner, newCounters } from './command_runner.ts';
 import type { DiskImage } from './images/mod.ts';
 import { InFlight } from './in_flight.ts';
-import { PeerBudget } from './peer_budget.ts';
+import { type HeldBytes, PeerBudget } from './peer_budget.ts';
 import { ReplyQueue } from './reply_queue.ts';
 import { type Addressed, ReplyWriter } from './reply_writer.ts';
 import type { Negotiated } from './server_handshake.ts';
@@ -24,6 +24,8 @@ import type { NbdServerLimits } from './server_limits.ts';
 /** What one turn of the event loop does for one client before others get theirs */
 const TURN_REQUESTS = 64;
 const TURN_BYTES = 1 << 20;
+/** Larger reads wait while the peer's other sessions hold much, in `bytes` */
+const SHARED_READ_BYTES = 64 * 1024;
 
 export interface TransmissionEvents {
   /** No more requests will be answered; the stream may end. `error` where the client is to blame */
@@ -62,6 +64,10 @@ export class Transmission {
   #stopping = false;
   #finished = false;
   #settled = false;
+  /** The stream is: nothing waits to be taken by the client */
+  #gone = false;
+  /** The size is not what it was when the session began */
+  #resized = false;
   /** Runs while the client owes the rest of a request */
   #payloadTimer: NodeJS.Timeout | undefined;
   readonly counters = newCounters();
@@ -95,7 +101,10 @@ export class Transmission {
       reserve: (lengthBytes) => this.#budget.take(lengthBytes, this.#retry),
       release: (lengthBytes) => this.#budget.give(lengthBytes),
     });
-    this.#replies = new ReplyQueue(stream, this.#pool, () => this.#schedule());
+    this.#replies = new ReplyQueue(stream, this.#pool, () => {
+      this.#budget.wake();
+      this.#schedule();
+    });
     this.#writer = new ReplyWriter(this.#replies, { structured, extended });
     this.#commands = new CommandRunner({
       image: this.#image,
@@ -111,13 +120,17 @@ export class Transmission {
       release: (received) => this.#release(received),
       isOpen: () => !this.#finished,
       over: () => {
+        this.#budget.wake();
         if (this.#finished) this.#settle();
         else this.#schedule();
       },
     });
+    this.#budget.join(this.#share);
     const others = users.get(this.#image) ?? new Set();
     users.set(this.#image, others.add(this));
   }
+
+  readonly #share: HeldBytes = () => this.#inFlight.bytes + this.#replies.pendingBytes;
 
   /** Bytes that this session holds for the client at the moment */
   get heldBytes(): number {
@@ -178,7 +191,11 @@ export class Transmission {
 
   /** The stream is gone; only the image is waited for. */
   abandon(): void {
-    if (this.#finished) return;
+    this.#gone = true;
+    if (this.#finished) {
+      if (this.#settled) this.#budget.leave(this.#share);
+      return;
+    }
     this.#leave();
     this.#settle();
   }
@@ -245,7 +262,7 @@ export class Transmission {
       const received = this.#held ?? this.#next();
       if (received === undefined) return;
       this.#held = undefined;
-      if (received.verdict.accepted && !this.#inFlight.admits(received.verdict.request)) {
+      if (received.verdict.accepted && !this.#admits(received.verdict.request)) {
         this.#held = this.#owned(received);
         return;
       }
@@ -258,8 +275,25 @@ export class Transmission {
     }
   }
 
+  #admits(request: CheckedRequest): boolean {
+    if (!this.#inFlight.admits(request)) return false;
+    // Smaller replies are bounded for each session, by `replyBytes`.
+    const { type, length } = request;
+    return type !== CMD.READ || length <= SHARED_READ_BYTES || this.#budget.admitsReply(length, this.#retry);
+  }
+
   #next(): ReceivedRequest | undefined {
-    return this.#stopping ? undefined : this.#decoder.next();
+    const received = this.#stopping ? undefined : this.#decoder.next();
+    return received !== undefined && this.#resized ? this.#judgedAnew(received) : received;
+  }
+
+  /** By the size of now: a header may have come before a RESIZE, and its data after it. */
+  #judgedAnew(received: ReceivedRequest): ReceivedRequest {
+    if (!received.verdict.accepted || received.header.type === CMD.BLOCK_STATUS) return received;
+    const verdict = validateRequest(received.header, this.#terms);
+    if (verdict.accepted) return { ...received, verdict };
+    this.#release(received);
+    return { ...received, verdict, buffer: undefined };
   }
 
   #perform(received: ReceivedRequest): void {
@@ -290,12 +324,8 @@ export class Transmission {
       await this.#image.resize!(request.offset);
       this.#terms.sizeBytes = BigInt(this.#image.sizeBytes);
       // What came behind was judged by the old size.
-      const held = this.#held;
-      if (held?.verdict.accepted && held.header.type !== CMD.BLOCK_STATUS) {
-        const verdict = validateRequest(held.header, this.#terms);
-        if (!verdict.accepted) this.#release(held);
-        this.#held = { ...held, verdict, ...(verdict.accepted ? {} : { buffer: undefined }) };
-      }
+      this.#resized = true;
+      if (this.#held !== undefined) this.#held = this.#judgedAnew(this.#held);
     });
   }
 
@@ -331,6 +361,7 @@ export class Transmission {
     if (this.#settled || this.#inFlight.size > 0) return;
     this.#settled = true;
     users.get(this.#image)!.delete(this);
+    if (this.#gone) this.#budget.leave(this.#share);
     this.#events.settled();
   }
 }

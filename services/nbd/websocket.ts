@@ -21,6 +21,8 @@ const MAX_FRAGMENTS = 64;
 const MAX_BUFFERED_CHUNKS = 1024;
 const MAX_PENDING_PONGS = 4;
 const MAX_HEADER_BYTES = 8 << 10;
+/** Of one port, those that have said nothing yet among them: above the number of sessions that there may be */
+const MAX_CONNECTIONS = 256;
 const HTTP_TIMEOUT_MS = 5_000;
 const CLOSE_TIMEOUT_MS = 2_000;
 
@@ -49,6 +51,7 @@ export class NbdWebListener {
       keepAliveTimeout: HTTP_TIMEOUT_MS,
       connectionsCheckingInterval: 1000,
     });
+    this.#server.maxConnections = MAX_CONNECTIONS;
     this.#server.on('request', (request, response) => this.#answer(request, response));
     this.#server.on('clientError', (_error, socket) => socket.destroy());
     this.#server.on('connect', (_request, socket) => socket.destroy());

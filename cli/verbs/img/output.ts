@@ -1,8 +1,9 @@
 import process from 'node:process';
 
-/** JSON as qemu-img prints it: four spaces. */
+/** JSON as qemu-img prints it: four spaces. JSON lets control characters from 7f on stand as they are; a terminal acts. */
 export function printJson(value: unknown): void {
-  process.stdout.write(`${JSON.stringify(value, undefined, 4)}\n`);
+  const text = JSON.stringify(value, undefined, 4);
+  process.stdout.write(`${text.replace(/[\x7f-\x9f]/g, (found) => `\\u00${found.charCodeAt(0).toString(16)}`)}\n`);
 }
 
 export function printLines(...lines: string[]): void {

@@ -44,12 +44,13 @@ export async function copyImage(source: DiskImage, target: DiskImage, options: C
       for (const { lengthBytes, flags } of await extentsFrom(source, at)) {
         const end = Math.min(sizeBytes, at + lengthBytes);
         const zero = (flags & STATE.ZERO) !== 0 && options.sparseBytes > 0;
+        const zeroEnd = zero ? wholeBlocksEnd(end, sizeBytes, options) : 0;
         while (at < end) {
           options.signal?.throwIfAborted();
-          if (zero) {
+          if (at < zeroEnd) {
             await writing;
-            await zeroTarget(target, offset + at, end - at, options);
-            at = end;
+            await zeroTarget(target, offset + at, zeroEnd - at, options);
+            at = zeroEnd;
           } else {
             const piece = buffers[turn]!.subarray(0, pieceBytes(at, sizeBytes, end, options));
             await source.read(at, piece);
@@ -68,6 +69,11 @@ export async function copyImage(source: DiskImage, target: DiskImage, options: C
   } finally {
     await writing;
   }
+}
+
+/** Where the zeroes that end at `end` may be left out up to: a compressed block cannot begin behind a part of itself. */
+function wholeBlocksEnd(end: number, sizeBytes: number, { compressed }: CopyOptions): number {
+  return compressed === undefined || end === sizeBytes ? end : end - (end % compressed.blockBytes);
 }
 
 /** Compressed pieces are whole blocks, whatever the extents are. */

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { asImageError } from '../images/disk_image.ts';
 import { TokenBucket } from './throttle.ts';
 
@@ -63,7 +62,7 @@ export class BlockJob {
   #completing = false;
   #offset = 0;
   #length: number;
-  readonly #wakers: (() => void)[] = [];
+  readonly #wakers = new Set<() => void>();
 
   constructor(
     id: string,
@@ -132,7 +131,7 @@ export class BlockJob {
     for (;;) {
       if (this.#cancelled && !(this.#ready && !this.#force)) throw new Cancelled();
       if (this.#paused) {
-        await new Promise<void>((resolve) => this.#wakers.push(resolve));
+        await new Promise<void>((resolve) => this.#wakers.add(resolve));
         continue;
       }
       const waitMs = this.#bucket?.waitMs(performance.now()) ?? 0;
@@ -187,10 +186,16 @@ export class BlockJob {
   }
 
   async #sleep(ms: number): Promise<void> {
-    await Promise.race([sleep(ms), new Promise<void>((resolve) => this.#wakers.push(resolve))]);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
+    this.#wakers.add(resolve);
+    await promise;
+    clearTimeout(timer);
+    this.#wakers.delete(resolve);
   }
 
   #wake(): void {
-    for (const resolve of this.#wakers.splice(0)) resolve();
+    for (const resolve of this.#wakers) resolve();
+    this.#wakers.clear();
   }
 }

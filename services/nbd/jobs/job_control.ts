@@ -23,6 +23,8 @@ export class JobControl {
   readonly #disk: (id: string) => JobDisk;
   readonly #emit: (event: JobEvent, data: object) => void;
   readonly #jobs = new Map<string, { readonly job: BlockJob; readonly disk: JobDisk }>();
+  /** Their targets are being opened */
+  readonly #starting = new Map<string, JobDisk>();
 
   constructor(disk: (id: string) => JobDisk, emit: (event: JobEvent, data: object) => void) {
     this.#disk = disk;
@@ -31,7 +33,8 @@ export class JobControl {
 
   /** Job ids of a disk: it is not to be handed over meanwhile */
   jobsOf(disk: JobDisk): string[] {
-    return [...this.#jobs].flatMap(([id, entry]) => (entry.disk === disk ? [id] : []));
+    const running = [...this.#jobs].flatMap(([id, entry]) => (entry.disk === disk ? [id] : []));
+    return [...running, ...[...this.#starting].flatMap(([id, other]) => (other === disk ? [id] : []))];
   }
 
   query(): JobInfo[] {
@@ -44,12 +47,19 @@ export class JobControl {
     const id = textField(fields, 'job');
     const disk = this.#disk(textField(fields, 'disk'));
     const type = textField(fields, 'type');
-    if (this.#jobs.has(id)) throw new JobError(`Job ID '${id}' already in use`);
-    if (this.#jobs.size >= MAX_JOBS) throw new JobError(`Cannot start job '${id}': ${MAX_JOBS} run already`);
+    if (this.#jobs.has(id) || this.#starting.has(id)) throw new JobError(`Job ID '${id}' already in use`);
+    if (this.#jobs.size + this.#starting.size >= MAX_JOBS)
+      throw new JobError(`Cannot start job '${id}': ${MAX_JOBS} run already`);
     if (this.jobsOf(disk).length > 0) throw new JobError(`Cannot start job '${id}': another works on the disk`);
-    const pivot: { done: boolean } = { done: false };
-    const work = await this.#work(type, id, disk, fields, pivot);
     const speed = fields.speed === undefined ? 0 : numberField(fields, 'speed', 0, MAX_RATE);
+    const pivot: { done: boolean } = { done: false };
+    let work: JobWork;
+    this.#starting.set(id, disk);
+    try {
+      work = await this.#work(type, id, disk, fields, pivot);
+    } finally {
+      this.#starting.delete(id);
+    }
     const job = new BlockJob(id, work, {
       speed,
       emit: (event, data) => this.#emit(event, { ...data, pivoted: pivot.done }),

@@ -23,6 +23,8 @@ export interface ThrottleLimits {
 
 /** What passes unhindered where no burst is given, in `s` of the rate */
 const SLACK_SECONDS = 0.1;
+/** Who has waited so long asks again, in `ms`: timers of more than 2^31 ms fire at once */
+const MAX_WAIT_MS = 86_400_000;
 
 /**
  * A bucket that what passes fills, and that leaks at the rate: who finds it above its brim waits until it is not. With
@@ -45,7 +47,7 @@ export class TokenBucket {
     this.#atMs = nowMs;
   }
 
-  /** How long the next request has to wait, in `ms` */
+  /** How long the next request has to wait, in `ms`; at most a day, then it asks again */
   waitMs(nowMs: number): number {
     const passed = Math.max(0, nowMs - this.#atMs) / 1000;
     this.#atMs = nowMs;
@@ -55,7 +57,7 @@ export class TokenBucket {
       this.#levels[index] = level;
       longest = Math.max(longest, ((level - brim) / perSecond) * 1000);
     }
-    return longest;
+    return Math.min(longest, MAX_WAIT_MS);
   }
 
   fill(units: number): void {

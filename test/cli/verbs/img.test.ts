@@ -288,3 +288,14 @@ test('planTarget() says what will be made, and targetHelp() what can be asked fo
   t.throws(() => targetHelp('vhdx'), { instanceOf: UsageError });
   t.true(targetHelp('qcow2').includes('compression_type=<str>'));
 });
+
+test('what stands in an image does not reach the terminal as control characters, by errors or by JSON', async (t) => {
+  const evil = 'a\x9b31m\x7f';
+  await createQcow2(at('evil.qcow2'), { sizeBytes: MIB, backing: { file: evil, format: 'raw' } });
+  const { status, said } = await inProcess('convert', '-f', 'qcow2', at('evil.qcow2'), at('evil.raw'));
+  t.is(status, 1);
+  t.regex(said, /it has a backing file, "a\?31m\?", and none was given/);
+  const info = img('info', '-f', 'qcow2', '--output=json', at('evil.qcow2'));
+  t.false(/[^\P{Cc}\n]/u.test(info.stdout), JSON.stringify(info.stdout));
+  t.is(JSON.parse(info.stdout)['backing-filename'], evil, 'and is the same value');
+});

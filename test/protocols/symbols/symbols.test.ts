@@ -108,3 +108,47 @@ test('decodeKallsyms() gives nothing for images without a table, cut ones and br
     t.notThrows(() => decodeKallsyms(changed), `byte ${index}`);
   }
 });
+
+test('decodeElfSymbols() refuses symbols that share one long name, of which each would be a text of its own', (t) => {
+  const count = 50_000;
+  const long = 'x'.repeat(4000);
+  const file = withSymbolTable(
+    ELF,
+    Array.from({ length: count }, (_, index) => ({ name: index === 0 ? long : '', address: BigInt(index) })),
+  );
+  const view = new DataView(file.buffer);
+  const tableAt = Math.ceil((ELF.length + 1 + long.length + count) / 8) * 8;
+  for (let index = 0; index < count; index++) view.setUint32(tableAt + 24 * index, 1, true);
+  const startedMs = performance.now();
+  t.throws(() => decodeElfSymbols(file), { instanceOf: WireError, message: /characters in all/ });
+  t.true(performance.now() - startedMs < 20_000, `${performance.now() - startedMs} ms`);
+});
+
+test('decodeKallsyms() gives up on an image in which a table seems to begin everywhere', (t) => {
+  const good = imageWithKallsyms(LINUX, false);
+  const digits = Uint8Array.from({ length: 20 }, (_, i) => (i % 2 === 0 ? 0x30 + i / 2 : 0));
+  let tokensAt = Buffer.from(good).indexOf(digits);
+  for (let token = 0; token < 48; token++) tokensAt = good.lastIndexOf(0, tokensAt - 2) + 1;
+  // A word that is a count of names, and reads as a name of three tokens as well
+  const count = 0x0001_0303;
+  const words = new Uint32Array(1 << 17).fill(count).fill(0, -64);
+  const markers = Uint32Array.from({ length: Math.ceil(count / 256) }, (_, index) => index * 1024);
+  const image = Buffer.concat([
+    Buffer.alloc(64),
+    Buffer.from(words.buffer),
+    Buffer.from(markers.buffer),
+    good.subarray(tokensAt),
+  ]);
+  const startedMs = performance.now();
+  t.is(decodeKallsyms(image), undefined);
+  t.true(performance.now() - startedMs < 10_000, `${performance.now() - startedMs} ms`);
+});
+
+test('names of symbols have no control characters, which a log would bring to a terminal', (t) => {
+  const bad = 'a\x1b]0;title\x07b';
+  const [first] = decodeElfSymbols(withSymbolTable(ELF, [{ name: bad, address: 1n }]));
+  t.is(first?.name, 'a?]0;title?b');
+  t.is(decodeSystemMap(text(`ff t ${bad}\n`))[0]?.name, 'a?]0;title?b');
+  const symbols = LINUX.map((symbol, index) => (index === 3 ? { ...symbol, name: 'sched_\x9b' } : symbol));
+  for (const { name } of decodeKallsyms(imageWithKallsyms(symbols, true))?.symbols ?? []) t.false(/\p{Cc}/u.test(name));
+});

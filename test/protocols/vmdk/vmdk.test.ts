@@ -179,3 +179,22 @@ for (const [name, text, expected] of [
     t.throws(() => decodeVmdkDescriptor(bytes), { instanceOf: WireError, message: expected });
   });
 }
+
+test('decodeVmdkDescriptor() takes time in proportion to the text, whatever a line is made of', (t) => {
+  const gap = ' '.repeat(300_000);
+  const word = 'x'.repeat(300_000);
+  const startedMs = performance.now();
+  for (const line of [
+    `a=${gap}x y`,
+    `a${gap}b`,
+    `${gap}=${gap}x y`,
+    `a="${gap}${gap}`,
+    `RW${gap}1${gap}FLAT${gap}"f"${gap}0${gap}\u2028${gap}`,
+    `RW ${word} ${word} "${gap}`,
+    `RW 1 FLAT "${word}" ${word}\u2028`,
+  ]) {
+    const text = `# Disk DescriptorFile\nversion=1\n${line}\n`;
+    t.throws(() => decodeVmdkDescriptor(new TextEncoder().encode(text)), { instanceOf: WireError }, line.slice(0, 20));
+  }
+  t.true(performance.now() - startedMs < 2000, `${performance.now() - startedMs} ms`);
+});

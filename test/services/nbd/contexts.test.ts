@@ -230,6 +230,19 @@ test('T19: a request behind a RESIZE in the same segment is judged by the new si
   bytes.stream.destroy();
 });
 
+test('T19: a WRITE whose data comes only after a RESIZE is judged by the new size, too', async (t) => {
+  const { exports, image } = exportOf({ resizable: true });
+  const bytes = await new ByteClient(exports).go('disk');
+  bytes.send(Buffer.concat([request(CMD.RESIZE, 1n, 4096n, 0), request(CMD.WRITE, 2n, 8192n, 4), Buffer.alloc(2, 9)]));
+  t.is((await bytes.reply())?.error, 0);
+  bytes.send(Buffer.alloc(2, 9));
+  t.is((await bytes.reply())?.error, 28);
+  t.is(image.sizeBytes, 4096);
+  t.is(image.allocatedBytes, 0);
+  t.is((await bytes.ask({ cookie: 3n, length: 4 }))?.error, 0, 'the session goes on');
+  bytes.stream.destroy();
+});
+
 function request(type: number, cookie: bigint, offset: bigint, length: number): Buffer {
   const bytes = Buffer.alloc(28);
   bytes.writeUInt32BE(0x25609513, 0);

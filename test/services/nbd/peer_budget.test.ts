@@ -5,6 +5,7 @@ import { newCounters } from '../../../services/nbd/command_runner.ts';
 import { PeerTotals, peerName } from '../../../services/nbd/metrics.ts';
 import { ExportSet, MemoryImage, SessionPool } from '../../../services/nbd/mod.ts';
 import { PeerBudget } from '../../../services/nbd/peer_budget.ts';
+import type { NbdLiveSession } from '../../../services/nbd/server.ts';
 import { ByteClient, requestBytes, twoDisks } from './harness.ts';
 
 test('PeerBudget: one request always fits, others wait until it has gone', (t) => {
@@ -45,6 +46,30 @@ test('T17: a peer with many connections gets no more memory for its payloads tha
   for (const client of clients) t.is((await client.reply())?.error, 0);
   t.is(budget.usedBytes, 0);
   for (const client of clients) client.stream.destroy();
+});
+
+test('T17: a peer with many connections gets no more memory for replies that it does not read', async (t) => {
+  const exports = twoBig();
+  const budget = new PeerBudget(2 * announced);
+  const read = (): Uint8Array => requestBytes({ type: CMD.READ, length: announced });
+  const sessions: NbdLiveSession[] = [];
+  const clients: ByteClient[] = [];
+  for (let count = 0; count < 8; count++) {
+    const options = { budget, onTransmission: (_name: string, live: NbdLiveSession) => void sessions.push(live) };
+    const client = await new ByteClient(exports, options).go();
+    client.stream.pause();
+    clients.push(client);
+  }
+  const held = (): number => sessions.reduce((sum, { heldBytes }) => sum + heldBytes, 0);
+  for (const client of clients) client.send(read());
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  t.true(held() >= announced && held() <= 2.5 * announced, `${held()} bytes`);
+  // Who reads gets everything, and so does who comes after one that left.
+  clients.pop()!.stream.destroy();
+  for (const client of clients) client.stream.resume();
+  for (const client of clients) t.is((await client.reply(announced))?.data.length, announced);
+  for (const client of clients) client.stream.destroy();
+  await Promise.all(clients.map((client) => client.summary));
 });
 
 test('T20: a client that leaves in the middle of its payload gives back what was kept for it', async (t) => {

@@ -293,3 +293,32 @@ test('NbdImage: a read-only export makes no writable image', async (t) => {
   await image.read(0, new Uint8Array(1));
   await image.close();
 });
+
+test('C7: a server that ends each connection as soon as it is open is not stormed', async (t) => {
+  const host = new Host();
+  let flaky = false;
+  const disk = await NbdReconnectingClient.connect(
+    async () => {
+      const client = await host.connect();
+      if (flaky) setImmediate(() => host.crash());
+      return client;
+    },
+    { reconnectDelayMs: 20_000, onEvent: (event) => host.events.push(event) },
+  );
+  flaky = true;
+  host.connects = 0;
+  host.crash();
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  t.true(host.connects >= 2 && host.connects <= 6, `${host.connects} connections in a second`);
+  t.true(host.events.length <= 20, `${host.events.length} events`);
+  flaky = false;
+  await disk.write(0, filled(512, 7));
+  t.deepEqual(await readAll(disk, 512), filled(512, 7));
+  // Once it has stayed for a while, the next loss is mended at once.
+  await new Promise((resolve) => setTimeout(resolve, 1100));
+  const startedMs = performance.now();
+  host.crash();
+  await readAll(disk, 512);
+  t.true(performance.now() - startedMs < 5000);
+  await disk.close();
+});

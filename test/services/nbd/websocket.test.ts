@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { request as httpRequest } from 'node:http';
+import { connect } from 'node:net';
 import test from 'ava';
 import { WebSocket } from 'ws';
 import { connectNbdWebSocket, NbdClient, NbdWebListener, SessionPool } from '../../../services/nbd/mod.ts';
@@ -122,3 +123,20 @@ test('metrics: counters by peer and export, as text that Prometheus reads', asyn
   await client.close();
   await close();
 });
+
+test.serial(
+  'NBD over WebSocket: connections that say nothing are bounded, so that descriptors are left for others',
+  async (t) => {
+    const { web: listener, close } = await listening();
+    const { port } = new URL(listener.url());
+    const sockets = Array.from({ length: 300 }, () => connect(Number(port), '127.0.0.1').on('error', () => {}));
+    let closed = 0;
+    for (const socket of sockets) socket.once('close', () => closed++);
+    for (let tries = 0; tries < 200 && closed < 44; tries++) await new Promise((resolve) => setTimeout(resolve, 20));
+    t.is(closed, 44, '256 stay');
+    for (const socket of sockets) socket.destroy();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    t.is((await fetch(`${listener.url()}/metrics`)).status, 200, 'and it serves on');
+    await close();
+  },
+);

@@ -1,3 +1,4 @@
+import { LUKS_HEADER_BYTES } from '../../../../protocols/luks/mod.ts';
 import type { Extent } from '../../../../protocols/nbd/mod.ts';
 import { DirtyBitmaps } from '../dirty_bitmap.ts';
 import { type DiskImage, ImageError, type ZeroOptions } from '../disk_image.ts';
@@ -44,6 +45,13 @@ export class LuksImage implements DiskImage {
         read: (offset: number, into: Uint8Array) => file.read(offset, into),
       };
       const header = await readLuksHeader(area);
+      // 0 says that the header stands alone; here the disk is behind it, in the same file.
+      if (header.payloadOffset < LUKS_HEADER_BYTES) {
+        throw new ImageError(
+          'EINVAL',
+          `Cannot open the LUKS disk: the disk begins at ${header.payloadOffset}, inside the header`,
+        );
+      }
       const cipher = await unlockLuks(area, header, passphrase);
       const lock = readOnly || options.lock === false ? undefined : await file.lock();
       return new LuksImage(new CryptFile(file, cipher, header.payloadOffset), readOnly, lock);

@@ -4,6 +4,7 @@ import {
   decodeBitmapTable,
   encodeBitmapDirectory,
   encodeBitmapTable,
+  QCOW2_LIMITS,
   type Qcow2Bitmap,
 } from '../../../../protocols/qcow2/mod.ts';
 import { DirtyBitmap, DirtyBitmaps } from '../dirty_bitmap.ts';
@@ -15,17 +16,22 @@ import type { Qcow2Metadata } from './metadata.ts';
 import type { TableRewrite } from './table_rewrite.ts';
 
 /**
- * Reads the bitmaps that an image keeps. One that is marked in use, or that cannot be read, comes out inconsistent:
- * it is kept in the image until somebody removes it, and nothing looks at its bits.
+ * Reads the bitmaps that an image keeps. One that is marked in use, that cannot be read, or for which there is no memory
+ * comes out inconsistent: it is kept in the image until somebody removes it, and nothing looks at its bits.
  */
 export async function loadBitmaps(file: ImageFile, { header, bitmaps }: Qcow2Metadata): Promise<DirtyBitmaps> {
   const set = new DirtyBitmaps();
+  let leftBytes: number = QCOW2_LIMITS.bitmapBitsBytes;
   for (const stored of bitmaps) {
     const granularityBytes = 2 ** stored.granularityBits;
     const options = { persistent: true, disabled: !stored.auto };
     let bitmap: DirtyBitmap;
     try {
       if (stored.inUse) throw new ImageError('EINVAL', 'Cannot load the bitmap: it was not written back');
+      // Many may share one table of the file: its size says nothing of what they take.
+      const bitsBytes = Math.ceil(Math.ceil(header.sizeBytes / granularityBytes) / 8);
+      if (bitsBytes > leftBytes) throw new ImageError('EINVAL', 'Cannot load the bitmap: the others take the memory');
+      leftBytes -= bitsBytes;
       bitmap = new DirtyBitmap(header.sizeBytes, granularityBytes, options);
       await readBits(file, header.clusterBytes, stored, bitmap.bits);
     } catch {

@@ -60,7 +60,8 @@ export class Qcow2Engine {
   keepsBacking = false;
   /** As loaded by activate(); from the first write on those in the file are marked as in use */
   bitmaps = new DirtyBitmaps();
-  #lock: ImageLock | undefined;
+  /** Of the image, and of its external data file */
+  #locks: readonly ImageLock[] = [];
   #active = false;
   #closed = false;
   #corrupt: CorruptImageError | undefined;
@@ -94,11 +95,12 @@ export class Qcow2Engine {
     this.checkOpen();
     if (this.#active) return;
     const { readOnly, lock } = this.options;
-    if (!readOnly && lock !== false) this.#lock = await this.file.lock();
+    if (!readOnly && lock !== false) await this.#takeLocks();
     try {
       await this.turns.exclusive(async () => {
         // Whoever wrote until now has changed the tables.
         this.file.refresh();
+        this.options.dataFile?.refresh();
         if (!readOnly) await mendWhereDirty(this.file);
         const context = await readContext(this.file, this.options, this.context.cipher);
         if (context.metadata.header.sizeBytes !== this.header.sizeBytes) {
@@ -109,8 +111,7 @@ export class Qcow2Engine {
         this.bitmaps = await loadBitmaps(this.file, context.metadata);
       });
     } catch (error) {
-      await this.#lock?.release();
-      this.#lock = undefined;
+      await this.#releaseLocks();
       throw error;
     }
     this.#active = true;
@@ -123,9 +124,7 @@ export class Qcow2Engine {
       this.#active = false;
     }
     await this.flush();
-    const lock = this.#lock;
-    this.#lock = undefined;
-    await lock?.release();
+    await this.#releaseLocks();
   }
 
   async flush(): Promise<void> {
@@ -151,7 +150,7 @@ export class Qcow2Engine {
     this.#closed = true;
     await this.file.close();
     await this.options.dataFile?.close();
-    await this.#lock?.release();
+    await this.#releaseLocks();
     if (!this.keepsBacking) await this.options.backing?.close();
   }
 
@@ -222,6 +221,23 @@ export class Qcow2Engine {
     if (this.options.readOnly) throw new ImageError('EPERM', 'Cannot write: image is read-only');
     if (!this.#active) throw new ImageError('EPERM', 'Cannot write: another machine owns the image now');
     if (this.#corrupt !== undefined) throw this.#corrupt;
+  }
+
+  async #takeLocks(): Promise<void> {
+    this.#locks = [await this.file.lock()];
+    try {
+      const data = await this.options.dataFile?.lock();
+      if (data !== undefined) this.#locks = [...this.#locks, data];
+    } catch (error) {
+      await this.#releaseLocks();
+      throw error;
+    }
+  }
+
+  async #releaseLocks(): Promise<void> {
+    const locks = this.#locks;
+    this.#locks = [];
+    for (const lock of locks) await lock.release();
   }
 
   get #lazy(): boolean {

@@ -41,12 +41,12 @@ export async function writeHeader(file: ImageFile, old: Qcow2Header, changes: He
   await file.read(0, sectors);
   sectors.fill(0, end, Math.min(sectors.length, Math.max(end, oldEnd)));
   sectors.set(area);
-  if (name.length > 0) {
-    if (at + name.length <= sectors.length) sectors.set(name, at);
-    else if (!same || at !== old.backingOffset) {
-      await file.write(at, name);
-      await file.sync();
-    }
+  // What of the name lies in these sectors goes with them; the rest is there before.
+  const inside = Math.min(name.length, Math.max(0, sectors.length - at));
+  if (inside > 0) sectors.set(name.subarray(0, inside), at);
+  if (inside < name.length && (!same || at !== old.backingOffset)) {
+    await file.write(at + inside, name.subarray(inside));
+    await file.sync();
   }
   await file.write(0, sectors);
   await file.sync();

@@ -217,12 +217,16 @@ export class Qcow2Image implements DiskImage {
       if (flags !== 0) add(length, 1);
       else {
         const there = Math.min(end, backing?.sizeBytes ?? 0);
-        while (at < there) {
-          const [under = { lengthBytes: there - at, flags: 1 }] =
-            (await backing?.allocationDepth?.(at, there - at, 1)) ?? [];
-          add(Math.min(under.lengthBytes, there - at), under.flags === 0 ? 0 : under.flags + 1);
-          at += under.lengthBytes;
+        // Many at once: whoever answers looks further than one extent each time, and the peers wait meanwhile.
+        while (at < there && extents.length <= maxExtents) {
+          const below = (await backing?.allocationDepth?.(at, there - at, maxExtents)) ?? [];
+          for (const under of below.length > 0 ? below : [{ lengthBytes: there - at, flags: 1 }]) {
+            const piece = Math.min(under.lengthBytes, there - at);
+            add(piece, under.flags === 0 ? 0 : under.flags + 1);
+            at += piece;
+          }
         }
+        if (extents.length > maxExtents) break;
         if (at < end) add(end - at, 0);
       }
       at = end;

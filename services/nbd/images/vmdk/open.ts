@@ -134,12 +134,17 @@ async function loadSeveral(folder: string, descriptor: VmdkDescriptor): Promise<
   const shown: VmdkExtentDetails[] = [];
   try {
     let start = 0;
+    let directoriesBytes = 0;
     for (const line of descriptor.extents) {
       const file = line.type === 'ZERO' ? undefined : openExtent(folder, line);
       if (file !== undefined) files.push(file);
       const part = await partOf(line, file, start);
       extents.push({ start, lengthBytes: line.lengthBytes, part });
       const sparse = part instanceof SparseExtent ? part : undefined;
+      directoriesBytes += sparse?.directoriesBytes ?? 0;
+      if (directoriesBytes > VMDK_LIMITS.directoriesBytes) {
+        throw bad(`grain directories of ${directoriesBytes} bytes in all, limit is ${VMDK_LIMITS.directoriesBytes}`);
+      }
       const { type, lengthBytes } = line;
       const grainBytes = sparse?.header.grainBytes;
       shown.push({ type, file: line.file, lengthBytes, grainBytes, compressed: sparse?.compressed ?? false });

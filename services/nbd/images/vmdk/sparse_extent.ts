@@ -73,6 +73,11 @@ export class SparseExtent {
     return extent;
   }
 
+  /** Memory of its directories, in `bytes` */
+  get directoriesBytes(): number {
+    return this.#directory.byteLength + (this.#redundant?.byteLength ?? 0);
+  }
+
   get compressed(): boolean {
     return this.header.compression === 1;
   }

@@ -74,3 +74,11 @@ test('a large request counts as several operations with opBytes', async (t) => {
   for (let count = 0; count < 3; count++) await throttle.take('write', 65_536);
   t.true(performance.now() - startedMs > 150);
 });
+
+test('a bucket that is full for months says to wait no longer than a timer can', (t) => {
+  const bucket = new TokenBucket({ average: 1 }, 0);
+  bucket.fill(2 ** 40);
+  const waitMs = bucket.waitMs(1);
+  // Beyond 2^31 - 1 ms a timer fires at once, a thousand times a second.
+  t.true(waitMs > 3_600_000 && waitMs < 2 ** 31, `${waitMs} ms`);
+});

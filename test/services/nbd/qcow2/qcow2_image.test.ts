@@ -94,6 +94,38 @@ test('T14 blockStatus() tells holes, zeroes, data and what the backing disk has'
   ]);
 });
 
+test('T15 allocationDepth() asks the image below no more often than the answer needs', async (t) => {
+  const piece = 4096;
+  let calls = 0;
+  /** Every other piece is allocated. */
+  class Fragmented extends MemoryImage {
+    override async allocationDepth(offset: number, lengthBytes: number, maxExtents: number) {
+      calls++;
+      const count = Math.min(maxExtents, lengthBytes / piece);
+      return Array.from({ length: count }, (_, index) => ({
+        lengthBytes: piece,
+        flags: (offset / piece + index) % 2,
+      }));
+    }
+  }
+  const sizeBytes = 64 << 20;
+  const backing = { file: 'below', format: 'raw' };
+  const file = new LogImageFile(emptyImage({ sizeBytes, backing }));
+  const top = await Qcow2Image.openFile(file, { readOnly: true, backing: new Fragmented(sizeBytes) });
+  const found = await top.allocationDepth(0, sizeBytes, 100);
+  t.deepEqual(found.slice(0, 3), [
+    { lengthBytes: piece, flags: 0 },
+    { lengthBytes: piece, flags: 2 },
+    { lengthBytes: piece, flags: 0 },
+  ]);
+  t.is(found.length, 100);
+  t.true(calls <= 2, `${calls} calls`);
+  calls = 0;
+  t.deepEqual(await top.allocationDepth(piece, sizeBytes - piece, 1), [{ lengthBytes: piece, flags: 2 }]);
+  t.true(calls <= 2, `${calls} calls`);
+  await top.close();
+});
+
 test('T15 allocationDepth() tells which image of a chain has what', async (t) => {
   const cluster = 65_536;
   const base = new MemoryImage(cluster * 3);

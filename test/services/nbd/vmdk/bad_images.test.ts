@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { deflateSync } from 'node:zlib';
 import test from 'ava';
 import { WireError } from '../../../../protocols/bytes/mod.ts';
-import { encodeVmdkGrainMarker } from '../../../../protocols/vmdk/mod.ts';
+import { encodeVmdkGrainMarker, encodeVmdkSparseHeader } from '../../../../protocols/vmdk/mod.ts';
 import { ImageError, MemoryImage, openVmdk } from '../../../../services/nbd/images/mod.ts';
 import { emptyVmdk, openVmdkFile } from '../../../../services/nbd/images/vmdk/mod.ts';
 import { LogImageFile } from '../../../fixtures/log_image_file.ts';
@@ -278,4 +278,40 @@ test('a power cut after any write leaves the old contents or the new', async (t)
     await after.read(5 * GRAIN + 100, into);
     t.true(into.every((byte) => byte === 0) || into.every((byte) => byte === 0x33), `${cut}`);
   }
+});
+
+test('extents take no more memory for their directories than one disk may, however often a file is named', async (t) => {
+  const directoryBytes = 4 << 20;
+  const bytes = new Uint8Array(512 + directoryBytes);
+  bytes.set(
+    encodeVmdkSparseHeader({
+      version: 1,
+      flags: 1,
+      sizeBytes: 2 ** 45,
+      grainBytes: GRAIN,
+      descriptorOffset: 0,
+      descriptorBytes: 0,
+      tableEntries: 512,
+      redundantDirectoryOffset: 0,
+      directoryOffset: 512,
+      overheadBytes: 512,
+      uncleanShutdown: false,
+      compression: 0,
+    }),
+  );
+  writeFileSync(join(directory, 'many.vmdk'), bytes);
+  const path = join(directory, 'many-descriptor.vmdk');
+  const describe = (lines: number): void => {
+    const extents = 'RW 128 SPARSE "many.vmdk"\n'.repeat(lines);
+    writeFileSync(path, `version=1\nCID=1\ncreateType="twoGbMaxExtentSparse"\n${extents}`);
+  };
+  describe(8);
+  const image = await openVmdk(path, { ...readOnly, allowExtents: true });
+  t.is(image.sizeBytes, 8 * GRAIN);
+  await image.close();
+  describe(40);
+  await t.throwsAsync(openVmdk(path, { ...readOnly, allowExtents: true }), {
+    instanceOf: ImageError,
+    message: /grain directories of \d+ bytes in all, limit is 67108864/,
+  });
 });

@@ -1,0 +1,77 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import {
+  copyImage,
+  createQcow2,
+  createVmdk,
+  type DiskImage,
+  MemoryImage,
+  openVmdkStream,
+  Qcow2Image,
+} from '../../../services/nbd/mod.ts';
+
+const directory = mkdtempSync(join(tmpdir(), 'caisson-copy-'));
+test.after.always(() => rmSync(directory, { recursive: true, force: true }));
+const DISK_BYTES = 1 << 20;
+
+/** Data between holes that begin and end inside the target's blocks of 64 KiB. */
+async function holey(name: string): Promise<Qcow2Image> {
+  const path = join(directory, name);
+  await createQcow2(path, { sizeBytes: DISK_BYTES, clusterBytes: 4096 });
+  const image = await Qcow2Image.open(path, { readOnly: false });
+  for (const [offset, length] of [
+    [4096, 200 << 10],
+    [640 << 10, 4096],
+    [DISK_BYTES - 8192, 4096],
+  ] as const) {
+    await image.write(
+      offset,
+      Uint8Array.from({ length }, (_, index) => (index * 7 + (index >> 8)) | 1),
+    );
+  }
+  return image;
+}
+
+async function contentsOf(image: DiskImage): Promise<Buffer> {
+  const all = Buffer.alloc(image.sizeBytes);
+  await image.read(0, all);
+  return all;
+}
+
+test('copyImage() gives a compressed target whole blocks where holes of the source end inside one: VMDK', async (t) => {
+  const source = await holey('vmdk-source.qcow2');
+  const path = join(directory, 'stream.vmdk');
+  await createVmdk(path, { sizeBytes: DISK_BYTES, type: 'streamOptimized' });
+  const target = await openVmdkStream(path);
+  await copyImage(source, target.image, { sparseBytes: 4096, targetIsZero: true, compressed: target });
+  await target.finish();
+  t.true((await contentsOf(target.image)).equals(await contentsOf(source)));
+  await target.image.close();
+  await source.close();
+});
+
+test('copyImage() gives a compressed target whole blocks where holes of the source end inside one: qcow2', async (t) => {
+  const source = await holey('qcow2-source.qcow2');
+  const path = join(directory, 'target.qcow2');
+  await createQcow2(path, { sizeBytes: DISK_BYTES });
+  const target = await Qcow2Image.open(path, { readOnly: false });
+  const compressed = {
+    blockBytes: target.header.clusterBytes,
+    write: (offset: number, data: Uint8Array) => target.writeCompressed(offset, data),
+  };
+  await copyImage(source, target, { sparseBytes: 4096, targetIsZero: true, compressed });
+  t.true((await contentsOf(target)).equals(await contentsOf(source)));
+  await target.close();
+  await source.close();
+});
+
+test('copyImage() still leaves whole blocks of zeroes out of a compressed target', async (t) => {
+  const source = await holey('sparse-source.qcow2');
+  const written: number[] = [];
+  const compressed = { blockBytes: 65_536, write: async (offset: number) => void written.push(offset / 65_536) };
+  await copyImage(source, new MemoryImage(DISK_BYTES), { sparseBytes: 4096, targetIsZero: true, compressed });
+  t.deepEqual(written, [0, 1, 2, 3, 10, 15]);
+  await source.close();
+});
