@@ -11,7 +11,9 @@ import { GROUPS, type NbdBenchOptions, parseNbdOptions } from './nbd/options.ts'
 import { BenchServer, dispose, has, imageOf, prepare, type Setup } from './nbd/servers.ts';
 import { type ServerName, WORKLOADS, type Workload } from './nbd/workloads.ts';
 
-const WARM_UP_MS = 300;
+const WARM_UP_MS = 1000;
+/** So that a row with one request at a time is as warm as the others */
+const WARM_UP_DEPTH = 16;
 /** Of our process with one connection, whatever it does, in `MB` */
 const MEMORY_MUST = 100;
 
@@ -34,17 +36,23 @@ export async function run(args: readonly string[] = []): Promise<void> {
   process.once('exit', () => dispose(setup));
   const sections: Section[] = [];
   const peaks = new Map<string, number>();
+  const keep = (): void => {
+    if (options.json !== undefined) writeJson(options.json, { ...options, groups: [...options.groups] }, sections);
+  };
   for (const group of GROUPS) {
     if (!options.groups.has(group)) continue;
     const chosen = WORKLOADS.filter(({ group: of, name }) => of === group && isWanted(name, options));
     const samples: Record<string, unknown> = {};
     const rows: Row[] = [];
+    sections.push({ title: group, rows, samples });
     for (const workload of chosen) {
       const taken = await measureWorkload(workload, options, setup, !missing.includes('nbdkit'));
       samples[workload.name] = Object.fromEntries(taken);
       rows.push(...rowsOf(workload, taken));
       const peak = Math.max(...taken.get('ours')!.map(({ peakBytes }) => peakBytes));
       if (!workload.name.includes('4×')) peaks.set(workload.name, peak);
+      // After each row: what a long run has found so far is not lost with it
+      keep();
     }
     if (group === 'limits' && options.only === undefined) {
       rows.push(
@@ -54,15 +62,15 @@ export async function run(args: readonly string[] = []): Promise<void> {
       );
     }
     if (rows.length === 0) continue;
-    const section: Section = { title: group, rows, samples };
-    printSection(section);
-    sections.push(section);
-    if (options.json !== undefined) writeJson(options.json, { ...options, groups: [...options.groups] }, sections);
+    printSection({ title: group, rows });
+    keep();
   }
 }
 
+/** A whole name means that row, a part of one all rows that have it. */
 function isWanted(name: string, { only }: NbdBenchOptions): boolean {
-  return only === undefined || only.some((part) => name.includes(part));
+  const isName = (part: string): boolean => WORKLOADS.some((workload) => workload.name === part);
+  return only === undefined || only.some((part) => (isName(part) ? name === part : name.includes(part)));
 }
 
 async function measureWorkload(
@@ -92,7 +100,8 @@ async function measure(
   const server = await BenchServer.start(name, workload, setup);
   try {
     // Not measured: what is compiled and taken from the system at first. A server lives longer than a measurement.
-    await work(client, transport, setup, WARM_UP_MS);
+    const warm = client.kind === 'copy' ? client : { ...client, depth: WARM_UP_DEPTH };
+    await work(warm, transport, setup, WARM_UP_MS);
     if (workload.storage === 'cold') dropCache(imageOf(name, workload, setup));
     const before = server.cpuSeconds();
     const done = await work(client, transport, setup, runMs);

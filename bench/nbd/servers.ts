@@ -66,6 +66,12 @@ export function imageOf(name: ServerName, { storage, format }: Served, setup: Se
   return setup.images[name === 'ours, raw' || format === 'raw' ? 'memory raw' : 'memory qcow2'];
 }
 
+/** Ended with this process, however it ends */
+const running = new Set<ChildProcess>();
+process.once('exit', () => {
+  for (const child of running) child.kill('SIGKILL');
+});
+
 /** A server in a process of its own, started for one measurement. */
 export class BenchServer {
   readonly #child: ChildProcess;
@@ -77,6 +83,7 @@ export class BenchServer {
     this.#child = child;
     this.#exit = once(child, 'exit');
     this.#socket = socket;
+    running.add(child);
     child.stderr?.on('data', (chunk) => {
       this.#stderr += chunk;
     });
@@ -129,6 +136,7 @@ export class BenchServer {
   async stop(): Promise<void> {
     this.#child.kill('SIGKILL');
     await this.#exit;
+    running.delete(this.#child);
     rmSync(this.#socket, { force: true });
   }
 
@@ -166,7 +174,8 @@ function commandOf(name: ServerName, served: Served, setup: Setup, watch: boolea
   }
   const where = inet ? ['-b', '127.0.0.1', '-p', String(port)] : ['-k', socket];
   const format = name === 'ours, raw' ? 'raw' : served.format;
-  const common = [...where, '-f', format, '-e', '8', '-t'];
+  // Ours with its own limits: clients that wait for their turn would not be the peers that are measured.
+  const common = [...where, '-f', format, '-e', name.startsWith('ours') ? '0' : '8', '-t'];
   if (name.startsWith('ours')) {
     const tls = isTls ? [`--tls-creds=${pskFile}`] : [];
     const preload = watch ? ['--import', WATCH_LOOP] : [];
