@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { MACHINE_USAGE } from './machine/options.ts';
 import { describeHost, formatTable, type Row } from './machine/report.ts';
+import { NBD_USAGE } from './nbd/options.ts';
 
 const PARTS = ['machine', 'nbd', 'migration'] as const;
 type Part = (typeof PARTS)[number];
@@ -20,8 +21,9 @@ function splitArguments(args: readonly string[]): { readonly parts: readonly Par
   let count = 0;
   while (isPart(args[count])) count++;
   const rest = args.slice(count);
-  if (rest.length > 0 && (count !== 1 || args[0] !== 'machine')) {
-    fail(`Cannot measure ${rest[0]}: expected ${PARTS.join(', ')}, or machine with\n${MACHINE_USAGE}`);
+  if (rest.length > 0 && (count !== 1 || args[0] === 'migration')) {
+    const usages = `${MACHINE_USAGE}${NBD_USAGE}`;
+    fail(`Cannot measure ${rest[0]}: expected ${PARTS.join(', ')}, or one of these with options\n${usages}`);
   }
   return { parts: count === 0 ? PARTS : (args.slice(0, count) as Part[]), rest };
 }
@@ -45,6 +47,6 @@ for (const part of parts) {
     if (rows !== undefined && rows.length > 0) process.stdout.write(`${formatTable(rows)}\n`);
   } catch (error) {
     if ((error as { code?: unknown }).code !== 'ERR_BENCH_USAGE') throw error;
-    fail(`${(error as Error).message}\n${MACHINE_USAGE}`);
+    fail(`${(error as Error).message}\n${(error as { usage?: string }).usage ?? ''}`);
   }
 }

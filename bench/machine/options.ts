@@ -38,6 +38,13 @@ export interface BenchOptions {
 export class BenchUsageError extends Error {
   override readonly name = 'BenchUsageError';
   readonly code = 'ERR_BENCH_USAGE';
+  readonly usage: string;
+
+  /** `usage`: what to show below the text */
+  constructor(text: string, usage: string = MACHINE_USAGE) {
+    super(text);
+    this.usage = usage;
+  }
 }
 
 export const MACHINE_USAGE = `npm run bench -- machine [NAME…] [OPTIONS]

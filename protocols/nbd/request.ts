@@ -25,7 +25,11 @@ export interface Request {
  * A wrong magic leaves no way to find the next request: the session must end.
  */
 export function decodeRequest(header: Uint8Array): Request {
-  const cursor = new Cursor(header, 'NBD request');
+  return readRequest(new Cursor(header, 'NBD request'));
+}
+
+/** As decodeRequest(), from a cursor that stands at the front of exactly one header. */
+export function readRequest(cursor: Cursor): Request {
   cursor.expectU32(REQUEST_MAGIC, 'magic');
   const request = {
     flags: cursor.u16('flags'),
@@ -51,7 +55,10 @@ export function encodeRequest(request: Request): Uint8Array<ArrayBuffer> {
 
 /** As decodeRequest(), for sessions with extended headers. */
 export function decodeExtendedRequest(header: Uint8Array): Request {
-  const cursor = new Cursor(header, 'NBD extended request');
+  return readExtendedRequest(new Cursor(header, 'NBD extended request'));
+}
+
+export function readExtendedRequest(cursor: Cursor): Request {
   cursor.expectU32(EXTENDED_REQUEST_MAGIC, 'magic');
   const request = {
     flags: cursor.u16('flags'),

@@ -1,13 +1,13 @@
-import { WireError } from '../bytes/mod.ts';
+import { Cursor, WireError } from '../bytes/mod.ts';
 import { decodeBlockStatusFilter } from './block_status.ts';
 import { CMD, CMD_FLAG, NBD_ERROR } from './constants.ts';
 import { MAX_SKIPPED_PAYLOAD_BYTES } from './limits.ts';
 import {
-  decodeExtendedRequest,
-  decodeRequest,
   EXTENDED_REQUEST_HEADER_BYTES,
   REQUEST_HEADER_BYTES,
   type Request,
+  readExtendedRequest,
+  readRequest,
   requestPayloadBytes,
 } from './request.ts';
 import { type CheckedRequest, type TransmissionTerms, type Verdict, validateRequest } from './validate_request.ts';
@@ -17,6 +17,8 @@ export interface PayloadBuffers {
   /** At least `lengthBytes` long; contents do not matter */
   take(lengthBytes: number): Uint8Array;
   give(buffer: Uint8Array): void;
+  /** One of at least `lengthBytes` that exists and is not in use, or undefined: costs no new memory */
+  takeIdle?(lengthBytes: number): Uint8Array | undefined;
   /** Asked once before a payload of `lengthBytes` is collected. False: not now; next() gives nothing until it is true */
   reserve?(lengthBytes: number): boolean;
   /** A payload that was reserved for will never be whole */
@@ -33,8 +35,14 @@ export interface ReceivedRequest {
   readonly buffer: Uint8Array | undefined;
 }
 
-/** A payload's buffer starts at most this large and grows with what has really arrived */
+/** A payload's new buffer starts at most this large and grows with what has really arrived */
 const FIRST_PAYLOAD_BYTES = 256 * 1024;
+/** Payloads from here on are read straight into their buffers; several smaller ones fit one read, in `bytes` */
+const DIRECT_PAYLOAD_BYTES = 256 * 1024;
+/** Less than this of one is not worth a read of its own, in `bytes` */
+const MIN_DIRECT_BYTES = 16 * 1024;
+/** Behind a payload that was read so, the next header is read with little behind it: that has to be copied, in `bytes` */
+const HEADER_WINDOW_BYTES = 4096;
 const EMPTY = new Uint8Array(0);
 /** Stands for the verdict that a payload brings */
 const FILTERED = { accepted: true, request: undefined as unknown as CheckedRequest } as const satisfies Verdict;
@@ -54,7 +62,8 @@ export class RequestDecoder {
   readonly #buffers: PayloadBuffers;
   readonly #extended: boolean;
   readonly #headerBytes: number;
-  readonly #header = new Uint8Array(EXTENDED_REQUEST_HEADER_BYTES);
+  readonly #header: Uint8Array;
+  readonly #cursor: Cursor;
   #headerFilled = 0;
   #chunks: Uint8Array[] = [];
   #at = 0;
@@ -64,11 +73,17 @@ export class RequestDecoder {
   #payload: Uint8Array | undefined;
   #payloadFilled = 0;
   #skip = 0;
+  /** The stream's owner may be writing into #payload behind what is filled */
+  #lent = false;
+  /** This payload, or the last one, is read straight into its buffer */
+  #large = false;
 
   constructor(terms: TransmissionTerms, buffers: PayloadBuffers = justAllocate) {
     this.#terms = terms;
     this.#extended = terms.extended === true;
     this.#headerBytes = this.#extended ? EXTENDED_REQUEST_HEADER_BYTES : REQUEST_HEADER_BYTES;
+    this.#header = new Uint8Array(this.#headerBytes);
+    this.#cursor = new Cursor(this.#header, this.#extended ? 'NBD extended request' : 'NBD request');
     this.#buffers = buffers;
   }
 
@@ -79,7 +94,17 @@ export class RequestDecoder {
 
   /** A request has begun and is not whole: the client owes the rest of it */
   get isMidRequest(): boolean {
-    return this.#request !== undefined || this.#headerFilled > 0;
+    return (this.#request !== undefined || this.#headerFilled > 0) && !this.#isWhole;
+  }
+
+  /** There is something for next() to look at */
+  get hasInput(): boolean {
+    return this.#buffered > 0 || this.#isWhole;
+  }
+
+  /** All of a payload has been read into its buffer, and nobody has asked for the request since */
+  get #isWhole(): boolean {
+    return this.#payload !== undefined && this.#payloadFilled === requestPayloadBytes(this.#request!, this.#extended);
   }
 
   /** The stream stands between two requests */
@@ -87,8 +112,26 @@ export class RequestDecoder {
     return this.#request === undefined && this.#headerFilled === 0 && this.#buffered === 0;
   }
 
+  /**
+   * Where the stream's next bytes should be read to: the rest of a payload goes straight into its buffer, and comes
+   * back to push() as a view of it. A number is how many bytes to read elsewhere at most; undefined: anything.
+   */
+  room(): Uint8Array | number | undefined {
+    this.#lent = false;
+    const payload = this.#payload;
+    if (payload === undefined) return this.#large ? HEADER_WINDOW_BYTES : undefined;
+    const end = Math.min(payload.length, requestPayloadBytes(this.#request!, this.#extended));
+    if (!this.#large || this.#buffered > 0 || end - this.#payloadFilled < MIN_DIRECT_BYTES) return undefined;
+    this.#lent = true;
+    return payload.subarray(this.#payloadFilled, end);
+  }
+
   push(chunk: Uint8Array): void {
     if (chunk.length === 0) return;
+    if (this.#lent && chunk.buffer === this.#payload?.buffer) {
+      this.#payloadFilled += chunk.length;
+      return;
+    }
     this.#chunks.push(chunk);
     this.#buffered += chunk.length;
   }
@@ -124,11 +167,13 @@ export class RequestDecoder {
       if (first !== undefined && first.length - this.#at >= length) {
         const view = first.subarray(this.#at, this.#at + length);
         this.#consume(length);
+        this.#large = false;
         return this.#finish(header, verdict, view, undefined);
       }
       if (this.#buffered === 0) return undefined;
       if (this.#buffers.reserve?.(length) === false) return undefined;
-      this.#payload = this.#buffers.take(Math.min(length, FIRST_PAYLOAD_BYTES));
+      this.#payload = this.#buffers.takeIdle?.(length) ?? this.#buffers.take(Math.min(length, FIRST_PAYLOAD_BYTES));
+      this.#large = length >= DIRECT_PAYLOAD_BYTES;
     }
     if (!this.#fillPayload(length)) return undefined;
     const buffer = this.#payload;
@@ -138,27 +183,31 @@ export class RequestDecoder {
   /** Gives back what a request that will never be whole holds. */
   close(): void {
     if (this.#payload !== undefined) {
-      this.#buffers.give(this.#payload);
+      // What may still be written into is nobody's: the collector takes it when the stream has let go.
+      if (!this.#lent) this.#buffers.give(this.#payload);
       this.#buffers.release?.(requestPayloadBytes(this.#request!, this.#extended));
     }
     this.#payload = undefined;
+    this.#lent = false;
+    this.#large = false;
     this.#chunks = [];
     this.#buffered = 0;
   }
 
   #readHeader(): boolean {
-    let header: Uint8Array;
     const first = this.#chunks[0];
-    if (this.#headerFilled === 0 && first !== undefined && first.length - this.#at >= this.#headerBytes) {
-      header = first.subarray(this.#at, this.#at + this.#headerBytes);
-      this.#consume(this.#headerBytes);
+    const size = this.#headerBytes;
+    if (this.#headerFilled === 0 && first !== undefined && first.length - this.#at >= size) {
+      // One cursor over one place for all headers: a view and a cursor for each cost more than moving its bytes.
+      for (let index = 0; index < size; index++) this.#header[index] = first[this.#at + index]!;
+      this.#consume(size);
     } else {
-      this.#headerFilled += this.#copy(this.#header, this.#headerFilled, this.#headerBytes);
-      if (this.#headerFilled < this.#headerBytes) return false;
-      header = this.#header.subarray(0, this.#headerBytes);
+      this.#headerFilled += this.#copy(this.#header, this.#headerFilled, size);
+      if (this.#headerFilled < size) return false;
       this.#headerFilled = 0;
     }
-    const request = this.#extended ? decodeExtendedRequest(header) : decodeRequest(header);
+    this.#cursor.rewind();
+    const request = this.#extended ? readExtendedRequest(this.#cursor) : readRequest(this.#cursor);
     const verdict = this.#isFiltered(request) ? FILTERED : validateRequest(request, this.#terms);
     if (!verdict.accepted) {
       this.#skip = requestPayloadBytes(request, this.#extended);

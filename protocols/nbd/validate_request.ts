@@ -135,23 +135,11 @@ export function validateRequest(request: Request, terms: TransmissionTerms): Ver
       `Cannot run ${commandName(type)}: ${length} bytes, limit is ${terms.maxPayloadBytes}`,
     );
   }
-  // Subtraction instead of offset + length: nothing can wrap.
-  if (offset > terms.sizeBytes || BigInt(length) > terms.sizeBytes - offset) {
-    const error = type === CMD.WRITE || type === CMD.WRITE_ZEROES ? NBD_ERROR.ENOSPC : NBD_ERROR.EINVAL;
-    return refuse(
-      error,
-      `Cannot run ${commandName(type)}: ${length} bytes at ${offset}, export has ${terms.sizeBytes}`,
-    );
-  }
-  if (offset + BigInt(length) > BigInt(Number.MAX_SAFE_INTEGER)) {
-    return refuse(
-      NBD_ERROR.EINVAL,
-      `Cannot run ${commandName(type)}: ${length} bytes at ${offset}, images end at 2^53`,
-    );
-  }
+  // Exact: where the sum is below 2^53 so are both parts, and then no number was rounded on the way.
   const start = Number(offset);
-  const minimum = terms.blockSizes.minimum;
   const end = start + length;
+  if (end > Number.MAX_SAFE_INTEGER || end > terms.sizeBytes) return refuseRange(request, terms);
+  const minimum = terms.blockSizes.minimum;
   // The export's end need not be a multiple of the minimum for the last block to be reachable.
   if (start % minimum !== 0 || (end % minimum !== 0 && BigInt(end) !== terms.sizeBytes)) {
     return refuse(
@@ -160,6 +148,18 @@ export function validateRequest(request: Request, terms: TransmissionTerms): Ver
     );
   }
   return accept(request, start);
+}
+
+/** Why offset and length do not fit. Subtraction instead of offset + length: nothing can wrap. */
+function refuseRange({ type, offset, length }: Request, terms: TransmissionTerms): Verdict {
+  if (offset > terms.sizeBytes || BigInt(length) > terms.sizeBytes - offset) {
+    const error = type === CMD.WRITE || type === CMD.WRITE_ZEROES ? NBD_ERROR.ENOSPC : NBD_ERROR.EINVAL;
+    return refuse(
+      error,
+      `Cannot run ${commandName(type)}: ${length} bytes at ${offset}, export has ${terms.sizeBytes}`,
+    );
+  }
+  return refuse(NBD_ERROR.EINVAL, `Cannot run ${commandName(type)}: ${length} bytes at ${offset}, images end at 2^53`);
 }
 
 /** Extension RESIZE: "the field offset is used to signal the new requested size" */

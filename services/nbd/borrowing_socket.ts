@@ -1,10 +1,24 @@
 import { Socket, type SocketConstructorOpts } from 'node:net';
+import type { Duplex } from 'node:stream';
 
 /** A read of the kernel fills at most this, in `bytes`; untouched pages take no memory */
 const RECEIVE_BYTES = 256 * 1024;
 
-/** What comes in, as a view that is only good until the handler returns */
+/** What comes in, as a view that is only good until the handler returns, unless the handler's owner gave it */
 export const BORROWED_EVENT = 'borrowed';
+
+/**
+ * Says where the next read goes: a buffer, which is filled from its start and comes back as a view of itself; a
+ * number, for that many bytes of the socket's own buffer; undefined for all of that buffer.
+ */
+export type NextReceiver = () => Uint8Array | number | undefined;
+
+const receivers = new WeakMap<Duplex, NextReceiver>();
+
+/** Asks `next` before each read of a borrowing socket; of other streams nothing is asked. */
+export function receiveInto(stream: Duplex, next: NextReceiver): void {
+  receivers.set(stream, next);
+}
 
 /** The parts of a socket that Node does not show */
 interface Inside {
@@ -12,11 +26,11 @@ interface Inside {
 }
 
 /**
- * The same connection over a socket that reads into one buffer again and again, and emits {@link BORROWED_EVENT}
- * instead of `data`. Without it each read makes a buffer of 64 KiB, and large writes cost ten times the processor
- * time in the allocator and the collector. Node offers this for sockets that it connects, not for those that it
- * accepts, so the handle is taken out of `accepted`, which must not have been read from (`pauseOnConnect`). Where the
- * handle is not to be had, `accepted` itself comes back, with its `data`.
+ * The same connection over a socket that reads into one buffer again and again, or where {@link receiveInto} says,
+ * and emits {@link BORROWED_EVENT} instead of `data`. Without it each read makes a buffer of 64 KiB, and large writes
+ * cost ten times the processor time in the allocator and the collector. Node offers this for sockets that it
+ * connects, not for those that it accepts, so the handle is taken out of `accepted`, which must not have been read
+ * from (`pauseOnConnect`). Where the handle is not to be had, `accepted` itself comes back, with its `data`.
  */
 export function borrowingSocket(accepted: Socket): Socket {
   const inside = accepted as unknown as Inside;
@@ -27,13 +41,19 @@ export function borrowingSocket(accepted: Socket): Socket {
   }
   inside._handle = null;
   const holder: { socket: Socket | undefined } = { socket: undefined };
+  const own = new Uint8Array(RECEIVE_BYTES);
   const options = {
     handle,
     // Not before somebody listens: what comes for a client that waits its turn stays in the kernel.
     manualStart: true,
     allowHalfOpen: true,
     onread: {
-      buffer: new Uint8Array(RECEIVE_BYTES),
+      // Asked at the start and after each read, and what it gives stays in use until the next one.
+      buffer: (): Uint8Array => {
+        const next = holder.socket === undefined ? undefined : receivers.get(holder.socket)?.();
+        if (next === undefined) return own;
+        return typeof next === 'number' ? own.subarray(0, next) : next;
+      },
       callback: (count: number, buffer: Uint8Array): boolean => {
         holder.socket?.emit(BORROWED_EVENT, buffer.subarray(0, count));
         return true;

@@ -27,16 +27,18 @@ export class BufferPool {
 
   /** At least `lengthBytes` long */
   take(lengthBytes: number): Buffer {
+    const kept = this.takeIdle(lengthBytes);
+    if (kept !== undefined) return kept;
     const shift = Math.max(MIN_SHIFT, 32 - Math.clz32(lengthBytes - 1));
-    if (lengthBytes <= 1 << MAX_SHIFT) {
-      const kept = this.#classes[shift]?.pop();
-      if (kept !== undefined) {
-        this.#idle -= kept.length;
-        return kept;
-      }
-      return Buffer.allocUnsafeSlow(1 << shift);
-    }
-    return Buffer.allocUnsafeSlow(lengthBytes);
+    return Buffer.allocUnsafeSlow(shift <= MAX_SHIFT ? 1 << shift : lengthBytes);
+  }
+
+  /** One that is kept and at least `lengthBytes` long, at most twice that; undefined: there is none */
+  takeIdle(lengthBytes: number): Buffer | undefined {
+    const shift = Math.max(MIN_SHIFT, 32 - Math.clz32(lengthBytes - 1));
+    const kept = this.#classes[shift]?.pop();
+    if (kept !== undefined) this.#idle -= kept.length;
+    return kept;
   }
 
   /** The caller must not touch it afterwards. */

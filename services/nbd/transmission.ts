@@ -11,6 +11,7 @@ import {
   type TransmissionTerms,
   validateRequest,
 } from '../../protocols/nbd/mod.ts';
+import { receiveInto } from './borrowing_socket.ts';
 import type { BufferPool } from './buffer_pool.ts';
 import { CommandRunner, newCounters } from './command_runner.ts';
 import type { DiskImage } from './images/mod.ts';
@@ -98,13 +99,12 @@ export class Transmission {
     this.#decoder = new RequestDecoder(this.#terms, {
       take: (lengthBytes) => this.#pool.take(lengthBytes),
       give: (buffer) => this.#pool.give(buffer),
+      takeIdle: (lengthBytes) => this.#pool.takeIdle(lengthBytes),
       reserve: (lengthBytes) => this.#budget.take(lengthBytes, this.#retry),
       release: (lengthBytes) => this.#budget.give(lengthBytes),
     });
-    this.#replies = new ReplyQueue(stream, this.#pool, () => {
-      this.#budget.wake();
-      this.#schedule();
-    });
+    receiveInto(stream, () => (this.#finished ? undefined : this.#decoder.room()));
+    this.#replies = new ReplyQueue(stream, this.#pool, () => this.#sent());
     this.#writer = new ReplyWriter(this.#replies, { structured, extended });
     this.#commands = new CommandRunner({
       image: this.#image,
@@ -204,6 +204,13 @@ export class Transmission {
     setImmediate(() => this.#schedule());
   };
 
+  /** There is room for replies again; most of the time nothing has waited for it. */
+  #sent(): void {
+    this.#budget.wake();
+    if (this.#held !== undefined || this.#stopping || this.#decoder.hasInput || this.#stream.isPaused())
+      this.#schedule();
+  }
+
   #schedule(): void {
     if (!this.#finished && !this.#running && !this.#yielding) this.#run();
   }
@@ -227,7 +234,7 @@ export class Transmission {
       this.#finish(undefined);
       return;
     }
-    if (this.#held !== undefined || this.#yielding || this.#decoder.buffered > 0) this.#stream.pause();
+    if (this.#held !== undefined || this.#yielding || this.#decoder.hasInput) this.#stream.pause();
     else if (this.#stream.isPaused()) this.#stream.resume();
   }
 
@@ -235,7 +242,7 @@ export class Transmission {
   #watchPayload(): void {
     const { payloadMs } = this.#limits;
     // Where we are the ones who wait, for room or for the image, the client is not to blame.
-    const owed = this.#decoder.isMidRequest && this.#decoder.buffered === 0 && this.#held === undefined;
+    const owed = this.#decoder.isMidRequest && !this.#decoder.hasInput && this.#held === undefined;
     if (!owed || payloadMs === 0) {
       clearTimeout(this.#payloadTimer);
       this.#payloadTimer = undefined;
