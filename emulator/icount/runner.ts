@@ -61,6 +61,8 @@ export interface RunnerOptions {
   readonly flushOutput: () => void;
   /** Of the harts' registers, and of everything */
   readonly digests: { harts(): bigint; machine(): bigint };
+  /** The guest has powered off, or failed */
+  readonly guestEnded: () => boolean;
   /** A replay has come to its end; `matches`: its state is the recorded one */
   readonly onReplayEnd: (matches: boolean) => void;
 }
@@ -120,12 +122,15 @@ export class InstructionRunner {
     this.#counters = new BigUint64Array(options.memory.buffer);
     this.#lanes = Array.from({ length: options.layout.harts }, (_, id) => this.#makeLane(id));
     this.ended = this.#run()
-      // Whoever waits for the harts to stand does so no longer, also where the run has failed
-      .finally(() => this.#end())
       .then(
         () => undefined,
-        (error: unknown) => (error instanceof Error ? error : new Error(String(error))),
-      );
+        (error: unknown) => {
+          options.inputs.abandon();
+          return this.#withPlace(error instanceof Error ? error : new Error(String(error)));
+        },
+      )
+      // Whoever waits for the harts to stand does so no longer, also where the run has failed
+      .finally(() => this.#end());
   }
 
   terminate(): void {
@@ -278,6 +283,7 @@ export class InstructionRunner {
       if (attention & ATTENTION_EXIT) break;
       if (this.#endOfReplay()) continue;
       if (attention & ATTENTION_PAUSE) {
+        this.#checkGuestEnd();
         await this.#waitWhilePaused();
         continue;
       }
@@ -297,6 +303,8 @@ export class InstructionRunner {
   #end(): void {
     for (const { log } of this.#lanes) log?.flush();
     this.#setRunState(RUN_STATE_ENDED);
+    this.#stopAt?.resolve();
+    this.#stopAt = undefined;
   }
 
   async #turnOfRound(): Promise<void> {
@@ -463,11 +471,28 @@ export class InstructionRunner {
       throw new ReplayError(`Cannot replay: the guest went past ${next.kind} in round ${next.round} of the recording`);
     }
     this.#replayed = true;
-    if (next === undefined) throw new ReplayError('Cannot replay further: the recording was cut off');
+    if (next === undefined) throw new ReplayError('Cannot replay further: the recording was cut off here');
     const { instructions, digest } = log.take('end', this.#round);
     for (const { hart } of this.#lanes) this.#options.signals.request(hart.id, ATTENTION_PAUSE);
     onReplayEnd(instructions === clock.instructions && digest === digests.machine());
     return true;
+  }
+
+  /** A guest that has ended does not come to what the recording goes on with. @throws ReplayError */
+  #checkGuestEnd(): void {
+    const { log, guestEnded } = this.#options;
+    if (this.#replayed || log.mode !== 'replay' || !guestEnded()) return;
+    const next = log.peek();
+    const found = next === undefined ? 'was cut off' : `goes on with ${next.kind} in round ${next.round}`;
+    throw new ReplayError(`Cannot replay: the guest ends in round ${this.#round}, the recording ${found}`);
+  }
+
+  /** A replay that fails says how far it has come. */
+  #withPlace(error: Error): Error {
+    const { log, clock } = this.#options;
+    if (log.mode !== 'replay') return error;
+    const place = `round ${this.#round}, ${clock.instructions} instructions, ${(clock.ns / NS_PER_MS).toFixed(3)} ms`;
+    return new ReplayError(`${error.message} (${place})`, { cause: error });
   }
 
   // --- pausing ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import { HartState } from '../hart/state.ts';
 import type { InstructionClock } from '../icount/clock.ts';
 import { canonicalText, Digest } from '../icount/digest.ts';
 import { type InstructionParts, instructionParts } from '../icount/parts.ts';
+import { ReplayError } from '../icount/replay_log.ts';
 import { InstructionRunner } from '../icount/runner.ts';
 import { InstructionState } from '../icount/state.ts';
 import { HART_HSM, HART_MIP, HART_RUN_STATE, HART_STATE_BYTES } from '../kernel/assembly/hart_layout.ts';
@@ -87,6 +88,7 @@ export class Machine implements MachineApi {
   #profiler: Profiler | undefined;
   /** The guest has asked for its end */
   #guestEnds = false;
+  #replayFailed = false;
   readonly #counted: InstructionParts | undefined;
   /** In place of the threads, with -icount */
   #runner: InstructionRunner | undefined;
@@ -226,6 +228,10 @@ export class Machine implements MachineApi {
       guest: this.#guest,
       flushOutput: () => this.#uartPort.flush(),
       digests: { harts: () => this.#registerDigest(), machine: () => this.digest() },
+      guestEnded: () => {
+        const request = Atomics.load(this.#signals.words, GUEST_REQUEST >> 2);
+        return this.#guestEnds || (request !== GUEST_NONE && request !== GUEST_RESET);
+      },
       onReplayEnd: (matches) => {
         const guestEnded = Atomics.load(this.#signals.words, GUEST_REQUEST >> 2) !== GUEST_NONE || this.#guestEnds;
         this.#events.next({ kind: 'replay-end', matches, instructions: counted.clock.instructions, guestEnded });
@@ -440,7 +446,12 @@ export class Machine implements MachineApi {
 
   #hartEnded(hart: number, error: Error | undefined): void {
     if (this.#closed || error === undefined) return;
-    this.#platform.onProblem?.(`hart ${hart}: its thread failed: ${error.message}`);
+    this.#replayFailed = error instanceof ReplayError;
+    this.#platform.onProblem?.(
+      error instanceof ReplayError
+        ? `${error.code}: ${error.message}`
+        : `hart ${hart}: its thread failed: ${error.message}`,
+    );
     Atomics.store(this.#signals.words, this.#signals.index(hart, HART_RUN_STATE), RUN_STATE_ENDED);
     this.#signals.ringMain();
     void this.#enqueue(async () => {
@@ -475,6 +486,8 @@ export class Machine implements MachineApi {
         return;
       }
       await this.#stopHarts();
+      // The end of a replay that went another way is not the guest's end
+      if (this.#replayFailed) return;
       this.#setStatus('shutdown');
       const reason = request === GUEST_FAILURE ? 'guest-panic' : 'guest-shutdown';
       this.#events.next({ kind: 'shutdown', reason, exitCode });
