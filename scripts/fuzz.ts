@@ -19,7 +19,7 @@ time or memory beyond its limit, is a find: the input is printed, and the exit s
 
   npm run fuzz                                            a quarter of a minute for each
   npm run fuzz -- --seconds 3600 nbd-uri                  one target for an hour
-  npm run fuzz -- --seed 7 --inputs 100000 qcow2-header   a find once more, by the seed that it was printed with
+  npm run fuzz -- --seed 7 --inputs 100000 nbd-requests   a find once more, by the seed that it was printed with
 `,
   options: {
     seconds: { type: 'string', default: '15', number: { least: 0.01, most: 1e7, fraction: true } },
