@@ -1,22 +1,35 @@
-// `node scripts/run.mjs scripts/differential.ts [--instructions N] [--seed S] [--leg N] [--programs N] [--keep FOLDER]
-// [--no-qemu]`: random programs on our engines and on QEMU until N instructions are compared by every pair. Failures
-// are made small and written to FOLDER, as a listing and as what conformance/differential/regressions takes.
+// Random programs on our engines and on QEMU until enough instructions are compared by every pair.
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
-import { parseArgs } from 'node:util';
 import { Campaign, DifferenceFinder, type Failure } from '../conformance/differential/campaign.ts';
 import { ENGINES } from '../conformance/differential/engine_machine.ts';
 import { listing } from '../conformance/differential/listing.ts';
 import { countNodes, minimise } from '../conformance/differential/minimise.ts';
 import { probeQemuSystem } from '../conformance/differential/qemu_machine.ts';
+import { scriptArguments } from './script_arguments.ts';
 
-const { values } = parseArgs({
+const given = scriptArguments({
+  help: `node scripts/run.mjs scripts/differential.ts [OPTIONS]
+
+Runs random programs on the interpreter, the translator and QEMU, and compares registers and memory after each leg, until every
+pair has executed enough instructions. What differs is made small and written to a folder: a listing to read, and JSON
+that conformance/differential/regressions takes. Exit status 1: something differs.
+
+  --instructions N  until every pair has compared so many (default 1e8)
+  --seed N          of the first program; the next ones count on (default 1)
+  --leg N           instructions between two comparisons (default 400000)
+  --programs N      programs in one image (default 64)
+  --keep FOLDER     where failures go (default differential-failures)
+  --no-qemu         engine with engine only
+
+  node scripts/run.mjs scripts/differential.ts --instructions 1e8 --seed 12345
+`,
   options: {
-    instructions: { type: 'string', default: '1e8' },
-    seed: { type: 'string', default: '1' },
-    leg: { type: 'string', default: '400000' },
-    programs: { type: 'string', default: '64' },
+    instructions: { type: 'string', default: '1e8', number: { least: 1, most: 1e15 } },
+    seed: { type: 'string', default: '1', number: { least: 0, most: 2 ** 32 - 1 } },
+    leg: { type: 'string', default: '400000', number: { least: 1, most: 1e9 } },
+    programs: { type: 'string', default: '64', number: { least: 1, most: 4096 } },
     keep: { type: 'string', default: 'differential-failures' },
     'no-qemu': { type: 'boolean', default: false },
   },
@@ -25,7 +38,8 @@ const MINIMISED = 3;
 const MINIMISER_RUNS = 600;
 const MINIMISER_LIMIT = 20e6;
 
-const goal = BigInt(Number(values.instructions));
+const goal = BigInt(given.number('instructions'));
+const folder = given.text('keep')!;
 const qemu = probeQemuSystem();
 const say = (text: string): void => {
   process.stdout.write(`${text}\n`);
@@ -47,8 +61,8 @@ async function keep({ pair, program, leg, texts }: Failure): Promise<void> {
     },
   });
   const found = (await difference(small)) ?? [];
-  mkdirSync(values.keep, { recursive: true });
-  const path = join(values.keep, `${pair.replace('–', '_')}_${program.seed}`);
+  mkdirSync(folder, { recursive: true });
+  const path = join(folder, `${pair.replace('–', '_')}_${program.seed}`);
   const about = found.join('; ');
   writeFileSync(`${path}.json`, `${JSON.stringify({ about, pair, program: small })}\n`);
   writeFileSync(`${path}.txt`, `${pair}\n${about}\n${listing(small)}`);
@@ -56,11 +70,11 @@ async function keep({ pair, program, leg, texts }: Failure): Promise<void> {
 }
 
 const campaign = new Campaign({
-  seed: Number(values.seed),
+  seed: given.number('seed'),
   engines: ENGINES,
-  qemu: 'version' in qemu && !values['no-qemu'],
-  programs: Number(values.programs),
-  instructionsPerLeg: Number(values.leg),
+  qemu: 'version' in qemu && !given.flag('no-qemu'),
+  programs: given.number('programs'),
+  instructionsPerLeg: given.number('leg'),
 });
 say('version' in qemu ? qemu.version : `without QEMU: ${qemu.missing}`);
 const started = performance.now();

@@ -1,29 +1,48 @@
-// `node scripts/run.mjs scripts/fuzz.ts [--seconds N] [--seed N] [--inputs N] [TARGET…]`: changed and random bytes for
-// every decoder of NBD. What a target throws other than WireError, or takes longer or more memory than it may, is a
-// find: the input is printed, and the exit status is 1. CI gives each target 15 s; a long run gives it hours.
+// Changed and random bytes for every decoder. CI gives each target 15 s; a long run gives it hours.
 import process from 'node:process';
-import { parseArgs } from 'node:util';
 import { fuzz } from './fuzz_engine.ts';
 import { FUZZ_TARGETS } from './fuzz_targets.ts';
+import { scriptArguments } from './script_arguments.ts';
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
+const names = FUZZ_TARGETS.map(({ name }) => name);
+const given = scriptArguments({
+  help: `npm run fuzz -- [OPTIONS] [TARGET…]
+
+Gives decoders broken bytes: changed, cut and random ones. What a target throws other than its own coded error, or takes in
+time or memory beyond its limit, is a find: the input is printed, and the exit status is 1.
+
+  TARGET       ${wrapped(names)}
+               (default: all, one after the other)
+  --seconds N  how long for each target (default 15)
+  --inputs N   at most so many inputs for each target (default: no limit)
+  --seed N     the same seed gives the same inputs (default: another one each time; it is printed)
+
+  npm run fuzz                                            a quarter of a minute for each
+  npm run fuzz -- --seconds 3600 nbd-uri                  one target for an hour
+  npm run fuzz -- --seed 7 --inputs 100000 nbd-requests   a find once more, by the seed that it was printed with
+`,
   options: {
-    seconds: { type: 'string', default: '15' },
-    inputs: { type: 'string', default: 'Infinity' },
-    seed: { type: 'string', default: String(Date.now() % 2 ** 31) },
+    seconds: { type: 'string', default: '15', number: { least: 0.01, most: 1e7, fraction: true } },
+    inputs: { type: 'string', default: 'Infinity', number: { least: 1, most: Infinity } },
+    seed: { type: 'string', default: String(Date.now() % 2 ** 31), number: { least: 0, most: 2 ** 32 - 1 } },
   },
+  operands: names,
 });
-const unknown = positionals.find((name) => !FUZZ_TARGETS.some((target) => target.name === name));
-if (unknown !== undefined) {
-  process.stderr.write(`Cannot fuzz ${unknown}: expected ${FUZZ_TARGETS.map(({ name }) => name).join(', ')}\n`);
-  process.exit(2);
+const options = { seconds: given.number('seconds'), inputs: given.number('inputs'), seed: given.number('seed') };
+
+/** Names in lines that stand under each other in the help. */
+function wrapped(words: readonly string[]): string {
+  const lines = [''];
+  for (const word of words) {
+    if (`${lines.at(-1)}${word}, `.length > 96) lines.push('');
+    lines[lines.length - 1] += word === words.at(-1) ? word : `${word}, `;
+  }
+  return lines.map((line) => line.trimEnd()).join(`\n${' '.repeat(15)}`);
 }
-const options = { seconds: Number(values.seconds), inputs: Number(values.inputs), seed: Number(values.seed) };
 const before = process.memoryUsage().rss;
 let finds = 0;
 for (const target of FUZZ_TARGETS) {
-  if (positionals.length > 0 && !positionals.includes(target.name)) continue;
+  if (given.operands.length > 0 && !given.operands.includes(target.name)) continue;
   const startMs = performance.now();
   const outcome = fuzz(target, options);
   finds += outcome.finds;

@@ -271,7 +271,6 @@ export const PROBES: readonly Probe[] = [
   request('FLUSH with offset and length', () => ({ type: CMD.FLUSH, offset: 512n, length: 512 })),
   request('RESIZE not offered', () => ({ type: CMD.RESIZE, offset: 512n })),
   request('bad request magic', () => ({ length: 512 }), { change: (bytes) => bytes.fill(0, 0, 4) }),
-  request('FAST_ZERO', () => ({ type: CMD.WRITE_ZEROES, flags: CMD_FLAG.FAST_ZERO, length: 512 })),
   {
     what: 'silent after connect',
     run: async (path) => {
@@ -281,6 +280,27 @@ export const PROBES: readonly Probe[] = [
       return answer === 'close' ? 'closed in time' : 'kept open';
     },
   },
+  {
+    what: 'client killed with requests in flight',
+    run: async (path) => {
+      const client = await ProbeClient.open(path);
+      client.send(goWith((data) => data));
+      await client.optionAnswer();
+      for (let count = 0; count < 64; count++) {
+        client.send(encodeRequest({ flags: 0, type: CMD.READ, cookie: BigInt(count), offset: 0n, length: 1 << 20 }));
+      }
+      await client.take(16);
+      client.destroy();
+      // Whoever ends by it does so a moment later.
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      return 'connection only';
+    },
+  },
+  request('FAST_ZERO, perhaps not advertised', () => ({
+    type: CMD.WRITE_ZEROES,
+    flags: CMD_FLAG.FAST_ZERO,
+    length: 512,
+  })),
 ];
 
 /** Answers of one server, by the name of the probe; `gone` from where it does not answer any more. */
@@ -341,7 +361,21 @@ export function table(columns: ReadonlyMap<string, ReadonlyMap<string, string>>)
   return lines.join('\n');
 }
 
+const USAGE = `Sends bad messages to NBD servers and prints a table of what each answers, and where they differ.
+
+  node scripts/run.mjs conformance/nbd/probe.ts SOCKET…
+
+SOCKET is the path of a UNIX socket whose server has a writable export named ${PROBED_EXPORT}. Some servers end by it: not
+for those that others need.
+`;
+
 if (import.meta.main) {
+  const paths = process.argv.slice(2);
+  if (paths.length === 0 || paths.some((path) => path.startsWith('-'))) {
+    const helps = paths[0] === '--help' || paths[0] === '-h';
+    (helps ? process.stdout : process.stderr).write(USAGE);
+    process.exit(helps ? 0 : 2);
+  }
   const columns = new Map<string, Map<string, string>>();
   for (const path of process.argv.slice(2)) columns.set(path, await probe(path));
   process.stdout.write(`${table(columns)}\n`);

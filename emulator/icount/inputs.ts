@@ -36,6 +36,7 @@ export class Inputs {
   #requests: DiskRequest[] = [];
   #deferred: (() => void)[] = [];
   #wake: (() => void) | undefined;
+  #abandoned = false;
 
   constructor(log: ReplayLog, soon: (task: () => void) => void) {
     this.#log = log;
@@ -68,6 +69,10 @@ export class Inputs {
     const replay = this.#log.mode === 'replay';
     const enter = (into: Uint8Array | undefined, work: () => Promise<void>): Promise<void> =>
       new Promise((resolve, reject) => {
+        if (this.#abandoned) {
+          reject(new BlockError('EIO', `Cannot carry out a request of disk ${index}: the run is over`));
+          return;
+        }
         this.#requests.push({ disk: index, into, work: replay ? undefined : work(), resolve, reject });
       });
     const { sizeBytes, readOnly, blockBytes } = backend;
@@ -92,7 +97,8 @@ export class Inputs {
 
   /** For devices that let others go first: their task runs before the next run of a hart. */
   readonly defer = (task: () => void): void => {
-    this.#deferred.push(task);
+    if (this.#abandoned) this.#soon(task);
+    else this.#deferred.push(task);
   };
 
   /** True while {@link settle} has something to do */
@@ -106,12 +112,25 @@ export class Inputs {
       const tasks = this.#deferred;
       this.#deferred = [];
       for (const task of tasks) task();
-      const request = this.#requests.shift();
+      const request = this.#requests[0];
       if (request !== undefined) {
         await this.#end(request, round, ns);
+        this.#requests.shift();
         // What follows from it, all of it, before the next one ends
         await new Promise<void>((resolve) => this.#soon(resolve));
       }
+    }
+  }
+
+  /**
+   * The run has failed, and nobody will come to {@link settle} any more: what devices began fails, so that they come to
+   * rest and the machine can be closed.
+   */
+  abandon(): void {
+    this.#abandoned = true;
+    for (const task of this.#deferred.splice(0)) this.#soon(task);
+    for (const { disk, reject } of this.#requests.splice(0)) {
+      reject(new BlockError('EIO', `Cannot carry out a request of disk ${disk}: the run is over`));
     }
   }
 
@@ -119,8 +138,12 @@ export class Inputs {
     let failed = false;
     if (work === undefined) {
       const record = this.#log.take('disk', round);
-      if (record.disk !== disk || (into !== undefined && !record.failed && record.bytes.length !== into.length)) {
-        throw new ReplayError(`Cannot replay: a request of disk ${disk}, the recording has one of disk ${record.disk}`);
+      const wanted = into?.length ?? 0;
+      const found = record.bytes.length;
+      if (record.disk !== disk || (into !== undefined && !record.failed && found !== wanted)) {
+        throw new ReplayError(
+          `Cannot replay: the guest asks disk ${disk} for ${wanted} bytes, the recording has ${found} of disk ${record.disk}`,
+        );
       }
       failed = record.failed;
       if (!failed) into?.set(record.bytes);

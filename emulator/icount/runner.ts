@@ -1,10 +1,8 @@
-import type { AccessSize } from '../devices/device.ts';
 import { waitForWord } from '../devices/shared/mod.ts';
 import { addToCounter } from '../hart/counters.ts';
-import { type ExitCode, Hart, type HartHost } from '../hart/hart.ts';
+import type { ExitCode, Hart } from '../hart/hart.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import type { Bus } from '../machine/bus.ts';
-import { HartSbi } from '../machine/hart_sbi.ts';
 import type { SharedHartSignals } from '../machine/hart_signals.ts';
 import type { SharedDevices } from '../machine/shared_devices.ts';
 import {
@@ -16,12 +14,14 @@ import {
 } from '../machine/words.ts';
 import type { GuestMemory } from '../memory/guest_memory.ts';
 import type { MemoryLayout } from '../memory/layout.ts';
-import { HartLog, type LogOptions } from '../trace/hart_log.ts';
-import { HartSampler } from '../trace/hart_sampler.ts';
+import type { HartLog, LogOptions } from '../trace/hart_log.ts';
 import type { WasmMemory } from '../wasm/platform.ts';
-import { type InstructionClock, NS_PER_TICK } from './clock.ts';
+import type { InstructionClock } from './clock.ts';
+import { GuestTimers } from './guest_timers.ts';
 import type { Inputs } from './inputs.ts';
-import { ReplayError, type ReplayLog } from './replay_log.ts';
+import { type Lane, type LaneRun, makeLane } from './lane.ts';
+import { Recording, type RecordingOptions } from './recording.ts';
+import { ReplayError } from './replay_log.ts';
 
 /** Instructions of one hart before the next has its turn */
 const QUANTUM = 4096;
@@ -29,13 +29,9 @@ const QUANTUM = 4096;
 const EVENTS_MS = 4;
 /** The longest sleep of an idle machine, in `ms`: arrivals end it sooner */
 const MAX_SLEEP_MS = 10_000;
-/** Instructions between two checkpoints of a recording */
-const CHECKPOINT = 1 << 26;
-const MTIP = 1 << 7;
-const STIP = 1 << 5;
 const NS_PER_MS = 1_000_000;
 
-export interface RunnerOptions {
+export interface RunnerOptions extends RecordingOptions {
   readonly memory: WasmMemory;
   readonly layout: MemoryLayout;
   readonly signals: SharedHartSignals;
@@ -45,9 +41,7 @@ export interface RunnerOptions {
   /** Those of them that may have more to do after an access */
   readonly mainBus: Bus;
   readonly guest: GuestMemory;
-  readonly clock: InstructionClock;
   readonly inputs: Inputs;
-  readonly log: ReplayLog;
   /** False: an idle machine's time moves on at once */
   readonly sleep: boolean;
   /** Keeps guest time near real time by how long an instruction takes */
@@ -59,24 +53,11 @@ export interface RunnerOptions {
   readonly soon: (task: () => void) => void;
   /** Hands on what the guest has printed */
   readonly flushOutput: () => void;
-  /** Of the harts' registers, and of everything */
-  readonly digests: { harts(): bigint; machine(): bigint };
-  /** A replay has come to its end; `matches`: its state is the recorded one */
-  readonly onReplayEnd: (matches: boolean) => void;
 }
 
 /** Told the time at each look at the host's events; may change the shift. */
 export interface ShiftAdjuster {
   look(clock: InstructionClock): void;
-}
-
-interface Lane {
-  readonly hart: Hart;
-  readonly sbi: HartSbi;
-  readonly log: HartLog | undefined;
-  readonly sampler: HartSampler | undefined;
-  /** In WFI, until an interrupt is pending */
-  waiting: boolean;
 }
 
 /** Where the runner is, beyond what harts and clock know. */
@@ -96,6 +77,8 @@ export class InstructionRunner {
   readonly ended: Promise<Error | undefined>;
   readonly #options: RunnerOptions;
   readonly #lanes: readonly Lane[];
+  readonly #timers: GuestTimers;
+  readonly #recording: Recording;
   readonly #words: Int32Array;
   readonly #counters: BigUint64Array;
   #round = 0;
@@ -104,28 +87,38 @@ export class InstructionRunner {
   /** Fuel that the hart which runs was given; 0 between runs */
   #fuel = 0;
   #running: Hart | undefined;
-  #timeOffset = 0;
   #stale = true;
   /** A device that works by promises was written to */
   #touched = false;
   #terminated = false;
-  #replayed = false;
   #stopAt: { readonly instructions: number; readonly resolve: () => void } | undefined;
-  #nextCheckpoint = CHECKPOINT;
   #eventsAt = 0;
 
   constructor(options: RunnerOptions) {
     this.#options = options;
     this.#words = options.signals.words;
     this.#counters = new BigUint64Array(options.memory.buffer);
-    this.#lanes = Array.from({ length: options.layout.harts }, (_, id) => this.#makeLane(id));
+    this.#timers = new GuestTimers(options.clock, options.devices, this.#words);
+    this.#recording = new Recording(options);
+    const fenced = () => this.#lanes;
+    const run: LaneRun = {
+      now: () => this.#timers.now(this.#used()),
+      poll: (hart) => this.#timers.poll(hart, this.#used()),
+      touch: () => {
+        this.#touched = true;
+      },
+    };
+    this.#lanes = Array.from({ length: options.layout.harts }, (_, id) => makeLane(options, id, run, fenced));
     this.ended = this.#run()
-      // Whoever waits for the harts to stand does so no longer, also where the run has failed
-      .finally(() => this.#end())
       .then(
         () => undefined,
-        (error: unknown) => (error instanceof Error ? error : new Error(String(error))),
-      );
+        (error: unknown) => {
+          options.inputs.abandon();
+          return this.#recording.withPlace(error instanceof Error ? error : new Error(String(error)), this.#round);
+        },
+      )
+      // Whoever waits for the harts to stand does so no longer, also where the run has failed
+      .finally(() => this.#end());
   }
 
   terminate(): void {
@@ -170,102 +163,12 @@ export class InstructionRunner {
 
   /** Writes the end of a recording; the machine stands. */
   finish(): void {
-    const { log, clock, digests } = this.#options;
-    if (log.mode !== 'record') return;
-    log.record({
-      kind: 'end',
-      round: this.#round,
-      ns: clock.ns,
-      instructions: clock.instructions,
-      digest: digests.machine(),
-    });
+    this.#recording.finish(this.#round);
   }
 
-  #makeLane(id: number): Lane {
-    const { memory, layout, bus, mainBus, devices, signals, guest, trace, writeTrace } = this.#options;
-    let log: HartLog | undefined;
-    const host: HartHost = {
-      now: () => this.#now(),
-      poll: () => {
-        this.#pollTimers(this.#lanes[id]!.hart);
-        return 0;
-      },
-      mmioRead: (address, size) => {
-        const value = bus.read(address, size as AccessSize);
-        if (value < 0) log?.invalidAccess('read', address, size);
-        return value;
-      },
-      mmioWrite: (address, size, value) => {
-        if (mainBus.find(address, size) !== undefined) this.#touched = true;
-        const done = bus.write(address, size as AccessSize, value);
-        if (!done) log?.invalidAccess('write', address, size);
-        return done;
-      },
-      log: (kind, first, second, third) => log?.event(kind, first, second, third),
-    };
-    const hart = new Hart(memory, layout, id, host);
-    if (trace !== undefined) log = new HartLog(hart, trace, writeTrace ?? (() => {}));
-    hart.set32(H.HART_ICOUNT, 1);
-    const sbi = new HartSbi({
-      hart,
-      signals,
-      memory: guest,
-      devices,
-      serveFences: () => {},
-      // The others stand between two of their runs
-      fence: (kind, harts) => {
-        for (const lane of this.#lanes) {
-          if ((harts & (1 << lane.hart.id)) === 0) continue;
-          if (kind === 'fence.i') lane.hart.flushInstructions();
-          else lane.hart.flushTranslations();
-        }
-      },
-    });
-    const { samples } = this.#options;
-    const sampler =
-      samples === undefined ? undefined : new HartSampler(hart, samples[id]!, memory.buffer as SharedArrayBuffer);
-    return { hart, sbi, log, sampler, waiting: false };
-  }
-
-  // --- time -----------------------------------------------------------------------------------------------------
-
-  /** Guest time at the instruction that is executed now: the fuel is stored before whoever asks is called. */
-  #now(): number {
-    const used = this.#running === undefined ? 0 : this.#fuel - this.#running.get32(H.HART_FUEL);
-    return this.#options.clock.ticksAfter(used) + this.#timeOffset;
-  }
-
-  #pollTimers(hart: Hart): void {
-    const { aclint } = this.#options.devices;
-    this.#timeOffset = Number(BigInt.asIntN(64, aclint.timeOffset()));
-    const now = this.#now();
-    const mip = hart.word(H.HART_MIP);
-    const current = this.#words[mip]!;
-    const machineDue = aclint.mtimecmpTicks(hart.id) <= now;
-    if (machineDue !== ((current & MTIP) !== 0)) {
-      if (machineDue) Atomics.or(this.#words, mip, MTIP);
-      else Atomics.and(this.#words, mip, ~MTIP);
-    }
-    // stimecmp only ever raises here; a write to it clears (kernel csr.ts)
-    if (hart.getFloat64(H.HART_STIMECMP_TICKS) <= now) Atomics.or(this.#words, mip, STIP);
-  }
-
-  /** When the next timer of any hart, or the alarm, is due: in `ns`, infinity where none is. */
-  #deadline(): number {
-    const { clock, devices } = this.#options;
-    const now = clock.ticks() + this.#timeOffset;
-    let next = Number.POSITIVE_INFINITY;
-    for (const { hart } of this.#lanes) {
-      for (const ticks of [devices.aclint.mtimecmpTicks(hart.id), hart.getFloat64(H.HART_STIMECMP_TICKS)]) {
-        if (ticks > now && ticks < next) next = ticks;
-      }
-    }
-    // 2^53 ns are a hundred days; deadlines beyond it are none
-    const timers = (next - this.#timeOffset) * NS_PER_TICK;
-    const alarmMs = devices.rtc.checkAlarm();
-    const alarm = alarmMs === undefined ? Number.POSITIVE_INFINITY : clock.ns + Math.max(1, alarmMs) * NS_PER_MS;
-    const deadline = Math.min(timers, alarm);
-    return deadline < Number.MAX_SAFE_INTEGER ? deadline : Number.POSITIVE_INFINITY;
+  /** Instructions of the run that is under way: the fuel is stored before whoever asks is called. */
+  #used(): number {
+    return this.#running === undefined ? 0 : this.#fuel - this.#running.get32(H.HART_FUEL);
   }
 
   // --- the loop -------------------------------------------------------------------------------------------------
@@ -276,8 +179,13 @@ export class InstructionRunner {
     while (!this.#terminated) {
       const attention = this.#attention();
       if (attention & ATTENTION_EXIT) break;
-      if (this.#endOfReplay()) continue;
+      if (this.#recording.endOfReplay(this.#round)) {
+        for (const { hart } of this.#lanes) this.#options.signals.request(hart.id, ATTENTION_PAUSE);
+        this.#recording.tellEnd(this.#round);
+        continue;
+      }
       if (attention & ATTENTION_PAUSE) {
+        this.#recording.checkGuestEnd(this.#round);
         await this.#waitWhilePaused();
         continue;
       }
@@ -297,6 +205,8 @@ export class InstructionRunner {
   #end(): void {
     for (const { log } of this.#lanes) log?.flush();
     this.#setRunState(RUN_STATE_ENDED);
+    this.#stopAt?.resolve();
+    this.#stopAt = undefined;
   }
 
   async #turnOfRound(): Promise<void> {
@@ -314,7 +224,7 @@ export class InstructionRunner {
       await inputs.settle(this.#round, clock.ns);
     }
     flushOutput();
-    if (clock.instructions >= this.#nextCheckpoint) this.#checkpoint();
+    this.#recording.look(this.#round);
   }
 
   /** Whose turn it is: the same hart until its quantum is used up or it waits. */
@@ -336,7 +246,7 @@ export class InstructionRunner {
 
   #runnable(lane: Lane): boolean {
     const { hart, sbi } = lane;
-    if (lane.waiting || sbi.suspended) this.#pollTimers(hart);
+    if (lane.waiting || sbi.suspended) this.#timers.poll(hart, this.#used());
     if (!sbi.enterIfStarted()) return false;
     if (!lane.waiting) return true;
     lane.waiting = (Atomics.load(this.#words, hart.word(H.HART_MIP)) & hart.get32(H.HART_MIE)) === 0;
@@ -346,7 +256,7 @@ export class InstructionRunner {
   #slice(lane: Lane): void {
     const { clock } = this.#options;
     const { hart, log } = lane;
-    const deadline = this.#deadline();
+    const deadline = this.#timers.deadline(this.#lanes);
     const untilDeadline = deadline === Number.POSITIVE_INFINITY ? this.#left : clock.instructionsUntil(deadline);
     this.#fuel = Math.max(1, Math.min(this.#left, untilDeadline));
     // What a run before left over was not executed; run() begins with looking at the time
@@ -382,7 +292,7 @@ export class InstructionRunner {
 
   async #idle(): Promise<void> {
     const { clock, log, sleep, inputs } = this.#options;
-    const deadline = this.#deadline();
+    const deadline = this.#timers.deadline(this.#lanes);
     const due = deadline !== Number.POSITIVE_INFINITY;
     for (const lane of this.#lanes) lane.log?.flush();
     if (log.mode === 'replay') {
@@ -430,44 +340,6 @@ export class InstructionRunner {
     await new Promise<void>((resolve) => this.#options.soon(resolve));
     this.#eventsAt = performance.now();
     this.#options.adjust?.look(this.#options.clock);
-  }
-
-  // --- recordings -------------------------------------------------------------------------------------------------
-
-  #checkpoint(): void {
-    const { log, clock, digests } = this.#options;
-    this.#nextCheckpoint = clock.instructions + CHECKPOINT;
-    if (log.mode === 'off') return;
-    const at = { round: this.#round, ns: clock.ns, instructions: clock.instructions };
-    const digest = digests.harts();
-    if (log.mode === 'record') {
-      log.record({ ...at, kind: 'checkpoint', digest });
-      return;
-    }
-    const record = log.take('checkpoint', this.#round);
-    if (record.digest !== digest || record.instructions !== at.instructions) {
-      throw new ReplayError(
-        `Cannot replay: after ${at.instructions} instructions the registers are not the recorded ones`,
-      );
-    }
-  }
-
-  /** True once, where the recording ends. */
-  #endOfReplay(): boolean {
-    const { log, digests, clock, onReplayEnd } = this.#options;
-    if (this.#replayed || log.mode !== 'replay') return false;
-    const next = log.peek();
-    if (next !== undefined && next.round > this.#round) return false;
-    if (next !== undefined && next.kind !== 'end') {
-      // Its round is over, and the guest did not do what it belongs to
-      throw new ReplayError(`Cannot replay: the guest went past ${next.kind} in round ${next.round} of the recording`);
-    }
-    this.#replayed = true;
-    if (next === undefined) throw new ReplayError('Cannot replay further: the recording was cut off');
-    const { instructions, digest } = log.take('end', this.#round);
-    for (const { hart } of this.#lanes) this.#options.signals.request(hart.id, ATTENTION_PAUSE);
-    onReplayEnd(instructions === clock.instructions && digest === digests.machine());
-    return true;
   }
 
   // --- pausing ----------------------------------------------------------------------------------------------------

@@ -6,15 +6,16 @@ import { waitForWord, yieldToEventLoop } from '../devices/shared/mod.ts';
 import { UartPort } from '../devices/uart16550/mod.ts';
 import { readCounters } from '../hart/counters.ts';
 import { installDecodeTables } from '../hart/hart.ts';
-import { resetHartRegisters } from '../hart/reset.ts';
 import { HartState } from '../hart/state.ts';
 import type { InstructionClock } from '../icount/clock.ts';
 import { canonicalText, Digest } from '../icount/digest.ts';
 import { type InstructionParts, instructionParts } from '../icount/parts.ts';
+import { ReplayError } from '../icount/replay_log.ts';
 import { InstructionRunner } from '../icount/runner.ts';
 import { InstructionState } from '../icount/state.ts';
-import { HART_HSM, HART_MIP, HART_RUN_STATE, HART_STATE_BYTES } from '../kernel/assembly/hart_layout.ts';
-import { type GuestMemory, PAGE_BYTES, PAGE_SHIFT } from '../memory/guest_memory.ts';
+import { HART_HSM, HART_RUN_STATE } from '../kernel/assembly/hart_layout.ts';
+import { DirtyMap } from '../memory/dirty_map.ts';
+import { type GuestMemory, PAGE_BYTES } from '../memory/guest_memory.ts';
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
 import { StateError, type StateValue } from '../state/state.ts';
 import { collectSymbols } from '../trace/guest_symbols.ts';
@@ -27,11 +28,13 @@ import { Bus } from './bus.ts';
 import { SharedClock } from './clock.ts';
 import { buildMainDevices, type MainDevices } from './devices.ts';
 import { finishFromGuest } from './guest_request.ts';
+import { HartGroup } from './hart_group.ts';
 import { SharedHartSignals } from './hart_signals.ts';
+import { loadBootPlan } from './load_plan.ts';
 import type { MachineApi, MachineEvent, MachineOptions, MachineState, MachineStatus } from './machine_api.ts';
 import { MachineStateSet } from './machine_state.ts';
 import { MailboxServer, serveMailboxes } from './mailbox.ts';
-import { BOOT_ROM, RAM_START } from './memory_map.ts';
+import { RAM_START } from './memory_map.ts';
 import type { HartThreadHandle, MachinePlatform } from './platform.ts';
 import { attachSharedDevices, guestMemory, type SharedDevices } from './shared_devices.ts';
 import {
@@ -45,7 +48,6 @@ import {
   MAIN_DOORBELL,
   NEVER,
   RUN_STATE_ENDED,
-  RUN_STATE_RUNNING,
   THROTTLE,
 } from './words.ts';
 
@@ -68,10 +70,11 @@ export class Machine implements MachineApi {
   readonly #platform: MachinePlatform;
   readonly #layout: MemoryLayout;
   readonly #memory: WasmMemory;
-  readonly #bytes: Uint8Array;
   readonly #guest: GuestMemory;
   readonly #clock: SharedClock | InstructionClock;
   readonly #signals: SharedHartSignals;
+  readonly #group: HartGroup;
+  readonly #dirty: DirtyMap;
   readonly #shared: SharedDevices;
   readonly #devices: MainDevices;
   readonly #bus: Bus;
@@ -87,6 +90,7 @@ export class Machine implements MachineApi {
   #profiler: Profiler | undefined;
   /** The guest has asked for its end */
   #guestEnds = false;
+  #replayFailed = false;
   readonly #counted: InstructionParts | undefined;
   /** In place of the threads, with -icount */
   #runner: InstructionRunner | undefined;
@@ -126,10 +130,11 @@ export class Machine implements MachineApi {
     const pages = this.#layout.wasmPages;
     this.#memory = new wasm.Memory({ initial: pages, maximum: pages, shared: true });
     const { buffer } = this.#memory;
-    this.#bytes = new Uint8Array(buffer);
     installDecodeTables(this.#memory);
     this.#clock = counted?.clock ?? SharedClock.create(buffer);
     this.#signals = new SharedHartSignals(buffer, this.#layout);
+    this.#group = new HartGroup(this.#signals, options.harts);
+    this.#dirty = new DirtyMap(new Uint8Array(buffer), this.#layout, options.ramBytes / PAGE_BYTES);
     this.#guest = guestMemory(buffer, this.#layout);
     this.#shared = attachSharedDevices(buffer, this.#signals, this.#clock, (request) => {
       // Harts write to the test device on their own threads, unless all of them are on this one
@@ -175,7 +180,7 @@ export class Machine implements MachineApi {
     this.#shared.uart.reset();
     this.#shared.rtc.reset();
     this.#load();
-    for (let hart = 0; hart < options.harts; hart++) this.#signals.request(hart, ATTENTION_PAUSE);
+    this.#group.request(ATTENTION_PAUSE);
     const log = this.#logOptions();
     if (options.profile === true) this.#profiler = new Profiler(options.harts, new SymbolTable(this.#symbols()));
     const rings = this.#profiler?.rings;
@@ -226,6 +231,10 @@ export class Machine implements MachineApi {
       guest: this.#guest,
       flushOutput: () => this.#uartPort.flush(),
       digests: { harts: () => this.#registerDigest(), machine: () => this.digest() },
+      guestEnded: () => {
+        const request = Atomics.load(this.#signals.words, GUEST_REQUEST >> 2);
+        return this.#guestEnds || (request !== GUEST_NONE && request !== GUEST_RESET);
+      },
       onReplayEnd: (matches) => {
         const guestEnded = Atomics.load(this.#signals.words, GUEST_REQUEST >> 2) !== GUEST_NONE || this.#guestEnds;
         this.#events.next({ kind: 'replay-end', matches, instructions: counted.clock.instructions, guestEnded });
@@ -338,7 +347,7 @@ export class Machine implements MachineApi {
     });
     this.#closed = true;
     this.#runner?.finish();
-    for (let hart = 0; hart < this.options.harts; hart++) this.#signals.request(hart, ATTENTION_EXIT);
+    this.#group.request(ATTENTION_EXIT);
     const ended = Promise.all(this.#threads.map((thread) => thread.ended));
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise((resolve) => {
@@ -363,32 +372,18 @@ export class Machine implements MachineApi {
   #runHarts(): void {
     this.#clock.start();
     for (const device of this.#devices.virtio) device.release();
-    for (let hart = 0; hart < this.options.harts; hart++) this.#signals.clear(hart, ATTENTION_PAUSE);
+    this.#group.clear(ATTENTION_PAUSE);
     this.#setStatus('running');
   }
 
   /** All harts stand at an instruction boundary, time stands, no device request is in flight. */
   async #stopHarts(): Promise<void> {
-    for (let hart = 0; hart < this.options.harts; hart++) this.#signals.request(hart, ATTENTION_PAUSE);
-    await this.#hartsStand();
+    this.#group.request(ATTENTION_PAUSE);
+    await this.#group.stand(() => serveMailboxes(this.#signals, this.#bus));
     this.#clock.stop();
     for (const device of this.#devices.virtio) device.hold();
     await Promise.all(this.#devices.virtio.map((device) => device.quiesce()));
     this.#uartPort.flush();
-  }
-
-  async #hartsStand(): Promise<void> {
-    for (;;) {
-      const seen = Atomics.load(this.#signals.words, MAIN_DOORBELL >> 2);
-      let standing = true;
-      for (let hart = 0; hart < this.options.harts; hart++) {
-        const state = Atomics.load(this.#signals.words, this.#signals.index(hart, HART_RUN_STATE));
-        if (state === RUN_STATE_RUNNING) standing = false;
-      }
-      if (standing) return;
-      serveMailboxes(this.#signals, this.#bus);
-      await waitForWord(this.#signals.words, MAIN_DOORBELL >> 2, seen, 100);
-    }
   }
 
   async #reset(reason: 'guest-reset' | 'host'): Promise<void> {
@@ -405,31 +400,11 @@ export class Machine implements MachineApi {
     if (wasRunning) this.#runHarts();
   }
 
-  /** Puts the boot plan into memory and the harts at their start. RAM outside the plan keeps its contents. */
   #load(): void {
-    this.#bytes.fill(0, this.#layout.rom, this.#layout.ram);
-    this.#bytes.set(this.#plan.rom, this.#layout.rom + BOOT_ROM.base);
-    for (const { address, bytes, memoryBytes } of this.#plan.segments) {
-      this.#guest.write(address, bytes);
-      if (memoryBytes > bytes.length) this.#guest.fill(address + bytes.length, memoryBytes - bytes.length, 0);
-    }
+    const parts = { buffer: this.#memory.buffer, layout: this.#layout, guest: this.#guest, signals: this.#signals };
     this.#shared.aclint.reset();
+    loadBootPlan(this.#plan, { ...parts, harts: this.options.harts });
     this.#runner?.restart();
-    const { start } = this.#plan;
-    for (let hart = 0; hart < this.options.harts; hart++) {
-      const base = this.#layout.hart(hart);
-      this.#bytes.fill(0, base, base + HART_STATE_BYTES);
-      Atomics.store(this.#signals.words, this.#signals.index(hart, HART_MIP), 0);
-      const supervisor = start.privilege === 'S';
-      resetHartRegisters(this.#memory.buffer, base, {
-        id: hart,
-        pc: start.pc,
-        a0: supervisor ? start.a0 : hart,
-        a1: start.a1,
-        supervisor,
-      });
-      Atomics.store(this.#signals.words, this.#signals.index(hart, HART_HSM), supervisor && hart !== start.a0 ? 1 : 0);
-    }
   }
 
   #setStatus(status: MachineStatus): void {
@@ -440,7 +415,12 @@ export class Machine implements MachineApi {
 
   #hartEnded(hart: number, error: Error | undefined): void {
     if (this.#closed || error === undefined) return;
-    this.#platform.onProblem?.(`hart ${hart}: its thread failed: ${error.message}`);
+    this.#replayFailed = error instanceof ReplayError;
+    this.#platform.onProblem?.(
+      error instanceof ReplayError
+        ? `${error.code}: ${error.message}`
+        : `hart ${hart}: its thread failed: ${error.message}`,
+    );
     Atomics.store(this.#signals.words, this.#signals.index(hart, HART_RUN_STATE), RUN_STATE_ENDED);
     this.#signals.ringMain();
     void this.#enqueue(async () => {
@@ -475,6 +455,8 @@ export class Machine implements MachineApi {
         return;
       }
       await this.#stopHarts();
+      // The end of a replay that went another way is not the guest's end
+      if (this.#replayFailed) return;
       this.#setStatus('shutdown');
       const reason = request === GUEST_FAILURE ? 'guest-panic' : 'guest-shutdown';
       this.#events.next({ kind: 'shutdown', reason, exitCode });
@@ -492,22 +474,11 @@ export class Machine implements MachineApi {
   }
 
   harvestDirty(consumer: number, fromPage: number, maxPages: number): Uint32Array {
-    const pages = this.ramBytes / PAGE_BYTES;
-    const dirty = this.#bytes.subarray(this.#layout.dirty, this.#layout.dirty + pages);
-    const found = new Uint32Array(Math.min(maxPages, pages));
-    let count = 0;
-    for (let page = fromPage; page < pages && count < found.length; page++) {
-      if ((dirty[page]! & consumer) === 0) continue;
-      // Cleared before the caller reads the page: a store that races marks it again
-      Atomics.and(dirty, page, ~consumer & 0xff);
-      found[count++] = page;
-    }
-    return found.subarray(0, count);
+    return this.#dirty.harvest(consumer, fromPage, maxPages);
   }
 
   markAllDirty(consumer: number): void {
-    const pages = this.ramBytes >> PAGE_SHIFT;
-    for (let page = 0; page < pages; page++) Atomics.or(this.#bytes, this.#layout.dirty + page, consumer);
+    this.#dirty.markAll(consumer);
   }
 
   setThrottle(percent: number): void {

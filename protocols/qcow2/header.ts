@@ -14,7 +14,8 @@ import { QCOW2_LIMITS } from './limits.ts';
 export function peekClusterBytes(start: Uint8Array): number {
   const cursor = new Cursor(start, 'qcow2 header');
   cursor.expectU32(QCOW2_MAGIC, 'magic');
-  cursor.skip(16, 'version to backing_file_size');
+  expectVersion(cursor);
+  cursor.skip(12, 'backing_file_offset and backing_file_size');
   return 2 ** clusterBitsOf(cursor);
 }
 
@@ -28,8 +29,7 @@ export function peekClusterBytes(start: Uint8Array): number {
 export function decodeHeader(first: Uint8Array, fileBytes: number): Qcow2Header {
   const cursor = new Cursor(first, 'qcow2 header');
   cursor.expectU32(QCOW2_MAGIC, 'magic');
-  const version = cursor.u32('version');
-  if (version !== 2 && version !== 3) throw bad('ERR_WIRE_VALUE', `version ${version}, expected 2 or 3`);
+  const version = expectVersion(cursor);
   const backingOffset = cursor.u64('backing_file_offset');
   const backingBytes = cursor.u32('backing_file_size');
   const clusterBits = clusterBitsOf(cursor);
@@ -197,6 +197,12 @@ function backingName(first: Uint8Array, offset: bigint, length: number, clusterB
   const cursor = new Cursor(first, 'qcow2 header');
   cursor.skip(Number(offset), 'up to the backing file name');
   return cursor.utf8(length, limit, 'backing file name');
+}
+
+function expectVersion(cursor: Cursor): 2 | 3 {
+  const version = cursor.u32('version');
+  if (version !== 2 && version !== 3) throw bad('ERR_WIRE_VALUE', `version ${version}, expected 2 or 3`);
+  return version;
 }
 
 function clusterBitsOf(cursor: Cursor): number {

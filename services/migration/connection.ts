@@ -1,4 +1,5 @@
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { listenOnPath } from '../shared/mod.ts';
 import { MigrationError } from './migration_error.ts';
 import { formatMigrationUri, type MigrationAddress } from './uri.ts';
 
@@ -76,21 +77,21 @@ export async function listenMigration(
 }
 
 async function listen(server: Server, address: MigrationAddress): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const onError = (cause: Error) =>
-    reject(
-      new MigrationError(
-        'ERR_MIGRATION_CONNECTION',
-        `Cannot listen on ${formatMigrationUri(address)}: ${cause.message}`,
-        {
-          cause,
-        },
-      ),
-    );
-  server.once('error', onError);
-  if (address.kind === 'unix') server.listen(address.path, resolve);
-  else server.listen({ port: address.port, ...(address.host === '' ? {} : { host: address.host }) }, resolve);
-  await promise;
-  server.off('error', onError);
+  try {
+    if (address.kind === 'unix') await listenOnPath(server, address.path);
+    else await listenOnPort(server, address.host, address.port);
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    const text = `Cannot listen on ${formatMigrationUri(address)}: ${why}`;
+    throw new MigrationError('ERR_MIGRATION_CONNECTION', text, { cause });
+  }
   server.on('error', () => {}); // accept() may fail for want of descriptors; the listener goes on
+}
+
+async function listenOnPort(server: Server, host: string, port: number): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  server.once('error', reject);
+  server.listen({ port, ...(host === '' ? {} : { host }) }, resolve);
+  await promise;
+  server.off('error', reject);
 }

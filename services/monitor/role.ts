@@ -1,9 +1,8 @@
-import { chmod, lstat, mkdtemp, rename, rm, unlink } from 'node:fs/promises';
-import { connect, createServer, type Server } from 'node:net';
-import { dirname, join } from 'node:path';
+import { createServer, type Server } from 'node:net';
 import { isQmpEvent, type QmpEventName } from '../../protocols/qmp/mod.ts';
 import type { RoleMain } from '../shared/role.ts';
 import { RpcPeer } from '../shared/rpc.ts';
+import { listenOnPath } from '../shared/unix_listener.ts';
 import { QmpCommands } from './commands.ts';
 import { QmpSession } from './session.ts';
 
@@ -35,7 +34,9 @@ export const monitorRole: RoleMain<MonitorRoleOptions> = async (links, options) 
   });
   control.handle('listen', async () => {
     for (const path of options.paths) {
-      const server = await listenPrivately(path);
+      // The monitor is as powerful as the account that runs it: only that account may connect.
+      const server = createServer({ allowHalfOpen: true });
+      await listenOnPath(server, path);
       servers.push(server);
       server.on('connection', (socket) => {
         if (sessions.size >= MAX_CLIENTS) {
@@ -50,46 +51,6 @@ export const monitorRole: RoleMain<MonitorRoleOptions> = async (links, options) 
     return { paths: options.paths };
   });
   await new Promise<void>((resolve) => control.onClose(() => resolve()));
-  for (const server of servers) server.close();
-  await Promise.all(options.paths.slice(0, servers.length).map((path) => rm(path, { force: true })));
+  for (const server of servers) server.close(); // and their sockets are removed
   await Promise.all([...sessions].map((session) => session.end()));
 };
-
-/**
- * Only the owner may connect: the monitor is as powerful as the account that runs it. The socket is made inside a
- * directory that nobody else can enter and moved to its place when its mode is right.
- */
-async function listenPrivately(path: string): Promise<Server> {
-  await removeStaleSocket(path);
-  const server = createServer({ allowHalfOpen: true });
-  const directory = await mkdtemp(join(dirname(path), '.q'));
-  try {
-    const hidden = join(directory, 's');
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen(hidden, resolve);
-    });
-    await chmod(hidden, 0o600);
-    await rename(hidden, path);
-  } finally {
-    await rm(directory, { recursive: true, force: true });
-  }
-  return server;
-}
-
-/** A socket that nobody listens on is left over; anything else at the path is the user's and stays. */
-async function removeStaleSocket(path: string): Promise<void> {
-  const facts = await lstat(path).catch(() => undefined);
-  if (facts === undefined) return;
-  if (!facts.isSocket()) throw new Error(`Cannot listen on ${path}: there is something that is not a socket`);
-  const inUse = await new Promise<boolean>((resolve) => {
-    const probe = connect(path);
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.once('error', () => resolve(false));
-  });
-  if (inUse) throw new Error(`Cannot listen on ${path}: another program does`);
-  await unlink(path);
-}

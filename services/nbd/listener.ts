@@ -1,7 +1,7 @@
-import { chmodSync, lstatSync, readFileSync, readlinkSync, unlinkSync } from 'node:fs';
-import { connect, createServer, type Server, type Socket } from 'node:net';
-import process from 'node:process';
+import { readFileSync, readlinkSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
 import { formatNbdUri, NBD_PORT } from '../../protocols/nbd/mod.ts';
+import { listenOnPath } from '../shared/mod.ts';
 import { borrowingSocket } from './borrowing_socket.ts';
 import type { ExportDirectory } from './export_set.ts';
 import type { NbdMetrics } from './metrics.ts';
@@ -87,7 +87,7 @@ export class NbdListener {
   async #listen(address: NbdListenAddress): Promise<void> {
     if (address.type === 'unix') {
       this.#address = address;
-      await this.#listenUnix(address.path);
+      await listenOnPath(this.#server, address.path);
       return;
     }
     if (address.type === 'fd') await this.#bind({ fd: address.fd });
@@ -101,21 +101,7 @@ export class NbdListener {
     }
   }
 
-  async #listenUnix(path: string): Promise<void> {
-    await removeStaleSocket(path);
-    // Bound inside listen(): with this mask nobody else can connect between bind and chmod.
-    const mask = setUmask(0o177);
-    let bound: Promise<void>;
-    try {
-      bound = this.#bind({ path });
-    } finally {
-      if (mask !== undefined) setUmask(mask);
-    }
-    await bound;
-    if (mask === undefined) chmodSync(path, 0o600);
-  }
-
-  #bind(options: { host: string; port: number } | { path: string } | { fd: number }): Promise<void> {
+  #bind(options: { host: string; port: number } | { fd: number }): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#server.once('error', reject);
       this.#server.listen(options, () => {
@@ -136,24 +122,6 @@ export class NbdListener {
   }
 }
 
-/** A socket file that nobody serves any more is in the way; anything else at the path stays. */
-async function removeStaleSocket(path: string): Promise<void> {
-  try {
-    if (!lstatSync(path).isSocket()) return;
-  } catch {
-    return; // nothing there
-  }
-  const served = await new Promise<boolean>((resolve) => {
-    const probe = connect(path);
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code !== 'ECONNREFUSED'));
-  });
-  if (!served) unlinkSync(path);
-}
-
 /** Path of an inherited UNIX socket, which Node does not tell; '' where the system does not either. */
 function pathOfSocket(fd: number): string {
   try {
@@ -164,14 +132,5 @@ function pathOfSocket(fd: number): string {
     return fields?.slice(7).join(' ') ?? '';
   } catch {
     return '';
-  }
-}
-
-/** Undefined in a worker thread, where the mask of the process cannot be changed. */
-function setUmask(mask: number): number | undefined {
-  try {
-    return process.umask(mask);
-  } catch {
-    return undefined;
   }
 }

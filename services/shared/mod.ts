@@ -1,5 +1,6 @@
 export { Channel, type ChannelOptions } from './channel.ts';
 export { decodeMessagePack, encodeMessagePack, type PlainValue } from './messagepack.ts';
+export { lockName, type NameLock } from './name_lock.ts';
 export { QmpClient, type QmpClientEvent, QmpConnectionError } from './qmp_client.ts';
 export type { RoleLinks, RoleMain, Rpc } from './role.ts';
 export { RpcError, RpcPeer, type RpcPeerOptions } from './rpc.ts';
@@ -21,3 +22,4 @@ export {
   TlsError,
   type X509Credentials,
 } from './tls_credentials.ts';
+export { listenOnPath } from './unix_listener.ts';

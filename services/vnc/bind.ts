@@ -1,5 +1,5 @@
-import { chmodSync } from 'node:fs';
 import type { AddressInfo, Server } from 'node:net';
+import { listenOnPath } from '../shared/mod.ts';
 
 /** Where to listen: an address, a UNIX socket, or a listening descriptor that was passed to this process. */
 export type BindAddress =
@@ -17,22 +17,25 @@ export interface BoundAddress {
 
 /** @throws the system's error when the address cannot be used */
 export async function bind(server: Server, address: BindAddress): Promise<BoundAddress> {
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    const done = () => {
-      server.off('error', reject);
-      resolve();
-    };
-    if (address.kind === 'tcp') server.listen(address.port, address.host, done);
-    else if (address.kind === 'unix') server.listen(address.path, done);
-    else server.listen({ fd: address.fd }, done);
-  });
+  if (address.kind === 'unix') await listenOnPath(server, address.path);
+  else await listen(server, address);
   server.on('error', () => {}); // accept failing (too many descriptors) must not end the role
-  if (address.kind === 'unix') chmodSync(address.path, 0o600);
   const bound = server.address();
   if (typeof bound === 'string' || bound === null) {
     return { host: typeof bound === 'string' ? bound : '', port: undefined, family: 'unix' };
   }
   const { address: host, port, family } = bound as AddressInfo;
   return { host, port, family: family === 'IPv6' ? 'ipv6' : 'ipv4' };
+}
+
+function listen(server: Server, address: Exclude<BindAddress, { kind: 'unix' }>): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    const done = () => {
+      server.off('error', reject);
+      resolve();
+    };
+    if (address.kind === 'tcp') server.listen(address.port, address.host, done);
+    else server.listen({ fd: address.fd }, done);
+  });
 }

@@ -24,7 +24,11 @@ const LAYERS: Readonly<Record<string, Layer>> = {
     node: true,
     packages: undefined,
   },
-  bench: { ours: ['cli', 'library', 'services', 'emulator', 'protocols', 'guests'], node: true, packages: undefined },
+  bench: {
+    ours: ['cli', 'library', 'services', 'emulator', 'protocols', 'guests', 'scripts'],
+    node: true,
+    packages: undefined,
+  },
   examples: { ours: ['library'], node: true, packages: ['rxjs'] },
   scripts: {
     ours: ['cli', 'library', 'services', 'emulator', 'protocols', 'guests', 'conformance'],

@@ -30,10 +30,7 @@ async function follow(
   seen: Set<string>,
   depth: number,
 ): Promise<ImageSource> {
-  const facts = await stat(path);
-  const id = `${facts.dev}-${facts.ino}`;
-  if (seen.has(id)) throw refuse(path, 'it comes twice in its own chain');
-  seen.add(id);
+  await meet(path, seen);
   if (depth > MAX_CHAIN) throw refuse(path, `more than ${MAX_CHAIN} images are under each other`);
   if (format !== 'qcow2') return { path, format };
   const { header } = await inspectQcow2(path);
@@ -55,7 +52,12 @@ async function follow(
   };
   const { backingFile, backingFormat, dataFile } = header;
   const parts: { backing?: ImageSource; dataFile?: { path: string } } = {};
-  if (dataFile !== undefined) parts.dataFile = { path: await inside('data file', dataFile) };
+  if (dataFile !== undefined) {
+    const data = await inside('data file', dataFile);
+    // An image that is its own data file would let a guest write its tables.
+    await meet(data, seen);
+    parts.dataFile = { path: data };
+  }
   if (backingFile !== undefined) {
     const known = IMAGE_FORMATS.find((name) => name === backingFormat);
     if (known === undefined) {
@@ -65,6 +67,14 @@ async function follow(
     parts.backing = await follow(await inside('backing file', backingFile), known, root, seen, depth + 1);
   }
   return { path, format, ...parts };
+}
+
+/** Remembers a file. @throws ImageError where it was met before */
+async function meet(path: string, seen: Set<string>): Promise<void> {
+  const { dev, ino } = await stat(path);
+  const id = `${dev}-${ino}`;
+  if (seen.has(id)) throw refuse(path, 'it comes twice in its own chain');
+  seen.add(id);
 }
 
 function refuse(path: string, found: string): ImageError {

@@ -1,7 +1,7 @@
 import { readFileSync, type Stats } from 'node:fs';
-import { createServer, type Server } from 'node:net';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { lockName, type NameLock } from '../../shared/mod.ts';
 import { ImageError } from './disk_image.ts';
 
 /** Held while an image is open for writing. */
@@ -13,8 +13,8 @@ export interface ImageLock {
 const QEMU_WRITE_PERMISSION_BYTE = 101;
 const QEMU_NO_SHARED_WRITE_BYTE = 201;
 
-const BIND_ATTEMPTS = 4;
-const BIND_PAUSE_MS = 100;
+const LOCK_ATTEMPTS = 4;
+const LOCK_PAUSE_MS = 100;
 
 const heldHere = new Set<string>();
 
@@ -28,9 +28,9 @@ export async function lockImage(stats: Pick<Stats, 'dev' | 'ino'>): Promise<Imag
   if (heldHere.has(id)) throw inUse('this process');
   if (qemuWrites(stats)) throw inUse('another program');
   heldHere.add(id);
-  let server: Server | undefined;
+  let name: NameLock;
   try {
-    server = await bindNameSoon(`caisson-image-${process.getuid?.() ?? 0}-${id}`);
+    name = await lockNameSoon(`caisson-image-${process.getuid?.() ?? 0}-${id}`);
   } catch (error) {
     heldHere.delete(id);
     throw error;
@@ -38,7 +38,7 @@ export async function lockImage(stats: Pick<Stats, 'dev' | 'ino'>): Promise<Imag
   return {
     async release() {
       heldHere.delete(id);
-      if (server !== undefined) await new Promise<void>((resolve) => server.close(() => resolve()));
+      await name.release();
     },
   };
 }
@@ -47,31 +47,13 @@ export async function lockImage(stats: Pick<Stats, 'dev' | 'ino'>): Promise<Imag
  * A writer closes its file before it gives up the name, and a new file may get the inode of one that was deleted in
  * between: a name that is taken is tried again before it is believed.
  */
-async function bindNameSoon(name: string): Promise<Server | undefined> {
+async function lockNameSoon(name: string): Promise<NameLock> {
   for (let attempt = 1; ; attempt++) {
-    try {
-      return await bindName(name);
-    } catch (error) {
-      if (attempt === BIND_ATTEMPTS) throw error;
-      await sleep(BIND_PAUSE_MS);
-    }
+    const lock = await lockName(name);
+    if (lock !== undefined) return lock;
+    if (attempt === LOCK_ATTEMPTS) throw inUse('another process');
+    await sleep(LOCK_PAUSE_MS);
   }
-}
-
-/** The abstract socket namespace of Linux is a set of names that die with their owner: all that a lock needs. */
-async function bindName(name: string): Promise<Server | undefined> {
-  if (process.platform !== 'linux') return undefined;
-  const server = createServer((socket) => socket.destroy());
-  return new Promise((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EADDRINUSE') reject(inUse('another process'));
-      else resolve(undefined); // sockets are forbidden here: whoever forbade them opened the image and locks it
-    });
-    server.listen({ path: `\0${name}` }, () => {
-      server.unref();
-      resolve(server);
-    });
-  });
 }
 
 function qemuWrites(stats: Pick<Stats, 'dev' | 'ino'>): boolean {

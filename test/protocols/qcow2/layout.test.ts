@@ -122,17 +122,17 @@ test('Q13 decodeBitmapDirectory() lists, and refuses what it does not know', (t)
   t.deepEqual(decodeBitmapDirectory(directory(), extension, 65_536, FILE_BYTES), [
     { name: 'b0', tableOffset: 0x20000, tableEntries: 1, inUse: false, auto: true, granularityBits: 16 },
   ]);
-  for (const change of [
-    { granularity: 64 },
-    { granularity: 8 },
-    { flags: 8 },
-    { name: 'a\0b' },
-    { name: '' },
-    { extra: 8 },
-    { type: 2 },
-  ]) {
+  for (const [what, change] of [
+    ['a bitmap of granularity 64', { granularity: 64 }],
+    ['a bitmap of granularity 8', { granularity: 8 }],
+    ['an unknown flag', { flags: 8 }],
+    ['a bitmap whose name has a NUL', { name: 'a\0b' }],
+    ['a bitmap without a name', { name: '' }],
+    ['extra data', { extra: 8 }],
+    ['an unknown type', { type: 2 }],
+  ] as const) {
     const bytes = directory(change);
-    t.throws(() => decodeBitmapDirectory(bytes, extension, 65_536, FILE_BYTES), { instanceOf: WireError });
+    t.throws(() => decodeBitmapDirectory(bytes, extension, 65_536, FILE_BYTES), { instanceOf: WireError }, what);
   }
   t.throws(() => decodeBitmapDirectory(directory(), extension, 65_536, 0x20000), { instanceOf: WireError });
   survivesEveryByteChange(t, directory(), (bytes) => decodeBitmapDirectory(bytes, extension, 65_536, FILE_BYTES));

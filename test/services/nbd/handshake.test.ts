@@ -164,6 +164,17 @@ test('H8: ABORT is acknowledged, with or without data, then the server closes', 
   }
 });
 
+test('H8: a client that leaves without waiting for the answer to ABORT has ended its session in order', async (t) => {
+  for (const leave of ['end', 'destroy'] as const) {
+    const client = await new ByteClient().hello();
+    client.send(encodeOption(OPT.ABORT));
+    if (leave === 'end') client.stream.end();
+    else client.stream.destroy(new Error('gone'));
+    const { error } = await client.summary;
+    t.true(error === undefined || leave === 'destroy', String(error));
+  }
+});
+
 test('H9, H10: STARTTLS in NOTLS mode gets ERR_POLICY, with data ERR_INVALID, and clear text goes on', async (t) => {
   const answers = await answersTo(encodeOption(OPT.STARTTLS), encodeOption(OPT.STARTTLS, Uint8Array.of(1)), goOption());
   t.deepEqual(answers, [[ERR_POLICY], [ERR_INVALID], [REP.INFO, ACK]]);
@@ -228,7 +239,7 @@ test('H13: a selected context has a name and an id', async (t) => {
   client.stream.destroy();
 });
 
-test('H14: a silent client is cut off at the deadline, before and within an option', async (t) => {
+test('H14: silent after connect: a client is cut off at the deadline, before and within an option', async (t) => {
   for (const sent of [new Uint8Array(0), joined(encodeClientFlags(3), goOption().subarray(0, 19))]) {
     const client = new ByteClient(twoDisks().exports, { limits: { handshakeMs: 30 } });
     client.send(sent);

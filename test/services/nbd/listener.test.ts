@@ -2,6 +2,7 @@ import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:f
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import process from 'node:process';
 import test from 'ava';
 import { encodeClientFlags } from '../../../protocols/nbd/mod.ts';
 import { NbdClient, NbdListener, type NbdSessionSummary } from '../../../services/nbd/mod.ts';
@@ -112,7 +113,7 @@ test('what a client says while it waits for its turn is not lost', async (t) => 
   await listener.close();
 });
 
-test('CVE-2017-10664: a client that is killed while we write ends its own session only', async (t) => {
+test('CVE-2017-10664: client killed with requests in flight: it ends its own session only', async (t) => {
   const path = newPath();
   const sessions: NbdSessionSummary[] = [];
   const { exports } = twoDisks();
@@ -143,6 +144,52 @@ test('CVE-2017-9524, CVE-2013-7441: 1000 connections that say nothing leave noth
   await listener.close();
   t.is(sessions + listener.refused, 1001);
   t.is(listener.connections, 0);
+});
+
+test('H14: 10 000 connections, fifty at a time, leave nothing, and others are served meanwhile', async (t) => {
+  const path = newPath();
+  let sessions = 0;
+  const listener = await NbdListener.listen({ type: 'unix', path }, twoDisks().exports, {
+    onSession: () => sessions++,
+  });
+  const client = await NbdClient.connect(listener.uri);
+  const before = process.memoryUsage().rss;
+  for (let round = 0; round < 200; round++) {
+    const sockets = await Promise.all(Array.from({ length: 50 }, () => opened(path)));
+    // Some say nothing, some begin, some are half through an option when they leave.
+    for (const [index, socket] of sockets.entries()) {
+      if (index % 3 === 1) socket.write(encodeClientFlags(3));
+      if (index % 3 === 2) socket.write(Buffer.concat([encodeClientFlags(3), goOption().subarray(0, 17)]));
+    }
+    await Promise.all(
+      sockets.map((socket) => {
+        const gone = closed(socket);
+        socket.end();
+        return gone;
+      }),
+    );
+    if (round % 20 === 0) await client.read(0, new Uint8Array(512));
+  }
+  t.true(process.memoryUsage().rss - before < 128 << 20);
+  await client.close();
+  await listener.close();
+  t.is(sessions + listener.refused, 10_001);
+  t.is(listener.connections, 0);
+});
+
+test('of listeners that start at once on one path, one wins, and its socket stays', async (t) => {
+  for (let round = 0; round < 10; round++) {
+    const path = newPath();
+    const tries = await Promise.allSettled(
+      Array.from({ length: 4 }, () => NbdListener.listen({ type: 'unix', path }, twoDisks().exports)),
+    );
+    const won = tries.filter((result) => result.status === 'fulfilled').map((result) => result.value);
+    t.is(won.length, 1, `${won.length} listen on one path`);
+    const client = await NbdClient.connect(`nbd+unix:///?socket=${path}`);
+    await client.read(0, new Uint8Array(512));
+    await client.close();
+    await Promise.all(won.map((listener) => listener.close()));
+  }
 });
 
 test('CVE-2024-7409: closing the listener does not wait for silent clients', async (t) => {

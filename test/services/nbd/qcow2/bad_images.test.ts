@@ -113,6 +113,14 @@ const badHeaders: readonly [name: string, change: (view: DataView) => void, expe
     /twice/,
   ],
   ['unknown incompatible bit', (v) => v.setBigUint64(72, 1n << 40n), /unknown incompatible features: bit 40/],
+  [
+    'extended L2 entries with clusters of 8 KiB',
+    (v) => {
+      v.setUint32(20, 13);
+      v.setBigUint64(72, 16n);
+    },
+    /extended L2 entries with cluster_bits 13, minimum is 14/,
+  ],
   ['external data file', (v) => v.setBigUint64(72, 4n), /external file/],
   ['compression type without its bit', (v) => v.setUint8(104, 1), /compression type/],
   [
@@ -144,6 +152,7 @@ const badSnapshots: readonly [name: string, at: number, bytes: number, value: nu
   ['L1 table of 2^32-1 entries', 8, 4, 0xffff_ffff],
   ['extra data of 1025 bytes', 36, 4, 1025],
   ['id longer than the file', 12, 2, 0xffff],
+  ['name longer than the file', 14, 2, 0xffff],
 ];
 for (const [name, at, width, value] of badSnapshots) {
   test(`Q12 a snapshot is refused: ${name}`, async (t) => {
@@ -175,7 +184,7 @@ test('Q1 an unknown incompatible feature is named from the table in the image', 
 });
 
 for (const name of ['nbd://host/', 'json:{"driver":"nbd"}', '/etc/passwd', '../../secret', 'self.qcow2']) {
-  test(`Q10 a backing file is not opened on the word of the image: ${name}`, async (t) => {
+  test(`Q10, CVE-2015-5163: a backing file is not opened on the word of the image: ${name}`, async (t) => {
     const bytes = emptyImage({ sizeBytes: DISK, backing: { file: name, format: 'raw' } });
     const file = new LogImageFile(bytes);
     await t.throwsAsync(Qcow2Image.openFile(file, { readOnly: true }), {

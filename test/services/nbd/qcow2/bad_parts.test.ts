@@ -35,15 +35,26 @@ async function refused(t: ExecutionContext, bytes: Uint8Array, expected: RegExp)
   t.true(error instanceof WireError || error instanceof ImageError, String(error));
 }
 
+async function refusedForWriting(t: ExecutionContext, bytes: Uint8Array, expected: RegExp): Promise<void> {
+  const file = new LogImageFile(bytes);
+  await t.throwsAsync(Qcow2Image.openFile(file, { readOnly: false }), { message: expected });
+  t.is(file.log.length, 0, 'something was written');
+}
+
 test('Q3 extensions without an end marker end where the cluster does', async (t) => {
   const { bytes, view } = goodImage();
   for (let at = 112, type = 0x1000; at < CLUSTER; at += 256, type++) {
     view.setUint32(at, type);
     view.setUint32(at + 4, Math.min(248, CLUSTER - at - 8));
   }
-  const startedMs = performance.now();
-  await open(bytes).catch((error) => t.true(error instanceof WireError));
-  t.true(performance.now() - startedMs < 2000);
+  // 255 of them fill the cluster exactly, and none says that it is the last.
+  const image = await open(bytes);
+  t.is(image.header.otherExtensions.length, Math.ceil((CLUSTER - 112) / 256));
+  for (let at = 112, type = 0x1000; at < CLUSTER; at += 16, type++) {
+    view.setUint32(at, type);
+    view.setUint32(at + 4, 8);
+  }
+  await refused(t, bytes, /more than 256 header extensions/);
 });
 
 test('Q3 a feature name that is not terminated is shown up to its end, and no further', async (t) => {
@@ -66,6 +77,66 @@ test('Q1 version 2 does not look at the fields of version 3', async (t) => {
   t.is(image.header.version, 2);
   await image.write(0, new Uint8Array(512).fill(1));
   await image.flush();
+});
+
+test('Q1 unknown compatible bits are ignored, unknown autoclear bits are cleared before the first write', async (t) => {
+  const { bytes, view } = goodImage();
+  view.setBigUint64(80, 1n << 50n);
+  view.setBigUint64(88, (1n << 63n) | (1n << 40n));
+  const reader = new LogImageFile(bytes);
+  await (await Qcow2Image.openFile(reader, { readOnly: true })).close();
+  t.is(reader.log.length, 0, 'whoever reads clears nothing');
+  const file = new LogImageFile(bytes);
+  const image = await Qcow2Image.openFile(file, { readOnly: false });
+  await image.write(CLUSTER, new Uint8Array(CLUSTER).fill(1));
+  await image.flush();
+  const after = new DataView(file.contents.slice().buffer);
+  t.is(after.getBigUint64(80), 1n << 50n, 'what is compatible stays');
+  t.is(after.getBigUint64(88), 0n);
+  // Cleared, and on stable storage, before anything else is written.
+  const first = file.log[0];
+  t.true(first !== 'sync' && first !== undefined && first.offset < 96 && first.offset + first.data.length > 88);
+  t.is(file.log[1], 'sync');
+});
+
+test('Q3 extensions that nobody here knows are kept when the header is written anew', async (t) => {
+  const { bytes, view } = goodImage();
+  view.setUint32(112, 0x1234_5678);
+  view.setUint32(116, 11);
+  bytes.set(new TextEncoder().encode('hello there'), 120);
+  const file = new LogImageFile(bytes);
+  const image = await Qcow2Image.openFile(file, { readOnly: false });
+  image.bitmaps.add('b', new DirtyBitmap(image.sizeBytes, 65_536, { persistent: true }));
+  await createSnapshot(image, 's');
+  await image.close();
+  const again = await open(file.contents.slice());
+  t.is(again.snapshots.length, 1);
+  t.truthy(again.bitmaps.get('b'));
+  const kept = again.header.otherExtensions.find(({ type }) => type === 0x1234_5678);
+  t.is(Buffer.from(kept!.data).toString(), 'hello there');
+});
+
+test('Q1 Q8 an image that is both dirty and corrupt is only read, and its refcounts are left alone', async (t) => {
+  const { bytes, view } = goodImage();
+  view.setBigUint64(72, 3n);
+  view.setUint16(2 * CLUSTER + 5 * 2, 0);
+  await refusedForWriting(t, bytes, /marked corrupt/);
+  const file = new LogImageFile(bytes);
+  const image = await Qcow2Image.openFile(file, { readOnly: true });
+  const into = new Uint8Array(512);
+  await image.read(0, into);
+  t.is(into[0], 0x11);
+  t.is(file.log.length, 0);
+});
+
+test('Q1 a disk whose size of 1000 bytes is no whole sectors has whole ones, as with QEMU, and nothing behind them', async (t) => {
+  const { bytes, view } = goodImage();
+  view.setBigUint64(24, 1000n);
+  const image = await open(bytes);
+  t.is(image.sizeBytes, 512);
+  const into = new Uint8Array(512);
+  await image.read(0, into);
+  t.is(into[511], 0x11);
 });
 
 test('Q14 a pointer to a LUKS header past the end, unaligned or huge is refused', async (t) => {
@@ -133,8 +204,8 @@ test('Q12 a snapshot table over the L1 table makes the image read-only', async (
   const l1 = Number(view.getBigUint64(40));
   bytes.copyWithin(l1, table, table + 80);
   view.setBigUint64(64, BigInt(l1));
-  const error = await t.throwsAsync(open(bytes, false));
-  t.true(error instanceof WireError || error instanceof ImageError, String(error));
+  await refusedForWriting(t, bytes, /snapshot table overlaps the L1 table|L1 table overlaps|corrupt/);
+  await (await open(bytes)).close();
 });
 
 test('Q4 Q16 two places of the disk in one cluster of the file: found by check, and apart after repair', async (t) => {

@@ -1,0 +1,26 @@
+import { createServer } from 'node:net';
+import process from 'node:process';
+
+/** A name that nobody else has until it is released, or its process ends. */
+export interface NameLock {
+  release(): Promise<void>;
+}
+
+/**
+ * Takes a name among all processes of this network namespace: the abstract socket namespace of Linux is a set of names
+ * that die with their owner. `name` has at most 100 bytes. Undefined: somebody has it. Where there are no such names,
+ * or sockets are forbidden, everybody gets it.
+ */
+export async function lockName(name: string): Promise<NameLock | undefined> {
+  if (process.platform !== 'linux') return { release: async () => {} };
+  const server = createServer((socket) => socket.destroy());
+  return new Promise((resolve) => {
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      resolve(error.code === 'EADDRINUSE' ? undefined : { release: async () => {} });
+    });
+    server.listen({ path: `\0${name}` }, () => {
+      server.unref();
+      resolve({ release: () => new Promise((done) => server.close(() => done())) });
+    });
+  });
+}
