@@ -1,10 +1,10 @@
 import { Aclint } from '../devices/aclint/mod.ts';
 import type { Clock, HartSignals } from '../devices/device.ts';
-import { GoldfishRtc } from '../devices/goldfish_rtc/mod.ts';
-import { PciShared } from '../devices/pci/mod.ts';
+import { GoldfishRtc } from '../devices/goldfish_rtc/device.ts';
+import { PciShared } from '../devices/pci/shared.ts';
 import { Plic } from '../devices/plic/mod.ts';
 import { type FinisherRequest, Syscon } from '../devices/syscon/mod.ts';
-import { Uart16550 } from '../devices/uart16550/mod.ts';
+import { Uart16550 } from '../devices/uart16550/device.ts';
 import { GuestMemory, PAGE_BYTES } from '../memory/guest_memory.ts';
 import type { MemoryLayout } from '../memory/layout.ts';
 import type { Window } from './bus.ts';

@@ -1,10 +1,10 @@
 // Words of the shared memory that belong to the machine as a whole (memory/layout.ts MACHINE_WORDS), and the slices
 // of the devices that every thread serves.
 import { Aclint } from '../devices/aclint/mod.ts';
-import { GoldfishRtc } from '../devices/goldfish_rtc/mod.ts';
-import { PciShared } from '../devices/pci/mod.ts';
+import { GoldfishRtc } from '../devices/goldfish_rtc/device.ts';
+import { PciShared } from '../devices/pci/shared.ts';
 import { Plic } from '../devices/plic/mod.ts';
-import { Uart16550 } from '../devices/uart16550/mod.ts';
+import { Uart16550 } from '../devices/uart16550/device.ts';
 import { DEVICE_WORDS, DEVICE_WORDS_BYTES, MACHINE_WORDS } from '../memory/layout.ts';
 
 /** f64: wall-clock milliseconds that the time base counts from */
