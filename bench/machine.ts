@@ -8,9 +8,10 @@ import { measureCompute } from './machine/compute.ts';
 import { measureHostile } from './machine/hostile.ts';
 import { measureMmio, measureSerial, measureTimer } from './machine/latency.ts';
 import { measureLinux } from './machine/linux.ts';
-import { type BenchOptions, COMPUTE, parseMachineOptions } from './machine/options.ts';
+import { type BenchOptions, COMPUTE, parseMachineOptions, START } from './machine/options.ts';
 import { printSection, type Section, writeJson } from './machine/report.ts';
 import { ourSide, qemuSide, qemuVersion, type Side } from './machine/sides.ts';
+import { measureStart } from './machine/start.ts';
 
 type Measure = (options: BenchOptions, sides: readonly Side[], folder: string) => Promise<Section | Section[]>;
 
@@ -24,6 +25,7 @@ interface Part {
 
 const PARTS: readonly Part[] = [
   { names: COMPUTE, compiles: true, measure: measureCompute },
+  { names: START, compiles: true, measure: measureStart },
   { names: ['mmio'], compiles: true, measure: measureMmio },
   { names: ['timer'], compiles: true, measure: measureTimer },
   { names: ['serial'], compiles: true, measure: measureSerial },

@@ -1,5 +1,5 @@
 import { resolve } from 'node:path';
-import { IMAGE_FORMATS, type ImageFormat } from '../services/nbd/mod.ts';
+import { IMAGE_FORMATS, type ImageFormat } from '../services/nbd/images/image_format.ts';
 import type { DiskFile, DiskSource, ThrottleLimits } from '../services/supervisor/mod.ts';
 import {
   flattenJson,

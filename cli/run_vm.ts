@@ -1,6 +1,6 @@
 import { constants } from 'node:os';
 import process from 'node:process';
-import { type ImageSource, resolveChain } from '../services/nbd/mod.ts';
+import type { ImageSource } from '../services/nbd/mod.ts';
 import {
   type DiskFile,
   type DiskSource,
@@ -73,6 +73,7 @@ export async function runVm(options: VmOptions, ui: RunUi = {}): Promise<number>
 /** A disk with `backing-root=` gets what its image names, by the policy; from here on all is said. */
 async function followNames({ backingRoot, ...disk }: DiskSource): Promise<DiskSource> {
   if (backingRoot === undefined) return disk;
+  const { resolveChain } = await import('../services/nbd/mod.ts');
   return { ...disk, ...diskFile(await resolveChain(disk.file, disk.format, { root: backingRoot })) };
 }
 

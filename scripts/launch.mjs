@@ -2,7 +2,7 @@
 // Everything else in the project may assume Node 26, which the npm registry supplies where the system's is older.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, statSync } from 'node:fs';
-import { constants } from 'node:os';
+import { constants, homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
@@ -42,6 +42,15 @@ export function findNode() {
   process.exit(1);
 }
 
+/**
+ * Where Node keeps what it made of our source files: types stripped, code compiled. To do that anew takes most of a
+ * second and a half of a machine's start. NODE_COMPILE_CACHE names another folder, NODE_DISABLE_COMPILE_CACHE=1 none.
+ */
+function codeCacheFolder() {
+  const base = process.env.XDG_CACHE_HOME;
+  return join(base?.startsWith('/') ? base : join(homedir(), '.cache'), 'caisson', 'code');
+}
+
 /** Runs `args` under Node 26 in place of this process: same terminal, same signals, same exit status. */
 export function handOver(args, env = {}) {
   // What systemd has opened for us goes on: its descriptors begin at 3.
@@ -49,6 +58,7 @@ export function handOver(args, env = {}) {
   const child = spawn(findNode(), args, {
     stdio: ['inherit', 'inherit', 'inherit', ...Array.from({ length: sockets }, (_, index) => 3 + index)],
     env: {
+      NODE_COMPILE_CACHE: codeCacheFolder(),
       ...process.env,
       PATH: `${join(ROOT, 'node_modules', '.bin')}:${process.env.PATH ?? ''}`,
       ...env,

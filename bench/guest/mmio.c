@@ -55,6 +55,7 @@ uint64_t workload(void) {
   MEASURE("time-csr", __asm__ volatile("rdtime t0" ::: "t0"));
   MEASURE("uart-scratch-write", WRITE(uint8_t, 0x10000007, 0x55));
   MEASURE("mtimecmp-write", WRITE(uint64_t, 0x02004000, ~0ul));
+  MEASURE("virtio-mmio-interrupt", READ(uint32_t, 0x10008060));
   if (!open_virtio(ENTROPY, &entropy)) return 0;
   MEASURE("virtio-isr", READ(uint8_t, entropy.parts[ISR]));
   MEASURE("virtio-status", READ(uint8_t, entropy.parts[COMMON] + 20));

@@ -17,6 +17,7 @@ const REGISTERS: readonly (readonly [name: string, title: string, target: Target
   ['time-csr', 'time CSR, read', TARGETS.hotRegister],
   ['uart-scratch-write', 'UART scratch, write', TARGETS.hotRegister],
   ['mtimecmp-write', 'mtimecmp, 8 bytes, write', TARGETS.hotRegister],
+  ['virtio-mmio-interrupt', 'virtio-mmio InterruptStatus, read', TARGETS.hotRegister],
   ['virtio-isr', 'virtio-pci ISR, read', TARGETS.hotRegister],
   ['virtio-status', 'virtio-pci device status, read', TARGETS.register],
   ['virtio-select-write', 'virtio-pci queue select, write', TARGETS.register],

@@ -10,6 +10,7 @@ export const COMPUTE = [
 ] as const;
 export const LINUX = ['boot', 'commands', 'parallel'] as const;
 export const LATENCY = ['mmio', 'idle', 'timer', 'serial'] as const;
+export const START = ['start'] as const;
 export const MEMORY = ['resident', 'hostile'] as const;
 
 /** Groups of names that can be given in place of them */
@@ -18,6 +19,7 @@ const GROUPS: Readonly<Record<string, readonly string[]>> = {
   linux: LINUX,
   latency: LATENCY,
   memory: MEMORY,
+  start: START,
 };
 
 export interface BenchOptions {
@@ -49,7 +51,8 @@ export class BenchUsageError extends Error {
 
 export const MACHINE_USAGE = `npm run bench -- machine [NAME…] [OPTIONS]
   NAME        compute (${COMPUTE.join(', ')}),
-              linux (${LINUX.join(', ')}), latency (${LATENCY.join(', ')}), memory (${MEMORY.join(', ')});
+              linux (${LINUX.join(', ')}), start, latency (${LATENCY.join(', ')}),
+              memory (${MEMORY.join(', ')});
               everything where none is given
   --rounds N  turns of each side (default 5)
   --engine E  interpreter or translator (default: what the machine takes by itself)

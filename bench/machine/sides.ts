@@ -35,7 +35,7 @@ export interface Side {
   start(guest: GuestSpec): Promise<RunningGuest>;
 }
 
-const QEMU = 'qemu-system-riscv64';
+export const QEMU = 'qemu-system-riscv64';
 const QUIT_MS = 5000;
 
 /** First line of its version; undefined where it is not installed. */

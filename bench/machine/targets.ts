@@ -33,6 +33,9 @@ export const TARGETS = {
   commands: ratio(1.2),
   /** Throughput of two harts over one */
   parallel: atLeast(1.7),
+  /** To a bare-metal program's first byte, in `ms` */
+  startWall: atMost(500),
+  startCpu: atMost(800),
   /** In `ns` for one access */
   hotRegister: atMost(2000),
   register: atMost(25_000),

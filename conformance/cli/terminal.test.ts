@@ -112,7 +112,7 @@ terminalTest('a machine role that is killed ends the command with 1, and the ter
   await screen.until(new RegExp(`ready\\n${PROMPT}`));
   const pane = screen.tmux('display-message', '-p', '#{pane_pid}').trim();
   const command = spawnSync('pgrep', ['-P', pane], { encoding: 'utf8' }).stdout.trim().split('\n')[0]!;
-  const roles = spawnSync('pgrep', ['-P', command, '-a', '-f', 'role_process.ts machine|caisson-machine'], {
+  const roles = spawnSync('pgrep', ['-P', command, '-a', '-f', 'role_entry.mjs machine|caisson-machine'], {
     encoding: 'utf8',
   });
   const machine = Number(roles.stdout.trim().split(/\s/)[0]);

@@ -1,6 +1,7 @@
 // Our side: one hart on its engine, RAM, and as much of a machine as the images need: a timer that the harness rings,
 // and the power switch.
-import { Hart, type HartHost, installDecodeTables } from '../../emulator/hart/hart.ts';
+import { installDecodeTables } from '../../emulator/hart/decode_tables.ts';
+import { Hart, type HartHost } from '../../emulator/hart/hart.ts';
 import {
   DIRTY_CODE_BIT,
   EXIT_ATTENTION,

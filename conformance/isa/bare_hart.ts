@@ -1,5 +1,6 @@
 // Our side: one hart in M-mode without devices, running the payload until its first ecall.
-import { Hart, installDecodeTables } from '../../emulator/hart/hart.ts';
+import { installDecodeTables } from '../../emulator/hart/decode_tables.ts';
+import { Hart } from '../../emulator/hart/hart.ts';
 import {
   DIRTY_CODE_BIT,
   EXIT_WFI,

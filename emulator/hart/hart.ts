@@ -1,5 +1,4 @@
 import { generateInterpreter } from '../interpreter/interpreter.ts';
-import { buildDecodeTables } from '../isa/table.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import { KERNEL_WASM_BASE64 } from '../kernel/kernel_wasm.ts';
 import {
@@ -99,15 +98,6 @@ function atobPortable(text: string): Uint8Array {
     }
   }
   return bytes.subarray(0, at);
-}
-
-/** Writes the decoder's tables; once, before any hart runs. */
-export function installDecodeTables(memory: WasmMemory): void {
-  const tables = buildDecodeTables();
-  const bytes = new Uint8Array(memory.buffer);
-  bytes.set(tables.buckets, TABLE_BUCKETS);
-  bytes.set(tables.entries, TABLE_ENTRIES);
-  bytes.set(new Uint8Array(tables.compressed.buffer), TABLE_COMPRESSED);
 }
 
 /**

@@ -1,4 +1,5 @@
-import { type Observable, Subject } from 'rxjs';
+import type { Observable } from 'rxjs';
+import { Subject } from 'rxjs/internal/Subject';
 import { MAX_TEXT_BYTES } from '../../protocols/replay/mod.ts';
 import type { BlockBackend, CharacterPort, KeyboardSink, TabletSink } from '../devices/backends.ts';
 import { BlockError } from '../devices/backends.ts';

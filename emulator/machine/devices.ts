@@ -59,7 +59,7 @@ export interface MainDevices {
 export function buildMainDevices(
   options: MachineOptions,
   memory: GuestMemory,
-  { plic, pci: shared }: Pick<SharedDevices, 'plic' | 'pci'>,
+  { plic, pci: shared, mmio: interrupts }: Pick<SharedDevices, 'plic' | 'pci' | 'mmio'>,
   platform: DevicePlatform,
 ): MainDevices {
   const pci = new PciHost({ shared });
@@ -85,7 +85,7 @@ export function buildMainDevices(
     const slot = VIRTIO_MMIO_SLOTS - 1 - mmio.length;
     if (slot < 0)
       throw new RangeError(`Cannot add ${device.name}: all ${VIRTIO_MMIO_SLOTS} virtio-mmio slots are taken`);
-    const transport = new VirtioMmioTransport(device, plic.line(IRQ.virtioMmio + slot));
+    const transport = new VirtioMmioTransport(device, plic.line(IRQ.virtioMmio + slot), interrupts[slot]!);
     mmio.push({ slot, transport });
     virtio.push(device);
     stateful.push(device, transport);

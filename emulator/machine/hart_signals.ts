@@ -8,11 +8,14 @@ export class SharedHartSignals implements HartSignals {
   readonly harts: number;
   readonly words: Int32Array;
   readonly #layout: MemoryLayout;
+  readonly #own: number;
 
-  constructor(buffer: SharedArrayBuffer, layout: MemoryLayout) {
+  /** `own`: the hart that runs on this thread, if one does */
+  constructor(buffer: SharedArrayBuffer, layout: MemoryLayout, own = -1) {
     this.harts = layout.harts;
     this.words = new Int32Array(buffer);
     this.#layout = layout;
+    this.#own = own;
   }
 
   /** Index in `words` of a hart's atomic word */
@@ -22,6 +25,8 @@ export class SharedHartSignals implements HartSignals {
 
   setPending(hart: number, bit: number, level: boolean): void {
     const index = this.index(hart, HART_MIP);
+    // Most are as they were: a timer that is armed anew before it is due
+    if (((Atomics.load(this.words, index) >>> bit) & 1) === (level ? 1 : 0)) return;
     if (level) {
       const old = Atomics.or(this.words, index, 1 << bit);
       if ((old & (1 << bit)) === 0) this.kick(hart);
@@ -33,7 +38,8 @@ export class SharedHartSignals implements HartSignals {
   kick(hart: number): void {
     const index = this.index(hart, HART_DOORBELL);
     Atomics.add(this.words, index, 1);
-    Atomics.notify(this.words, index);
+    // A hart that does this itself does not sleep
+    if (hart !== this.#own) Atomics.notify(this.words, index);
   }
 
   /** Sets attention bits and makes the hart look. */

@@ -88,14 +88,14 @@ class HartThread {
     const { buffer } = memory;
     this.#id = id;
     this.#layout = planMemory(init.harts, init.ramBytes);
-    this.#signals = new SharedHartSignals(buffer, this.#layout);
+    this.#signals = new SharedHartSignals(buffer, this.#layout, id);
     this.#words = this.#signals.words;
     this.#counters = new BigUint64Array(buffer);
     this.#clock = new SharedClock(buffer);
     this.#devices = attachSharedDevices(buffer, this.#signals, this.#clock, (request) => {
       finishFromGuest(this.#signals, id, request);
     });
-    const bus = new Bus(this.#devices.windows);
+    const bus = new Bus([...this.#devices.windows, ...this.#devices.insets]);
     const mailbox = new MailboxClient(this.#signals, id);
     const host: HartHost = {
       now: () => this.#clock.ticks() + this.#timeOffset,

@@ -1,18 +1,18 @@
-import { type Observable, Subject } from 'rxjs';
+import type { Observable } from 'rxjs';
+import { Subject } from 'rxjs/internal/Subject';
 import type { CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
 
 import { RtcAlarm } from '../devices/goldfish_rtc/mod.ts';
 import { waitForWord, yieldToEventLoop } from '../devices/shared/mod.ts';
 import { UartPort } from '../devices/uart16550/mod.ts';
 import { readCounters } from '../hart/counters.ts';
-import { installDecodeTables } from '../hart/hart.ts';
+import { installDecodeTables } from '../hart/decode_tables.ts';
 import { HartState } from '../hart/state.ts';
 import type { InstructionClock } from '../icount/clock.ts';
 import { canonicalText, Digest } from '../icount/digest.ts';
-import { type InstructionParts, instructionParts } from '../icount/parts.ts';
+import type { InstructionParts } from '../icount/parts.ts';
 import { ReplayError } from '../icount/replay_log.ts';
-import { InstructionRunner } from '../icount/runner.ts';
-import { InstructionState } from '../icount/state.ts';
+import type { InstructionRunner } from '../icount/runner.ts';
 import { HART_HSM, HART_RUN_STATE } from '../kernel/assembly/hart_layout.ts';
 import { DirtyMap } from '../memory/dirty_map.ts';
 import { type GuestMemory, PAGE_BYTES } from '../memory/guest_memory.ts';
@@ -110,7 +110,11 @@ export class Machine implements MachineApi {
     this.ramBytes = options.ramBytes;
     this.#platform = platform;
     this.#layout = planMemory(options.harts, options.ramBytes);
-    const counted = instructionParts(options, platform);
+    const { icount } = platform;
+    if (options.icount !== undefined && icount === undefined) {
+      throw new RangeError('Cannot count instructions: the platform was given without icount');
+    }
+    const counted = icount?.instructionParts(options, platform);
     this.#counted = counted;
     const fillRandom = counted?.random.fill ?? platform.fillRandom;
     const rngSeed = new Uint8Array(32);
@@ -172,7 +176,7 @@ export class Machine implements MachineApi {
         ...this.#devices.stateful,
         ...(counted === undefined
           ? []
-          : [new InstructionState(buffer, this.#layout, counted.random, () => this.#runner!)]),
+          : [new icount!.InstructionState(buffer, this.#layout, counted.random, () => this.#runner!)]),
       ],
       options.ramBytes,
       options.harts,
@@ -219,7 +223,7 @@ export class Machine implements MachineApi {
 
   #makeRunner(counted: InstructionParts, trace: LogOptions | undefined): InstructionRunner {
     const { writeLog } = this.#platform;
-    return new InstructionRunner({
+    return new this.#platform.icount!.InstructionRunner({
       ...counted,
       sleep: counted.options.sleep,
       memory: this.#memory,

@@ -1,3 +1,4 @@
+import type * as icount from '../icount/mod.ts';
 import type { HartInit } from './hart_thread.ts';
 import type { Decompressors } from './kernel_file.ts';
 
@@ -20,6 +21,8 @@ export interface MachinePlatform {
   /** Takes text of the log where harts run on this thread */
   readonly writeLog?: (text: string) => void;
   readonly decompressors?: Decompressors;
+  /** icount/mod.ts, for a machine with `icount`: the others need not load it, nor harts and engines on their main thread */
+  readonly icount?: typeof icount;
   /** For the log: a driver broke a device, a hart's thread failed */
   readonly onProblem?: (text: string) => void;
 }

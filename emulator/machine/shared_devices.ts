@@ -1,14 +1,15 @@
 import { Aclint } from '../devices/aclint/mod.ts';
 import type { Clock, HartSignals } from '../devices/device.ts';
-import { GoldfishRtc } from '../devices/goldfish_rtc/mod.ts';
-import { PciShared } from '../devices/pci/mod.ts';
+import { GoldfishRtc } from '../devices/goldfish_rtc/device.ts';
+import { PciShared } from '../devices/pci/shared.ts';
 import { Plic } from '../devices/plic/mod.ts';
 import { type FinisherRequest, Syscon } from '../devices/syscon/mod.ts';
-import { Uart16550 } from '../devices/uart16550/mod.ts';
+import { Uart16550 } from '../devices/uart16550/device.ts';
+import { MMIO_INTERRUPT_BYTES, MMIO_INTERRUPT_OFFSET, MmioInterrupt } from '../devices/virtio/mmio_interrupt.ts';
 import { GuestMemory, PAGE_BYTES } from '../memory/guest_memory.ts';
 import type { MemoryLayout } from '../memory/layout.ts';
 import type { Window } from './bus.ts';
-import { CLINT, IRQ, PLIC, RTC, TEST_DEVICE, UART0 } from './memory_map.ts';
+import { CLINT, IRQ, PLIC, RTC, TEST_DEVICE, UART0, virtioMmioSlot } from './memory_map.ts';
 import { deviceWords } from './words.ts';
 
 /** One thread's objects over the devices whose whole state is in shared words: no other thread need be asked. */
@@ -20,7 +21,11 @@ export interface SharedDevices {
   readonly syscon: Syscon;
   /** Status registers of PCI functions, which harts serve though the bus lives on the main thread */
   readonly pci: PciShared;
+  /** Interrupt registers of the virtio-mmio slots, likewise */
+  readonly mmio: readonly MmioInterrupt[];
   readonly windows: readonly Window[];
+  /** What a hart finds inside windows of the main thread */
+  readonly insets: readonly Window[];
 }
 
 export function attachSharedDevices(
@@ -39,6 +44,7 @@ export function attachSharedDevices(
     words.pci,
     [0, 1, 2, 3].map((line) => plic.line(IRQ.pcie + line)),
   );
+  const mmio = words.mmio.map((slot, index) => new MmioInterrupt(plic.line(IRQ.virtioMmio + index), slot));
   return {
     plic,
     aclint,
@@ -46,6 +52,11 @@ export function attachSharedDevices(
     rtc,
     syscon,
     pci,
+    mmio,
+    insets: mmio.map((device, slot) => ({
+      range: { base: virtioMmioSlot(slot).base + MMIO_INTERRUPT_OFFSET, size: MMIO_INTERRUPT_BYTES },
+      device,
+    })),
     windows: [
       { range: PLIC, device: plic },
       { range: CLINT, device: aclint },

@@ -1,11 +1,13 @@
 // Words of the shared memory that belong to the machine as a whole (memory/layout.ts MACHINE_WORDS), and the slices
 // of the devices that every thread serves.
 import { Aclint } from '../devices/aclint/mod.ts';
-import { GoldfishRtc } from '../devices/goldfish_rtc/mod.ts';
-import { PciShared } from '../devices/pci/mod.ts';
+import { GoldfishRtc } from '../devices/goldfish_rtc/device.ts';
+import { PciShared } from '../devices/pci/shared.ts';
 import { Plic } from '../devices/plic/mod.ts';
-import { Uart16550 } from '../devices/uart16550/mod.ts';
+import { Uart16550 } from '../devices/uart16550/device.ts';
+import { MmioInterrupt } from '../devices/virtio/mmio_interrupt.ts';
 import { DEVICE_WORDS, DEVICE_WORDS_BYTES, MACHINE_WORDS } from '../memory/layout.ts';
+import { VIRTIO_MMIO_SLOTS } from './memory_map.ts';
 
 /** f64: wall-clock milliseconds that the time base counts from */
 export const TIME_EPOCH = MACHINE_WORDS;
@@ -49,6 +51,8 @@ export function deviceWords(buffer: SharedArrayBuffer): {
   uart: Int32Array;
   rtc: Int32Array;
   pci: Int32Array;
+  /** Of each virtio-mmio slot */
+  mmio: Int32Array[];
 } {
   let at = DEVICE_WORDS;
   const slice = (words: number): Int32Array => {
@@ -63,5 +67,6 @@ export function deviceWords(buffer: SharedArrayBuffer): {
     uart: slice(Uart16550.WORDS),
     rtc: slice(GoldfishRtc.WORDS),
     pci: slice(PciShared.WORDS),
+    mmio: Array.from({ length: VIRTIO_MMIO_SLOTS }, () => slice(MmioInterrupt.WORDS)),
   };
 }

@@ -20,9 +20,9 @@ import {
   PAGE_BYTES,
   StateCollector,
 } from '../../protocols/migration/mod.ts';
+import { Channel } from '../shared/channel.ts';
 import { decodeMachineState, encodeMachineState } from '../shared/device_state.ts';
 import { encodeMessagePack } from '../shared/messagepack.ts';
-import { Channel } from '../shared/mod.ts';
 import { PageReceiver } from './page_receiver.ts';
 import { PageSender } from './page_sender.ts';
 

@@ -8,7 +8,7 @@ import {
   type PassTotals,
   RecordKind,
 } from '../../protocols/migration/mod.ts';
-import type { Channel } from '../shared/mod.ts';
+import type { Channel } from '../shared/channel.ts';
 import { isZeroPage, PageTable, shiftPage, ZERO_PAGE_CRC } from './page_table.ts';
 
 /** Copied and sent at a time, in pages: 256 KiB */

@@ -1,6 +1,7 @@
 import type { Duplex } from 'node:stream';
 import { crc32 } from 'node:zlib';
-import { BehaviorSubject, type Observable } from 'rxjs';
+import type { Observable } from 'rxjs';
+import { BehaviorSubject } from 'rxjs/internal/BehaviorSubject';
 import { WireError } from '../../protocols/bytes/mod.ts';
 import {
   type ControlMessage,

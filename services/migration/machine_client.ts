@@ -19,7 +19,7 @@ import {
   type PassTotals,
   StateCollector,
 } from '../../protocols/migration/mod.ts';
-import { Channel } from '../shared/mod.ts';
+import { Channel } from '../shared/channel.ts';
 import { MigrationError } from './migration_error.ts';
 
 /** A refusal of the machine; `code` is its own */

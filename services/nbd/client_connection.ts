@@ -20,7 +20,8 @@ import {
   startClientNegotiation,
   stepClientNegotiation,
 } from '../../protocols/nbd/mod.ts';
-import { readPskFile, readX509Folder, TlsClient, TlsError, type TlsIdentity } from '../shared/mod.ts';
+import { TlsClient, type TlsIdentity } from '../shared/tls.ts';
+import { readPskFile, readX509Folder, TlsError } from '../shared/tls_credentials.ts';
 
 const PIECE_BYTES = 64 * 1024;
 const DEFAULT_OPEN_TIMEOUT_MS = 10_000;

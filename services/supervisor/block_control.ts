@@ -1,8 +1,7 @@
 import { closeSync, constants, ftruncateSync, rmSync, writeSync } from 'node:fs';
 import { isAbsolute } from 'node:path';
 import process from 'node:process';
-import { IMAGE_FORMATS, type ImageFormat } from '../nbd/images/open_image.ts';
-import { emptyImage } from '../nbd/images/qcow2/create.ts';
+import { IMAGE_FORMATS, type ImageFormat } from '../nbd/images/image_format.ts';
 import type { Rpc } from '../shared/role.ts';
 import { ControlError, type Fields } from './fields.ts';
 import { FileError, openTarget } from './files.ts';
@@ -152,6 +151,8 @@ export class BlockControl {
     if (typeof sizeBytes !== 'number' || !Number.isSafeInteger(sizeBytes) || sizeBytes < 0) {
       throw new ControlError('ERR_CONTROL_ABSENT', `Cannot learn the size of disk '${device}'`);
     }
+    // Only here: no machine's start waits for what few of them ask for
+    const { emptyImage } = await import('../nbd/images/qcow2/create.ts');
     const fd = openTarget(absolute(path), constants.O_RDWR | constants.O_CREAT | constants.O_EXCL);
     try {
       if (format === 'qcow2') writeSync(fd, emptyImage({ sizeBytes }));

@@ -1,6 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { getCompileCacheDir } from 'node:module';
 import type { Socket } from 'node:net';
+import { dirname, join } from 'node:path';
 import process from 'node:process';
 import { createInterface } from 'node:readline';
 import { type Duplex, duplexPair } from 'node:stream';
@@ -53,16 +55,15 @@ const FIRST_LINK_FD = 3;
 
 /** No code from strings, no `__proto__`: a role that is taken over has less to work with. */
 const ROLE_FLAGS = ['--disable-proto=delete', '--disallow-code-generation-from-strings'];
-const ROLE_PROCESS = fileURLToPath(
-  new URL(`./role_process${import.meta.url.slice(import.meta.url.lastIndexOf('.'))}`, import.meta.url),
-);
+const ROLE_ENTRY = fileURLToPath(new URL('./role_entry.mjs', import.meta.url));
 
 /** Starts a role in a process of its own. */
 export async function startRoleProcess(start: StartRole): Promise<RoleHandle> {
   const { role } = start;
   const names = ['control', ...Object.keys(start.links)];
   const fdOf = new Map(start.fds.map((fd, index) => [fd, FIRST_LINK_FD + names.length + index]));
-  const child = spawn(process.execPath, [...ROLE_FLAGS, ...(start.nodeFlags ?? []), ROLE_PROCESS, role], {
+  const entry = [ROLE_ENTRY, role, ...codeCacheFolder(role)];
+  const child = spawn(process.execPath, [...ROLE_FLAGS, ...(start.nodeFlags ?? []), ...entry], {
     stdio: [
       'pipe',
       'ignore',
@@ -157,6 +158,15 @@ export async function startRoleEmbedded(start: StartRole): Promise<RoleHandle> {
       await settles(exited, CLOSE_TIMEOUT_MS);
     },
   };
+}
+
+/**
+ * Beside this process's own folder, if it has one (Node appends a folder for its version), each role has its own: what
+ * a role that was taken over leaves there is read by that role alone.
+ */
+function codeCacheFolder(role: RoleName): string[] {
+  const own = getCompileCacheDir();
+  return own === undefined ? [] : [join(dirname(own), `role-${role}`)];
 }
 
 function roleExit(role: RoleName, child: ChildProcess): Promise<RoleExit> {

@@ -1,5 +1,5 @@
-// Entry of a role's process: `node role_process.ts ROLE`. What to run comes as JSON on standard input, from the
-// supervisor; the links are inherited descriptors.
+// Main program of a role's process. What to run comes as JSON on standard input, from the supervisor; the links are
+// inherited descriptors.
 import { writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import process from 'node:process';

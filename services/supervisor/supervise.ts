@@ -1,7 +1,6 @@
 import { closeSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { duplexPair } from 'node:stream';
-import { profileFile, readProfileAnswer } from '../profile/mod.ts';
 import { socketPairs } from '../shared/stream_pair.ts';
 import { type BlockJobEvent, JOB_EVENTS } from './block_control.ts';
 import { ControlPlane } from './control_plane.ts';
@@ -61,6 +60,9 @@ class Supervisor implements RunningVm {
   readonly #roles = new Map<RoleName, RoleHandle>();
   readonly #eventHandlers: ((event: VmEvent) => void)[] = [];
   readonly #resolveExit: (exit: VmExit) => void;
+  /** All roles are there; a client of the monitor may be faster than the last of them */
+  readonly #started: Promise<void>;
+  readonly #resolveStarted: () => void;
   #files: number[] = [];
   #outcome: VmExit = { reason: 'host', exitCode: 0 };
   #status = 'prelaunch';
@@ -76,6 +78,9 @@ class Supervisor implements RunningVm {
     const { promise, resolve } = Promise.withResolvers<VmExit>();
     this.exit = promise;
     this.#resolveExit = resolve;
+    const started = Promise.withResolvers<void>();
+    this.#started = started.promise;
+    this.#resolveStarted = started.resolve;
     this.#control = new ControlPlane(
       vm,
       () => ({
@@ -118,17 +123,30 @@ class Supervisor implements RunningVm {
     const names = ['ram', ...(vm.display ? ['display'] : []), ...vm.disks.map(({ id }) => `disk:${id}`)];
     const pairs = embedded ? names.map(() => duplexPair()) : await socketPairs(names.length);
     const links = new Map(names.map((name, index) => [name, pairs[index]! as [Duplex, Duplex]]));
+    const ram = links.get('ram')![1];
     try {
-      await this.#startRoles(links);
-    } finally {
-      if (!embedded) {
-        // The roles have their own copies; what was not handed over ends here.
-        for (const pair of links.values()) for (const stream of pair) stream.destroy();
-        for (const fd of this.#files) closeSync(fd);
+      try {
+        await this.#startRoles(links);
+      } finally {
+        if (!embedded) {
+          // The roles have their own copies; what was not handed over ends here.
+          for (const pair of links.values()) for (const stream of pair) if (stream !== ram) stream.destroy();
+          for (const fd of this.#files) closeSync(fd);
+        }
+        this.#files = [];
       }
-      this.#files = [];
+      // A guest that comes from elsewhere comes through the migration role; any other guest need not wait for it.
+      if (vm.incoming !== undefined) await this.#startMigration(ram);
+      await this.#begin();
+      if (vm.incoming === undefined) await this.#startMigration(ram);
+    } finally {
+      if (!embedded) ram.destroy();
     }
-    await this.#begin();
+    this.#resolveStarted();
+  }
+
+  #startMigration(ram: Duplex): Promise<void> {
+    return this.#startRole('migration', { ram }, [], () => ({}));
   }
 
   /** Console and disk first: when the guest starts, all its devices have something behind them. */
@@ -164,11 +182,11 @@ class Supervisor implements RunningVm {
       );
     }
     if (vm.display) starts.push(this.#startRole('console', far('display'), [], () => ({ name: vm.name })));
-    starts.push(this.#startRole('migration', far('ram'), [], () => ({})));
     starts.push(this.#startMachine(links));
+    if (vm.qmp.length > 0) starts.push(this.#startMonitor());
     // All settle before the first failure is told: no role may start behind the back of close().
     for (const result of await Promise.allSettled(starts)) if (result.status === 'rejected') throw result.reason;
-    if (vm.qmp.length > 0) await this.#startMonitor();
+    if (vm.qmp.length > 0) await this.#listenMonitor();
   }
 
   async #startMachine(links: ReadonlyMap<string, [Duplex, Duplex]>): Promise<void> {
@@ -242,8 +260,17 @@ class Supervisor implements RunningVm {
     const { options: vm } = this;
     await this.#startRole('monitor', {}, [], () => ({ name: vm.name, uuid: this.uuid, paths: vm.qmp }));
     const { rpc } = this.#roles.get('monitor')!;
-    for (const method of this.#control.methods) rpc.handle(method, (params) => this.call(method, params));
-    await rpc.call('listen', {});
+    for (const method of this.#control.methods) {
+      rpc.handle(method, async (params) => {
+        await this.#started;
+        return this.call(method, params);
+      });
+    }
+  }
+
+  /** Clients may come from now on: all that they can ask is there. */
+  async #listenMonitor(): Promise<void> {
+    await this.#rpc('monitor').call('listen', {});
   }
 
   async #startRole(
@@ -400,7 +427,11 @@ class Supervisor implements RunningVm {
       this.#outcome = { reason: 'failure', exitCode: 1, text };
       void this.close();
     } else if (restart) {
-      this.#startMonitor().catch((error: Error) => {
+      const again = async () => {
+        await this.#startMonitor();
+        await this.#listenMonitor();
+      };
+      again().catch((error: Error) => {
         if (this.#ending === undefined) this.#report(error.message);
       });
     }
@@ -433,6 +464,7 @@ class Supervisor implements RunningVm {
     const { profile: path, name } = this.options;
     if (path === undefined) return;
     try {
+      const { profileFile, readProfileAnswer } = await import('../profile/mod.ts');
       const answer = await machine.rpc.call('profile', {}, { timeoutMs: PROFILE_TIMEOUT_MS });
       writeUserFile(path, profileFile(path, name, readProfileAnswer(answer)));
       this.#report(`Profile   ${path}`);

@@ -3,7 +3,7 @@ import type { Engine } from '../../emulator/hart/hart.ts';
 import { isLogItem, type LogItem } from '../../emulator/trace/log_items.ts';
 import { parseNbdUri } from '../../protocols/nbd/mod.ts';
 import { MAX_SHIFT } from '../../protocols/replay/mod.ts';
-import type { ImageFormat } from '../nbd/images/open_image.ts';
+import type { ImageFormat } from '../nbd/images/image_format.ts';
 import type { ThrottleLimits } from '../nbd/jobs/throttle.ts';
 
 /** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */

@@ -1,4 +1,5 @@
-import { type Observable, Subject } from 'rxjs';
+import type { Observable } from 'rxjs';
+import { Subject } from 'rxjs/internal/Subject';
 import type { CharacterPort } from '../backends.ts';
 import { waitForWord } from '../shared/mod.ts';
 import type { Uart16550 } from './device.ts';

@@ -3,6 +3,7 @@ import { StateReader } from '../../state/read_state.ts';
 import { StateError, type Stateful, type StateValue } from '../../state/state.ts';
 import type { AccessSize, InterruptLine, MmioDevice } from '../device.ts';
 import type { VirtioDevice, VirtioInterrupt } from './device.ts';
+import { MMIO_INTERRUPT_BYTES, MMIO_INTERRUPT_OFFSET, MmioInterrupt } from './mmio_interrupt.ts';
 
 /** Size of one slot's window, in `bytes` (QEMU `-M virt`) */
 export const VIRTIO_MMIO_BYTES = 0x1000;
@@ -26,8 +27,6 @@ const REG = {
   queueNum: 0x038,
   queueReady: 0x044,
   queueNotify: 0x050,
-  interruptStatus: 0x060,
-  interruptAck: 0x064,
   status: 0x070,
   queueDescLow: 0x080,
   queueDescHigh: 0x084,
@@ -49,36 +48,36 @@ export class VirtioMmioTransport implements MmioDevice, Stateful, VirtioInterrup
   readonly stateName: string;
   readonly stateVersion = 1;
   readonly device: VirtioDevice;
-  readonly #line: InterruptLine;
   #deviceFeaturesSel = 0;
   #driverFeaturesSel = 0;
   #queueSel = 0;
-  #interruptStatus = 0;
+  readonly #interrupt: MmioInterrupt;
 
-  constructor(device: VirtioDevice, line: InterruptLine) {
+  /** `interrupt`: where harts serve those registers by themselves, their state */
+  constructor(device: VirtioDevice, line: InterruptLine, interrupt: MmioInterrupt = new MmioInterrupt(line)) {
     this.device = device;
     this.name = 'virtio-mmio';
     this.stateName = `${device.stateName}-mmio`;
-    this.#line = line;
+    this.#interrupt = interrupt;
     device.connect(this);
   }
 
   raise(cause: number): void {
-    this.#interruptStatus |= cause;
-    this.#line.set(true);
+    this.#interrupt.raise(cause);
   }
 
   deviceReset(): void {
     this.#deviceFeaturesSel = 0;
     this.#driverFeaturesSel = 0;
     this.#queueSel = 0;
-    this.#setInterruptStatus(0);
+    this.#interrupt.status = 0;
   }
 
   read(offset: number, size: AccessSize): number {
     if (offset >= REG.config) return this.device.readConfig(offset - REG.config, size);
     // §4.2.2.2: registers are read as 32 bits, aligned.
     if (size !== 4) return 0;
+    if (isInterrupt(offset)) return this.#interrupt.read(offset - MMIO_INTERRUPT_OFFSET, size);
     const { device } = this;
     const queue = device.queues[this.#queueSel];
     switch (offset) {
@@ -96,8 +95,6 @@ export class VirtioMmioTransport implements MmioDevice, Stateful, VirtioInterrup
         return queue?.maxSize ?? 0;
       case REG.queueReady:
         return queue?.ready === true ? 1 : 0;
-      case REG.interruptStatus:
-        return this.#interruptStatus;
       case REG.status:
         return device.status;
       // A region that does not exist has a length of all ones (§4.2.2); drivers ask without a feature bit.
@@ -120,6 +117,10 @@ export class VirtioMmioTransport implements MmioDevice, Stateful, VirtioInterrup
       return;
     }
     if (size !== 4) return;
+    if (isInterrupt(offset)) {
+      this.#interrupt.write(offset - MMIO_INTERRUPT_OFFSET, size, value);
+      return;
+    }
     switch (offset) {
       case REG.deviceFeaturesSel:
         this.#deviceFeaturesSel = value;
@@ -135,9 +136,6 @@ export class VirtioMmioTransport implements MmioDevice, Stateful, VirtioInterrup
         return;
       case REG.queueNotify:
         device.notify(value);
-        return;
-      case REG.interruptAck:
-        this.#setInterruptStatus(this.#interruptStatus & ~value);
         return;
       case REG.status:
         device.writeStatus(value);
@@ -184,17 +182,12 @@ export class VirtioMmioTransport implements MmioDevice, Stateful, VirtioInterrup
     }
   }
 
-  #setInterruptStatus(value: number): void {
-    this.#interruptStatus = value & (VIRTIO_ISR_QUEUE | VIRTIO_ISR_CONFIG);
-    this.#line.set(this.#interruptStatus !== 0);
-  }
-
   saveState(): StateValue {
     return {
       deviceFeaturesSel: this.#deviceFeaturesSel,
       driverFeaturesSel: this.#driverFeaturesSel,
       queueSel: this.#queueSel,
-      interruptStatus: this.#interruptStatus,
+      interruptStatus: this.#interrupt.status,
     };
   }
 
@@ -209,9 +202,13 @@ export class VirtioMmioTransport implements MmioDevice, Stateful, VirtioInterrup
       this.#deviceFeaturesSel = deviceFeaturesSel;
       this.#driverFeaturesSel = driverFeaturesSel;
       this.#queueSel = queueSel;
-      this.#setInterruptStatus(interruptStatus);
+      this.#interrupt.status = interruptStatus;
     };
   }
+}
+
+function isInterrupt(offset: number): boolean {
+  return offset >= MMIO_INTERRUPT_OFFSET && offset < MMIO_INTERRUPT_OFFSET + MMIO_INTERRUPT_BYTES;
 }
 
 /** A slot without a device: DeviceID 0, which drivers pass over silently (§4.2.2). */

@@ -1,7 +1,8 @@
 import { realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative } from 'node:path';
 import { ImageError } from './disk_image.ts';
-import { IMAGE_FORMATS, type ImageFormat, type ImageSource, MAX_CHAIN } from './open_image.ts';
+import { IMAGE_FORMATS, type ImageFormat } from './image_format.ts';
+import { type ImageSource, MAX_CHAIN } from './open_image.ts';
 import { inspectQcow2 } from './qcow2/mod.ts';
 
 export interface BackingPolicy {

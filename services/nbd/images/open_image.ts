@@ -1,13 +1,10 @@
 import { type DiskImage, ImageError } from './disk_image.ts';
+import { IMAGE_FORMATS, type ImageFormat } from './image_format.ts';
 import { FdImageFile, Qcow2Image } from './qcow2/mod.ts';
 import { RawImage } from './raw_image.ts';
 import { openVhd } from './vhd/mod.ts';
 import { openVhdx } from './vhdx/mod.ts';
 import { openVmdk } from './vmdk/mod.ts';
-
-/** QEMU's names: vpc is VHD */
-export const IMAGE_FORMATS = ['raw', 'qcow2', 'vpc', 'vhdx', 'vmdk'] as const;
-export type ImageFormat = (typeof IMAGE_FORMATS)[number];
 
 /** More images under each other are a mistake, or somebody's trick */
 export const MAX_CHAIN = 16;

@@ -1,7 +1,8 @@
 import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { enableCompileCache, getCompileCacheDir } from 'node:module';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
@@ -139,6 +140,17 @@ test('supervise() starts one process per role and ends them all', async (t) => {
 test('supervise() gives roles no environment', async (t) => {
   const { vm } = await run(t, 'processes');
   t.deepEqual(JSON.parse(await say(vm, 'inspect')).environment, []);
+});
+
+test('supervise() has the compiled code of each role kept in a folder of its own', async (t) => {
+  // Where the tests run without a cache, this one starts it
+  enableCompileCache(await mkdtemp(join(tmpdir(), 'caisson-test-')));
+  const base = dirname(getCompileCacheDir()!);
+  const { vm } = await run(t, 'processes');
+  await vm.close();
+  for (const role of ['console', 'disk', 'machine', 'monitor']) {
+    t.true((await readdir(join(base, `role-${role}`))).length > 0, role);
+  }
 });
 
 test('supervise() gives a role no descriptor beyond its own', async (t) => {
