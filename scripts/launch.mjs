@@ -1,8 +1,8 @@
 // Runs on any Node from 20: makes sure that the dependencies are there, then hands over to Node 26.
 // Everything else in the project may assume Node 26, which the npm registry supplies where the system's is older.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, statSync } from 'node:fs';
-import { constants } from 'node:os';
+import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { constants, homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
@@ -40,6 +40,24 @@ export function findNode() {
     `caisson: needs Node ${MIN_NODE} or newer; this is ${process.version}, and npm has no Node ${MIN_NODE} for ${target}\n`,
   );
   process.exit(1);
+}
+
+/**
+ * The environment that lets Node keep the code that it compiled, in the user's cache folder: starting takes a third of
+ * the time. Not in the temporary folder, where Node would put it, and only in a folder that nobody else can write to:
+ * what is in there is run. NODE_DISABLE_COMPILE_CACHE=1 turns it off.
+ */
+export function codeCache(environment = process.env) {
+  if (environment.NODE_COMPILE_CACHE !== undefined) return {};
+  const base = environment.XDG_CACHE_HOME;
+  const folder = join(base?.startsWith('/') ? base : join(homedir(), '.cache'), 'caisson', 'code');
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    const { uid, mode } = statSync(folder);
+    return uid === process.getuid?.() && (mode & 0o022) === 0 ? { NODE_COMPILE_CACHE: folder } : {};
+  } catch {
+    return {}; // read-only, or no such home: it only takes longer
+  }
 }
 
 /** Runs `args` under Node 26 in place of this process: same terminal, same signals, same exit status. */

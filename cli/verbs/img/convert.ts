@@ -1,3 +1,4 @@
+import { closeSync, existsSync, fdatasyncSync, openSync } from 'node:fs';
 import { basename } from 'node:path';
 import process from 'node:process';
 import {
@@ -15,6 +16,7 @@ import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS } fro
 import { planTarget, replaceFile, TARGET_FORMATS, targetHelp } from './target.ts';
 
 const DEFAULT_SPARSE_BYTES = 4096;
+const CACHES = ['unsafe', 'writeback', 'none', 'writethrough', 'directsync'] as const;
 
 export const convertCommand: Subcommand = {
   name: 'convert',
@@ -32,12 +34,17 @@ export const convertCommand: Subcommand = {
     { short: 'p', help: 'show how far it is' },
     { short: 'm', value: 'N', help: 'accepted: one read and one write are on their way at once' },
     { short: 'W', help: 'accepted: writes are in order' },
-    { short: 't', value: 'CACHE', help: "accepted: the system's cache is used, and flushed at the end" },
-    { short: 'T', value: 'CACHE', help: 'accepted, as -t' },
+    {
+      short: 't',
+      value: 'CACHE',
+      help: 'unsafe: do not wait until TARGET is on stable storage (default); others: wait',
+    },
+    { short: 'T', value: 'CACHE', help: "accepted: the system's cache is used" },
     ...SHARED_OPTIONS,
   ],
   text: `Copies an image, with all that is under it, to a new one. Several sources follow each other on the new disk. TARGET is
-there once it is finished; until then what was there stays as it is.`,
+there once it is finished; until then what was there stays as it is. Where a file is replaced, the new one is on stable
+storage first, unless -t unsafe is given.`,
   examples: `  caisson img convert -f qcow2 -O raw -p disk.qcow2 disk.raw
   caisson img convert -f raw -O qcow2 -c -o compression_type=zstd disk.raw disk.qcow2
   caisson img convert -f vmdk -O qcow2 appliance.vmdk appliance.qcow2
@@ -81,7 +88,7 @@ export async function write(
   const sparse = given.text('S');
   const sparseBytes = sparse === undefined ? DEFAULT_SPARSE_BYTES : parseSize(sparse, '-S');
   const fill = async (file: string, targetIsZero: boolean, compressed: boolean): Promise<void> => {
-    const target = await openTarget(given, file, format, compressed);
+    const target = await openTarget(given, file, format, compressed, isUnsafe(given));
     try {
       await copyAll(given, sources, target.image, { sparseBytes, targetIsZero, packing: target.packing });
       await target.packing?.finish();
@@ -102,7 +109,22 @@ export async function write(
   await replaceFile(path, async (partial) => {
     await target.create(partial);
     await fill(partial, true, given.has('c') || target.compressed);
+    if (!given.has('t') && existsSync(path)) syncFile(partial);
   });
+}
+
+/** Writes need no order, as QEMU's default here is; what is there already (-n) is not put at risk. @throws UsageError */
+function isUnsafe(given: Given): boolean {
+  return given.oneOf('t', CACHES, given.has('n') ? 'writeback' : 'unsafe') === 'unsafe';
+}
+
+function syncFile(path: string): void {
+  const fd = openSync(path, 'r+');
+  try {
+    fdatasyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 async function copyAll(
@@ -137,12 +159,13 @@ async function openTarget(
   file: string,
   format: ImageFormat,
   compressed: boolean,
+  unsafe: boolean,
 ): Promise<{ image: DiskImage; packing: Packing | undefined }> {
   if (compressed && format === 'vmdk') {
     const stream = await openVmdkStream(file);
     return { image: stream.image, packing: stream };
   }
-  const image = await openImage({ path: file, format }, { readOnly: false });
+  const image = await openImage({ path: file, format }, { readOnly: false, unsafe });
   if (!compressed) return { image, packing: undefined };
   if (!(image instanceof Qcow2Image)) throw given.usage(`images of format ${format} have no compression`);
   const write = (offset: number, data: Uint8Array) => image.writeCompressed(offset, data);

@@ -103,6 +103,7 @@ export async function openSource(
   const image = await withAdvice(path, () =>
     openImage(source, {
       readOnly: true,
+      holes: true,
       onLayer: (layer, from) => layers.unshift({ image: layer, source: from }),
     }),
   );

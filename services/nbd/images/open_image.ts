@@ -38,6 +38,10 @@ export interface OpenImageOptions {
   readonly inactive?: boolean;
   /** Raw images: ask the file system for holes, and give it space back (default false); see RawImageOptions */
   readonly unmap?: boolean;
+  /** Raw images: ask the file system for holes (default false); see RawImageOptions */
+  readonly holes?: boolean;
+  /** flush() does nothing, and writes have no order: a power cut may cost the image (default false) */
+  readonly unsafe?: boolean;
   /** Called for each image of the chain once it is open, the lowest first */
   readonly onLayer?: (image: DiskImage, source: ImageSource) => void;
 }
@@ -80,7 +84,12 @@ async function openOne(source: ImageSource, options: OpenImageOptions, depth: nu
   if (dataFile !== undefined && (dataFile.fd === undefined) === (dataFile.path === undefined)) {
     throw new ImageError('EINVAL', 'Cannot open the image: expected one of a path and a descriptor for its data file');
   }
-  const under = { readOnly: true, ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }) };
+  const { onLayer, holes } = options;
+  const under = {
+    readOnly: true,
+    ...(onLayer === undefined ? {} : { onLayer }),
+    ...(holes === undefined ? {} : { holes }),
+  };
   const backing = source.backing === undefined ? undefined : await openChain(source.backing, under, depth + 1);
   const all = { ...options, ...(backing === undefined ? {} : { backing }) };
   try {

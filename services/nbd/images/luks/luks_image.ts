@@ -14,6 +14,8 @@ export interface LuksImageOptions {
   readonly passphrase: Uint8Array;
   /** Refuse an image that another writer has open (default true) */
   readonly lock?: boolean;
+  /** flush() does nothing (default false) */
+  readonly unsafe?: boolean;
 }
 
 /** A raw disk behind a LUKS header of version 1, as cryptsetup and qemu-img make them. */
@@ -37,7 +39,7 @@ export class LuksImage implements DiskImage {
   /** @throws WireError where the header is wrong, ImageError where the passphrase is, errno errors of open(2) */
   static async open(source: string | number, options: LuksImageOptions): Promise<LuksImage> {
     const { readOnly, passphrase } = options;
-    const file = typeof source === 'string' ? FdImageFile.open(source, readOnly) : new FdImageFile(source);
+    const file = FdImageFile.from(source, options);
     try {
       const area = {
         lengthBytes: file.sizeBytes,

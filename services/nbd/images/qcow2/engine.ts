@@ -34,6 +34,8 @@ export interface Qcow2ImageOptions {
   readonly dataFile?: ImageFile;
   /** Refuse an image that another writer has open (default true) */
   readonly lock?: boolean;
+  /** flush() does nothing, and writes have no order: a power cut may cost the image (default false) */
+  readonly unsafe?: boolean;
   /** Not locked and not written to until activate(), which reads it anew */
   readonly inactive?: boolean;
   /** Of an image with LUKS encryption */

@@ -39,7 +39,7 @@ export class Qcow2Image implements DiskImage {
    * @throws WireError where the image is wrong, ImageError where it cannot be served, errno errors of open(2)
    */
   static async open(source: string | number, options: Qcow2ImageOptions): Promise<Qcow2Image> {
-    const file = typeof source === 'string' ? FdImageFile.open(source, options.readOnly) : new FdImageFile(source);
+    const file = FdImageFile.from(source, options);
     return Qcow2Image.openFile(file, options);
   }
 
