@@ -6,11 +6,13 @@ import {
   copyImage,
   type DiskImage,
   type ImageFormat,
+  type ImageSource,
   openImage,
   openVmdkStream,
   Qcow2Image,
 } from '../../../services/nbd/images/mod.ts';
 import { type Given, parseSize, type Subcommand } from './grammar.ts';
+import { imageOptsOf, secretsOf } from './image_opts.ts';
 import { ImageProgress } from './progress.ts';
 import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS } from './source.ts';
 import { planTarget, replaceFile, TARGET_FORMATS, targetHelp } from './target.ts';
@@ -30,6 +32,7 @@ export const convertCommand: Subcommand = {
     { short: 'l', value: 'SNAPSHOT', help: 'not the disk as it is, but this snapshot inside SOURCE: its id or name' },
     { short: 'S', value: 'SIZE', help: 'runs of zeroes that become holes (default 4k); 0: none, all is written' },
     { short: 'n', help: 'TARGET is there already: only write into it' },
+    { long: 'target-image-opts', help: 'with -n: TARGET is named as driver=FMT,file.filename=FILE,…' },
     { long: 'target-is-zero', help: 'with -n: TARGET reads as zeroes, which need not be written' },
     { short: 'p', help: 'show how far it is' },
     { short: 'm', value: 'N', help: 'accepted: one read and one write are on their way at once' },
@@ -50,7 +53,11 @@ storage first, unless -t unsafe is given.`,
   caisson img convert -f vmdk -O qcow2 appliance.vmdk appliance.qcow2
   caisson img convert -f qcow2 --backing-root=. -O vpc -o force_size=on top.qcow2 top.vhd`,
   async run(given) {
-    const outFormat = knownFormat(given, given.text('O') ?? 'raw');
+    const said = given.has('target-image-opts') ? imageOptsOf(given, given.operands.at(-1) ?? '') : undefined;
+    if (given.has('target-image-opts') && !given.has('n')) {
+      throw given.usage('--target-image-opts is for a TARGET that is there (-n); -o is for a new one');
+    }
+    const outFormat = said?.format ?? knownFormat(given, given.text('O') ?? 'raw');
     const options = given.all('o').join(',');
     if (options === 'help' || options === '?') {
       process.stdout.write(targetHelp(outFormat));
@@ -87,8 +94,8 @@ export async function write(
   const sizeBytes = sources.reduce((sum, image) => sum + image.sizeBytes, 0);
   const sparse = given.text('S');
   const sparseBytes = sparse === undefined ? DEFAULT_SPARSE_BYTES : parseSize(sparse, '-S');
-  const fill = async (file: string, targetIsZero: boolean, compressed: boolean): Promise<void> => {
-    const target = await openTarget(given, file, format, compressed, isUnsafe(given));
+  const fill = async (source: ImageSource, targetIsZero: boolean, compressed: boolean): Promise<void> => {
+    const target = await openTarget(given, source, compressed, isUnsafe(given));
     try {
       await copyAll(given, sources, target.image, { sparseBytes, targetIsZero, packing: target.packing });
       await target.packing?.finish();
@@ -100,15 +107,18 @@ export async function write(
   if (given.has('n')) {
     if (options !== '') throw given.usage('-o is for a new TARGET, and -n says that it is there');
     if (given.has('c')) throw given.usage('-c is for a new TARGET');
-    return fill(path, given.has('target-is-zero'), false);
+    return fill(imageOptsOf(given, path) ?? { path, format }, given.has('target-is-zero'), false);
   }
-  const target = planTarget({ format, sizeBytes, options, name: basename(path) });
+  const target = planTarget({ format, sizeBytes, options, name: basename(path), secrets: secretsOf(given) });
   if (given.has('c') && format !== 'qcow2' && !target.compressed) {
     throw given.usage(`-c is for qcow2, and for vmdk with -o subformat=streamOptimized; ${format} has no compression`);
   }
   await replaceFile(path, async (partial) => {
     await target.create(partial);
-    await fill(partial, true, given.has('c') || target.compressed);
+    const { passphrase } = target;
+    const source = { path: partial, format, ...(passphrase === undefined ? {} : { passphrase }) };
+    // What is behind a new LUKS header is noise, not zeroes.
+    await fill(source, format !== 'luks', given.has('c') || target.compressed);
     if (!given.has('t') && existsSync(path)) syncFile(partial);
   });
 }
@@ -156,16 +166,16 @@ async function copyAll(
 /** The image to write to, and where it takes compressed blocks the way to give them. */
 async function openTarget(
   given: Given,
-  file: string,
-  format: ImageFormat,
+  source: ImageSource,
   compressed: boolean,
   unsafe: boolean,
 ): Promise<{ image: DiskImage; packing: Packing | undefined }> {
+  const { format } = source;
   if (compressed && format === 'vmdk') {
-    const stream = await openVmdkStream(file);
+    const stream = await openVmdkStream(source.path!);
     return { image: stream.image, packing: stream };
   }
-  const image = await openImage({ path: file, format }, { readOnly: false, unsafe });
+  const image = await openImage(source, { readOnly: false, unsafe });
   if (!compressed) return { image, packing: undefined };
   if (!(image instanceof Qcow2Image)) throw given.usage(`images of format ${format} have no compression`);
   const write = (offset: number, data: Uint8Array) => image.writeCompressed(offset, data);

@@ -56,7 +56,7 @@ async function printHumanMap(runs: AsyncGenerator<MapRun>): Promise<void> {
     if (!data || zero) continue;
     if (compressed || offset === undefined) {
       throw new Error(
-        'Cannot print the map: a part of the disk is compressed and has no place of its own; use --output=json',
+        'Cannot print the map: a part of the disk is compressed or encrypted, and has no place of its own; use --output=json',
       );
     }
     printLines(`${hex(start)}${hex(length)}${hex(offset)}${file ?? ''}`);

@@ -1,12 +1,13 @@
 import { type DiskImage, ImageError } from './disk_image.ts';
+import { LuksImage } from './luks/mod.ts';
 import { FdImageFile, Qcow2Image } from './qcow2/mod.ts';
 import { RawImage } from './raw_image.ts';
 import { openVhd } from './vhd/mod.ts';
 import { openVhdx } from './vhdx/mod.ts';
 import { openVmdk } from './vmdk/mod.ts';
 
-/** QEMU's names: vpc is VHD */
-export const IMAGE_FORMATS = ['raw', 'qcow2', 'vpc', 'vhdx', 'vmdk'] as const;
+/** QEMU's names: vpc is VHD, luks a raw disk behind a LUKS header */
+export const IMAGE_FORMATS = ['raw', 'qcow2', 'vpc', 'vhdx', 'vmdk', 'luks'] as const;
 export type ImageFormat = (typeof IMAGE_FORMATS)[number];
 
 /** More images under each other are a mistake, or somebody's trick */
@@ -71,10 +72,11 @@ async function openOne(source: ImageSource, options: OpenImageOptions, depth: nu
       `Cannot open the image: format ${String(format)}, expected ${IMAGE_FORMATS.join(' or ')}`,
     );
   }
-  if (format === 'raw') {
+  if (format === 'raw' || format === 'luks') {
     if (source.backing !== undefined) {
-      throw new ImageError('EINVAL', 'Cannot open the image: raw images have nothing under them');
+      throw new ImageError('EINVAL', `Cannot open the image: ${format} images have nothing under them`);
     }
+    if (format === 'luks') return LuksImage.open(file, { ...options, ...passphraseOf(source) });
     return typeof file === 'string' ? RawImage.open(file, options) : RawImage.fromFd(file, options);
   }
   const { dataFile } = source;
@@ -98,7 +100,7 @@ async function openOne(source: ImageSource, options: OpenImageOptions, depth: nu
     if (format === 'vmdk') return await openVmdk(file, { ...all, allowExtents: source.allowExtents === true });
     return await Qcow2Image.open(file, {
       ...all,
-      ...(source.passphrase === undefined ? {} : { passphrase: new TextEncoder().encode(source.passphrase) }),
+      ...passphraseOf(source),
       ...(source.snapshot === undefined ? {} : { snapshot: source.snapshot }),
       ...(dataFile === undefined
         ? {}
@@ -113,4 +115,8 @@ async function openOne(source: ImageSource, options: OpenImageOptions, depth: nu
     await backing?.close();
     throw error;
   }
+}
+
+function passphraseOf({ passphrase }: ImageSource): { passphrase?: Uint8Array } {
+  return passphrase === undefined ? {} : { passphrase: new TextEncoder().encode(passphrase) };
 }
