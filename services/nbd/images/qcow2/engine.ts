@@ -215,6 +215,18 @@ export class Qcow2Engine {
     });
   }
 
+  /** Puts another object for the same disk under the image, which may be read-only. The one before is closed. */
+  async swapBacking(backing: DiskImage): Promise<void> {
+    await this.turns.exclusive(async () => {
+      this.checkOpen();
+      if (this.context.map.dirty) await this.context.map.commit();
+      const { backing: old } = this.options;
+      this.options = { ...this.options, backing };
+      this.#use(await readContext(this.file, this.options, this.context.cipher));
+      if (old !== backing) await old?.close();
+    });
+  }
+
   checkOpen(): void {
     if (this.#closed) throw new ImageError('ESHUTDOWN', 'Cannot access the image: it is closed');
   }
