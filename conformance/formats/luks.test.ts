@@ -169,6 +169,6 @@ for (const kind of ['luks', 'qcow2'] as const) {
     const theirs = files.path(`guest-${kind}.raw`);
     await mustRun(t, 'qemu-img', ['convert', ...secret, '--image-opts', '-O', 'raw', words(kind, path), theirs]);
     await mustImg(t, 'compare', ...secret, '--image-opts', words(kind, path), `driver=raw,file.filename=${theirs}`);
-    if (kind === 'qcow2') await mustRun(t, 'qemu-img', ['check', '-f', 'qcow2', path]);
+    if (kind === 'qcow2') await mustRun(t, 'qemu-img', ['check', ...secret, '--image-opts', words(kind, path)]);
   });
 }
