@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { IMAGE_FORMATS, type ImageFormat } from '../services/nbd/images/image_format.ts';
-import type { DiskFile, DiskSource, ThrottleLimits } from '../services/supervisor/mod.ts';
+import type { DiskSource, ThrottleLimits } from '../services/supervisor/mod.ts';
 import {
   flattenJson,
   isNbdUri,
@@ -10,13 +10,15 @@ import {
   parseNbdWords,
   type TlsObject,
 } from './block_devices.ts';
+import { type ImageWords, keySecretOf, withSecrets } from './encryption.ts';
 import { KeyValues } from './key_value.ts';
 import { parseInteger } from './numbers.ts';
+import { type SecretObject, Secrets } from './secrets.ts';
 import { didYouMean } from './suggest.ts';
 import { UsageError } from './usage_error.ts';
 
 /** One `-drive` */
-export interface Drive extends DiskFile {
+export interface Drive extends ImageWords {
   /** Then `file` is its URI */
   readonly nbd?: NbdWords;
   readonly id: string | undefined;
@@ -30,7 +32,7 @@ export interface Drive extends DiskFile {
 }
 
 /** One `-blockdev`, or what is written inside one: a file, or an image in a file */
-export interface BlockNode extends DiskFile {
+export interface BlockNode extends ImageWords {
   readonly nbd?: NbdWords;
   readonly readOnly: boolean;
   /** The nodes that this one lies over */
@@ -64,25 +66,28 @@ export interface GivenDevices {
   readonly devices: readonly KeyValues[];
   /** Credentials that NBD disks name */
   readonly objects: readonly TlsObject[];
+  /** Passphrases that encrypted images name */
+  readonly secrets: readonly SecretObject[];
   /** `-snapshot`: all disks */
   readonly snapshot: boolean;
 }
 
 /** The disks, and the names of the devices that are none. @throws UsageError */
-export function joinDevices({ drives, nodes, devices, objects, snapshot }: GivenDevices): {
+export function joinDevices({ drives, nodes, devices, objects, secrets, snapshot }: GivenDevices): {
   disks: DiskSource[];
   others: ReadonlySet<string>;
 } {
   const others = new Set<string>();
   const waiting = new Map<string, Drive>();
   const disks: DiskSource[] = [];
+  const known = new Secrets('-object', secrets);
   const add = (
-    given: Pick<Drive, 'nbd' | 'readOnly' | 'snapshot' | 'backingRoot' | 'throttle' | keyof DiskFile>,
+    given: Pick<Drive, 'nbd' | 'readOnly' | 'snapshot' | 'backingRoot' | 'throttle' | keyof ImageWords>,
     id: string,
     bus: DiskSource['bus'],
   ) =>
     disks.push({
-      ...layersOf(given),
+      ...withSecrets(layersOf(given), known),
       ...(given.nbd === undefined ? {} : { nbd: nbdSource(given.nbd, objects) }),
       ...(given.backingRoot === undefined ? {} : { backingRoot: given.backingRoot }),
       ...(given.throttle === undefined ? {} : { throttle: given.throttle }),
@@ -107,8 +112,8 @@ export function joinDevices({ drives, nodes, devices, objects, snapshot }: Given
     }
     const bus = Object.hasOwn(DISK_DEVICES, driver) ? DISK_DEVICES[driver as keyof typeof DISK_DEVICES] : undefined;
     if (bus === undefined) {
-      const known = [...Object.keys(DISK_DEVICES), ...DISPLAY_DEVICES, ...CONSOLE_DEVICES, ...NETWORK_DEVICES];
-      throw new UsageError(`Cannot use -device ${driver}: unknown${didYouMean(driver, known)}`);
+      const words = [...Object.keys(DISK_DEVICES), ...DISPLAY_DEVICES, ...CONSOLE_DEVICES, ...NETWORK_DEVICES];
+      throw new UsageError(`Cannot use -device ${driver}: unknown${didYouMean(driver, words)}`);
     }
     const id = device.require('drive');
     device.take('id');
@@ -143,6 +148,7 @@ export function parseDrive(value: string): Drive {
     throw new UsageError(`Cannot use -drive ${path}: format= is missing, it is never guessed; expected ${formats()}`);
   const backing = keys.takeUnder('backing');
   const dataFile = keys.takeUnder('data-file');
+  const encrypt = keys.takeUnder('encrypt');
   const throttle = throttleOf(keys.takeUnder('throttling'));
   const root = keys.take('backing-root');
   if (root !== undefined && (backing.size > 0 || dataFile.size > 0)) {
@@ -154,6 +160,10 @@ export function parseDrive(value: string): Drive {
     file: nbd === undefined ? resolve(path) : path,
     ...(nbd === undefined ? {} : { nbd }),
     format: formatOf('-drive', format),
+    ...keySecretOf('-drive', formatOf('-drive', format), {
+      keySecret: keys.take('key-secret'),
+      ...(encrypt.size === 0 ? {} : { encrypt: treeOf('-drive', encrypt) }),
+    }),
     ...(backing.size === 0 ? {} : { backing: layersOf(nodeOf('-drive', treeOf('-drive', backing), new Map())) }),
     ...(dataFile.size === 0 ? {} : { dataFile: fileNode('-drive', treeOf('-drive', dataFile)).file }),
     readOnly: keys.flag('readonly', keys.flag('read-only', false)),
@@ -227,14 +237,15 @@ export function addBlockNode(nodes: Map<string, BlockNode>, value: string): void
 
 /** A node with what is under it. References are to nodes that were given before. */
 function nodeOf(option: string, tree: Tree, nodes: ReadonlyMap<string, BlockNode>): BlockNode {
-  const { driver, file, backing, 'data-file': dataFile, 'read-only': readOnly, ...rest } = tree;
+  const { driver, file, backing, 'data-file': dataFile, 'read-only': readOnly, ...others } = tree;
+  const { encrypt, 'key-secret': keySecret, 'node-name': node, ...rest } = others;
   const name = typeof driver === 'string' ? driver : '';
   if (FILE_DRIVERS.includes(name)) return fileNode(option, tree);
   noMore(option, rest, `driver ${name}`);
   const format = formatOf(option, name);
   if (file === undefined) throw new UsageError(`Cannot use ${option} with driver=${name}: file= is missing`);
-  if (format === 'raw' && (backing !== undefined || dataFile !== undefined)) {
-    throw new UsageError(`Cannot use ${option}: raw images have nothing under them`);
+  if ((format === 'raw' || format === 'luks') && (backing !== undefined || dataFile !== undefined)) {
+    throw new UsageError(`Cannot use ${option}: ${format} images have nothing under them`);
   }
   const under = referred(option, file, nodes, fileNode);
   if (under.nbd !== undefined && format !== 'raw') {
@@ -243,6 +254,8 @@ function nodeOf(option: string, tree: Tree, nodes: ReadonlyMap<string, BlockNode
   return {
     file: under.file,
     format,
+    ...(typeof node === 'string' ? { node } : {}),
+    ...keySecretOf(option, format, { encrypt, keySecret }),
     ...(under.nbd === undefined ? {} : { nbd: under.nbd }),
     // `backing=null` says that there is none.
     ...(backing === undefined || backing === 'null'
@@ -252,6 +265,15 @@ function nodeOf(option: string, tree: Tree, nodes: ReadonlyMap<string, BlockNode
     readOnly: flagOf(option, 'read-only', readOnly) || under.readOnly,
     over: [file, backing, dataFile].filter((value) => typeof value === 'string'),
   };
+}
+
+/** `driver=qcow2,file.filename=PATH,…`, as `--image-opts` has it: an image in a file, with what is under it. */
+export function parseImageWords(option: string, text: string): ImageWords {
+  const keys = new KeyValues(option, text);
+  if (keys.take('driver') === undefined) {
+    throw new UsageError(`Cannot use ${option}: driver= is missing, it is never guessed; expected ${formats()}`);
+  }
+  return layersOf(nodeOf(option, treeOf(option, keys.takeAll()), new Map()));
 }
 
 /** A plain file: as a disk it is raw. */
@@ -286,10 +308,12 @@ function referred(
   return node;
 }
 
-function layersOf({ file, format, backing, dataFile }: DiskFile): DiskFile {
+function layersOf({ file, format, backing, dataFile, keySecret, node }: ImageWords): ImageWords {
   return {
     file,
     format,
+    ...(node === undefined ? {} : { node }),
+    ...(keySecret === undefined ? {} : { keySecret }),
     ...(backing === undefined ? {} : { backing }),
     ...(dataFile === undefined ? {} : { dataFile }),
   };

@@ -6,6 +6,7 @@ import { parseIcount } from './icount_option.ts';
 import { KeyValues } from './key_value.ts';
 import { type LogItem, parseLogItems } from './log_options.ts';
 import { parseInteger, parseSize } from './numbers.ts';
+import { isSecret, parseSecret, type SecretObject } from './secrets.ts';
 import { parseQmp, parseVnc } from './server_options.ts';
 import { UsageError } from './usage_error.ts';
 
@@ -16,6 +17,7 @@ export interface Draft {
   nodes: Map<string, BlockNode>;
   devices: KeyValues[];
   objects: TlsObject[];
+  secrets: SecretObject[];
   serial: 'stdio' | 'none' | undefined;
   headless: boolean;
   snapshot: boolean;
@@ -112,7 +114,7 @@ export const RULES: Readonly<Record<string, Rule>> = {
   },
   '-drive': {
     value:
-      'file=FILE|nbd://…,format=raw|qcow2[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on][,throttling.iops-total=N…]',
+      'file=FILE|nbd://…,format=raw|qcow2|luks[,if=virtio|none][,id=ID][,readonly=on][,snapshot=on][,throttling.iops-total=N…]',
     help: 'disk, also of an NBD server [,reconnect-delay=S][,tls-creds=ID]; format is never guessed, and what is under a qcow2 image is said: backing.driver=F,backing.file.filename=FILE, or backing-root=FOLDER to follow the names inside it',
     take: ({ drives }, value) => void drives.push(parseDrive(value)),
   },
@@ -122,9 +124,10 @@ export const RULES: Readonly<Record<string, Rule>> = {
     take: ({ nodes }, value) => addBlockNode(nodes, value),
   },
   '-object': {
-    value: 'tls-creds-x509|tls-creds-psk,id=ID,dir=FOLDER,endpoint=client',
-    help: 'credentials for the tls-creds= of an NBD disk',
-    take: ({ objects }, value) => void objects.push(parseTlsObject(value)),
+    value: 'tls-creds-x509|tls-creds-psk,id=ID,dir=FOLDER,endpoint=client | secret,id=ID,file=FILE[,format=base64]',
+    help: 'credentials for the tls-creds= of an NBD disk; passphrase for the key-secret= of a luks disk, the encrypt.key-secret= of a qcow2 one',
+    take: ({ objects, secrets }, value) =>
+      void (isSecret(value) ? secrets.push(parseSecret('-object', value)) : objects.push(parseTlsObject(value))),
   },
   '-device': {
     value: 'virtio-blk-pci|virtio-blk-device,drive=ID|virtconsole|virtio-net-pci',

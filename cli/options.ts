@@ -31,6 +31,7 @@ export function parseVmArguments(args: readonly string[]): ParsedVm {
     nodes: new Map(),
     devices: [],
     objects: [],
+    secrets: [],
     serial: undefined,
     headless: false,
     snapshot: false,

@@ -1,8 +1,9 @@
 // `node scripts/run.mjs FILE ARGS…`: FILE (of this project) under Node 26, with the dependencies installed.
 import { join } from 'node:path';
 import process from 'node:process';
-import { ensureDependencies, handOver, ROOT } from './launch.mjs';
+import { codeCache, ensureDependencies, handOver, ROOT } from './launch.mjs';
 
 const [file, ...args] = process.argv.slice(2);
 ensureDependencies();
-handOver([join(ROOT, file), ...args]);
+// Tests and builds leave nothing behind.
+handOver([join(ROOT, file), ...args], file.startsWith('cli/') ? codeCache() : {});

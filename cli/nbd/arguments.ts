@@ -26,7 +26,7 @@ const RULES: readonly OptionRule[] = [
     repeats: true,
   },
   { long: 'allow-extents', help: 'let a vmdk IMAGE open the files that it names in its own folder' },
-  { long: 'image-opts', help: 'IMAGE is driver=FORMAT,file.filename=PATH' },
+  { long: 'image-opts', help: 'IMAGE is driver=FORMAT,file.filename=PATH,…; of an encrypted one also …key-secret=ID' },
   { long: 'export-name', short: 'x', value: 'NAME', help: "name of the export (default '')" },
   { long: 'description', short: 'D', value: 'TEXT', help: 'description of the export' },
   {
@@ -63,7 +63,7 @@ const RULES: readonly OptionRule[] = [
   {
     long: 'object',
     value: 'OBJECT',
-    help: 'tls-creds-x509, tls-creds-psk, authz-simple or authz-list, by id',
+    help: 'tls-creds-x509, tls-creds-psk, authz-simple, authz-list; secret,id=ID,file=FILE: a passphrase',
     repeats: true,
   },
   { long: 'websocket', value: '[HOST:]PORT', help: 'also serve NBD over WebSocket, subprotocol nbd' },

@@ -1,6 +1,7 @@
 import type { NbdClientTls, NbdServerTls } from '../../services/nbd/mod.ts';
 import { readTlsCredentials, TlsClient, type TlsIdentity, TlsServer } from '../../services/shared/mod.ts';
 import { KeyValues } from '../key_value.ts';
+import { isSecret } from '../secrets.ts';
 import { UsageError } from '../usage_error.ts';
 import type { NbdArguments } from './arguments.ts';
 
@@ -83,6 +84,7 @@ function namesOf(peer: TlsIdentity): readonly string[] {
 export function objectsOf(values: NbdArguments): ReadonlyMap<string, NbdObject> {
   const objects = new Map<string, NbdObject>();
   for (const text of values.all('object')) {
+    if (isSecret(text)) continue; // for IMAGE
     const keys = new KeyValues('--object', text, 'qom-type');
     const id = keys.require('id');
     if (objects.has(id)) throw new UsageError(`Cannot use --object: id ${id} comes twice`);

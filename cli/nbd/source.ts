@@ -10,7 +10,10 @@ import {
   openImage,
   SliceImage,
 } from '../../services/nbd/mod.ts';
+import { parseImageWords } from '../drives.ts';
+import { toImageSource, withSecrets } from '../encryption.ts';
 import { KeyValues } from '../key_value.ts';
+import { isSecret, parseSecret, Secrets } from '../secrets.ts';
 import { UsageError } from '../usage_error.ts';
 import type { NbdArguments } from './arguments.ts';
 
@@ -20,7 +23,7 @@ export async function openSource(values: NbdArguments): Promise<DiskImage> {
   if (path === undefined) throw new UsageError('Cannot serve: no IMAGE is given');
   if (more.length > 0) throw new UsageError(`Cannot serve ${more[0]}: one IMAGE at a time`);
   const offset = values.integer('offset', 0, 0, Number.MAX_SAFE_INTEGER);
-  const source = values.has('image-opts') ? imageOptions(path) : sourceOf(path, values);
+  const source = values.has('image-opts') ? imageOptions(path, values) : sourceOf(path, values);
   const image = values.has('snapshot')
     ? await openOverlay(source)
     : await openImage(source, { readOnly: values.has('read-only'), unmap: discards(values) });
@@ -59,14 +62,24 @@ function discards(values: NbdArguments): boolean {
   return value === 'unmap' || value === 'on';
 }
 
-/** `driver=qcow2,file.driver=file,file.filename=PATH`, or `driver=file,filename=PATH` for a raw one */
-function imageOptions(text: string): ImageSource {
+/** `driver=qcow2,file.driver=file,file.filename=PATH,…`, or `driver=file,filename=PATH` for a raw one */
+function imageOptions(text: string, values: NbdArguments): ImageSource {
+  if (/(?:^|,)driver=/.test(text)) {
+    const secrets = new Secrets(
+      '--object',
+      values
+        .all('object')
+        .filter(isSecret)
+        .map((object) => parseSecret('--object', object)),
+      { read: true },
+    );
+    return toImageSource(withSecrets(parseImageWords('--image-opts', text), secrets));
+  }
   const keys = new KeyValues('--image-opts', text, 'file.filename');
-  const driver = keys.take('driver') ?? 'raw';
   keys.oneOf('file.driver', ['file'], 'file');
   const path = keys.take('file.filename') ?? keys.require('filename');
   keys.end();
-  return imageSource(path, driver === 'file' ? 'raw' : driver, undefined);
+  return imageSource(path, 'raw', undefined);
 }
 
 function imageSource(path: string, format: string, backing: ImageSource | undefined): ImageSource {

@@ -10,6 +10,7 @@ import { convertCommand } from './img/convert.ts';
 import { createCommand } from './img/create.ts';
 import { ddCommand } from './img/dd.ts';
 import { helpOf, parseGiven, type Subcommand } from './img/grammar.ts';
+import { resolveImageOpts } from './img/image_opts.ts';
 import { infoCommand } from './img/info.ts';
 import { mapCommand } from './img/map.ts';
 import { measureCommand } from './img/measure.ts';
@@ -67,7 +68,9 @@ export const imgVerb: Verb = {
     try {
       const command = COMMANDS.find(({ name }) => name === word);
       if (command === undefined) throw unknown(word);
-      return await command.run(parseGiven(command, args));
+      const given = parseGiven(command, args);
+      resolveImageOpts(word, given);
+      return await command.run(given);
     } catch (error) {
       process.stderr.write(`caisson img: ${errorText(error)}\n`);
       // 1 of compare means that the images differ.

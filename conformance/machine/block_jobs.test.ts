@@ -159,6 +159,156 @@ for (const kind of ['block-commit', 'block-stream'] as const) {
   });
 }
 
+/** base ← low ← high ← top, named by -drive or by nodes; each has something of its own. */
+async function fourLayers(t: ExecutionContext, where: string, nodes: boolean): Promise<readonly string[]> {
+  const at = (name: string): string => join(where, `${name}.qcow2`);
+  const names = ['base', 'low', 'high', 'top'];
+  for (const [depth, name] of names.entries()) {
+    const under = names[depth - 1];
+    const backing = under === undefined ? {} : { backing: { file: at(under), format: 'qcow2' } };
+    await createQcow2(at(name), { sizeBytes: DISK_BYTES, ...backing });
+    const mib = 24 + depth;
+    await mustRun(t, 'qemu-io', ['-f', 'qcow2', '-c', `write -P ${depth + 1} ${mib}M 3M`, at(name)]);
+  }
+  if (nodes) {
+    const blockdevs = names.flatMap((name, depth) => {
+      const backing = depth === 0 ? '' : `,backing=${names[depth - 1]}`;
+      return ['-blockdev', `driver=qcow2,node-name=${name},file.driver=file,file.filename=${at(name)}${backing}`];
+    });
+    return [...blockdevs, '-device', 'virtio-blk-pci,drive=top'];
+  }
+  const under = names
+    .slice(0, -1)
+    .reverse()
+    .map((name, depth) => {
+      const prefix = 'backing.'.repeat(depth + 1);
+      return `${prefix}driver=qcow2,${prefix}file.filename=${at(name)}`;
+    });
+  return ['-drive', `file=${at('top')},format=qcow2,id=top,${under.join(',')}`];
+}
+
+interface ChainCase {
+  readonly what: string;
+  readonly nodes: boolean;
+  readonly command: 'block-commit' | 'block-stream';
+  readonly words: (at: (name: string) => string) => Record<string, string>;
+  readonly completes: boolean;
+  /** The chain that is left, the upper first */
+  readonly left: readonly string[];
+}
+
+const CHAIN_CASES: readonly ChainCase[] = [
+  {
+    what: 'block-commit without words goes from the disk down to the lowest image',
+    nodes: false,
+    command: 'block-commit',
+    words: () => ({}),
+    completes: true,
+    left: ['base'],
+  },
+  {
+    what: 'block-commit with a base stops there',
+    nodes: false,
+    command: 'block-commit',
+    words: (at) => ({ base: at('low') }),
+    completes: true,
+    left: ['low', 'base'],
+  },
+  {
+    what: 'block-commit with top and base takes what is between, by names of files',
+    nodes: false,
+    command: 'block-commit',
+    words: (at) => ({ top: at('high'), base: at('base') }),
+    completes: false,
+    left: ['top', 'base'],
+  },
+  {
+    what: 'block-commit with top-node and base-node under a read-only image changes that one',
+    nodes: true,
+    command: 'block-commit',
+    words: () => ({ 'top-node': 'low', 'base-node': 'base' }),
+    completes: false,
+    left: ['top', 'high', 'base'],
+  },
+  {
+    what: 'block-stream with a base leaves that below the disk',
+    nodes: true,
+    command: 'block-stream',
+    words: () => ({ 'base-node': 'low' }),
+    completes: false,
+    left: ['top', 'low', 'base'],
+  },
+];
+
+for (const { what, nodes, command, words, completes, left } of CHAIN_CASES) {
+  test.serial(`${what}, under a writing guest`, async (t) => {
+    t.timeout(300_000);
+    if (!hasPrograms(t, 'qemu-img', 'qemu-io')) return;
+    const { folder, qmp, end } = await underLoad(t, (where) => fourLayers(t, where, nodes));
+    const at = (name: string): string => join(folder, `${name}.qcow2`);
+    for (const [wrong, message] of [
+      [{ base: '/nowhere' }, /Can't find '\/nowhere' in the backing chain/],
+      [{ base: at('low'), 'base-node': 'low' }, /mutually exclusive/],
+      [{ 'base-node': 'nobody' }, /'nobody' is not in the backing chain/],
+    ] as const) {
+      await t.throwsAsync(qmp.execute(command, { device: 'top', ...wrong }), { message });
+    }
+    await qmp.execute(command, { device: 'top', 'job-id': 'j', ...words(at) });
+    if (completes) {
+      await untilJob(qmp, 'ready');
+      await qmp.execute('block-job-complete', { device: 'j' });
+    }
+    await untilJob(qmp, 'gone');
+    t.is((await qmp.execute('query-block'))[0]?.inserted?.file, at(left[0]!));
+    await end();
+    const chain = JSON.parse(await mustRun(t, 'qemu-img', ['info', '--backing-chain', '--output=json', at(left[0]!)]));
+    t.deepEqual(
+      chain.map(({ filename }: { filename: string }) => filename),
+      left.map(at),
+    );
+    for (const name of left) await cleanQcow2(t, at(name));
+    // What each image had of its own, as the guest, which writes below 24 MiB or everywhere, has left it.
+    const raw = join(folder, 'flat.raw');
+    await mustRun(t, 'qemu-img', ['convert', '-f', 'qcow2', '-O', 'raw', at(left[0]!), raw]);
+    const bytes = readFileSync(raw);
+    const found = [24, 25, 26, 27, 28, 29].map((mib) => {
+      const counts = new Map<number, number>();
+      for (let sector = 0; sector < 2048; sector++) {
+        const value = bytes[(mib << 20) + sector * 512 + 100]!;
+        counts.set(value, (counts.get(value) ?? 0) + 1);
+      }
+      return [...counts].sort((a, b) => b[1] - a[1])[0]![0];
+    });
+    t.deepEqual(found, [1, 2, 3, 4, 4, 4]);
+  });
+}
+
+test.serial('jobs on different disks run at once, and a second one on the same disk is refused', async (t) => {
+  t.timeout(300_000);
+  if (!hasPrograms(t, 'qemu-img')) return;
+  const { folder, qmp, end } = await underLoad(t, async (where) => {
+    for (const name of ['a', 'b']) await createQcow2(join(where, `${name}.qcow2`), { sizeBytes: DISK_BYTES });
+    return ['a', 'b'].flatMap((name) => ['-drive', `file=${join(where, `${name}.qcow2`)},format=qcow2,id=${name}`]);
+  });
+  const mirror = (device: string, to: string) =>
+    qmp.execute('drive-mirror', { device, target: join(folder, to), format: 'qcow2', sync: 'full', 'job-id': to });
+  await mirror('a', 'a2');
+  await mirror('b', 'b2');
+  await t.throwsAsync(mirror('a', 'a3'), { message: /Cannot start job 'a3': another works on the disk/ });
+  await t.throwsAsync(mirror('b', 'a2'), { message: /EEXIST|already in use/ });
+  await eventually('both to be ready', async () => {
+    const jobs = await qmp.execute('query-block-jobs');
+    return jobs.length === 2 && jobs.every(({ ready }) => ready);
+  });
+  await qmp.execute('block-job-complete', { device: 'b2' });
+  await qmp.execute('block-job-complete', { device: 'a2' });
+  await untilJob(qmp, 'gone');
+  const disks = await qmp.execute('query-block');
+  t.deepEqual(disks.map(({ inserted }) => inserted?.file).sort(), [join(folder, 'a2'), join(folder, 'b2')]);
+  await end();
+  for (const name of ['a2', 'b2']) await cleanQcow2(t, join(folder, name));
+});
+
 test.serial('block_set_io_throttle holds a guest to its limits, and lets it go again', async (t) => {
   t.timeout(300_000);
   if (!hasPrograms(t, 'qemu-io')) return;

@@ -39,6 +39,8 @@ export interface DiskRoleImage {
   readonly backing?: ImageSource;
   /** Where a qcow2 image keeps its clusters, if that is another file */
   readonly dataFile?: ImageSource['dataFile'];
+  /** Of an encrypted image */
+  readonly passphrase?: string;
   readonly readOnly?: boolean;
   readonly throttle?: ThrottleLimits;
   /** Refuse an image that another writer has open (default true) */
@@ -268,7 +270,7 @@ class DiskRole {
 }
 
 async function openDisk(wanted: DiskRoleImage): Promise<DiskImage> {
-  const { id, fd, path, memoryBytes, nbd, format, backing, dataFile } = wanted;
+  const { id, fd, path, memoryBytes, nbd, format, backing, dataFile, passphrase } = wanted;
   const sources = [fd, path, memoryBytes, nbd].filter((source) => source !== undefined).length;
   if (sources !== 1) {
     throw new DiskRoleError(
@@ -292,6 +294,7 @@ async function openDisk(wanted: DiskRoleImage): Promise<DiskImage> {
     ...(path === undefined ? {} : { path }),
     ...(backing === undefined ? {} : { backing }),
     ...(dataFile === undefined ? {} : { dataFile }),
+    ...(passphrase === undefined ? {} : { passphrase }),
   };
   return openImage(source, { readOnly, lock: wanted.lock ?? true, inactive: wanted.inactive ?? false });
 }

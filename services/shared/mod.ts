@@ -4,6 +4,7 @@ export { lockName, type NameLock } from './name_lock.ts';
 export { QmpClient, type QmpClientEvent, QmpConnectionError } from './qmp_client.ts';
 export type { RoleLinks, RoleMain, Rpc } from './role.ts';
 export { RpcError, RpcPeer, type RpcPeerOptions } from './rpc.ts';
+export { readSecret, SecretError, type SecretSource } from './secret.ts';
 export { duplexPair, socketPair } from './stream_pair.ts';
 export {
   type SecureStream,

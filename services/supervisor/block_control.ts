@@ -3,6 +3,8 @@ import { isAbsolute } from 'node:path';
 import process from 'node:process';
 import { IMAGE_FORMATS, type ImageFormat } from '../nbd/images/image_format.ts';
 import type { Rpc } from '../shared/role.ts';
+import { readSecret } from '../shared/secret.ts';
+import { chainOf, depthOf, type LayerName, withoutLayers } from './backing_chain.ts';
 import { ControlError, type Fields } from './fields.ts';
 import { FileError, openTarget } from './files.ts';
 import type { DiskFile, DiskSource } from './vm_options.ts';
@@ -12,6 +14,13 @@ export const JOB_EVENTS = ['BLOCK_JOB_READY', 'BLOCK_JOB_COMPLETED', 'BLOCK_JOB_
 export type BlockJobEvent = (typeof JOB_EVENTS)[number];
 const MAX_NODES = 64;
 const MAX_TEXT = 1024;
+
+interface JobRequest {
+  readonly job: string;
+  readonly disk: string;
+  readonly type: string;
+  readonly speed: number;
+}
 
 interface Node {
   readonly file: DiskFile;
@@ -93,21 +102,8 @@ export class BlockControl {
     const speed = params.optionalNumber('speed') ?? 0;
     const request = { job, disk: device, type, speed };
     const now = this.#files.get(device)!;
-    if (type === 'stream') {
-      const { backing: _, ...whole } = now;
-      return this.#run(job, request, { disk: device, to: whole });
-    }
-    if (type === 'commit') {
-      const { backing } = now;
-      if (backing === undefined) throw new ControlError('ERR_CONTROL_STATE', `Disk '${device}' has no image below it`);
-      const opened: number[] = [];
-      try {
-        const target = this.#openLayers(backing, opened, false);
-        return await this.#run(job, { ...request, target }, { disk: device, to: backing });
-      } finally {
-        for (const fd of opened) closeSync(fd);
-      }
-    }
+    if (type === 'stream') return this.#stream(params, request, chainOf(now));
+    if (type === 'commit') return this.#commit(params, request, chainOf(now));
     const sync = params.text('sync');
     const bitmap = params.optionalText('bitmap');
     const more = { ...request, sync, ...(bitmap === undefined ? {} : { bitmap }) };
@@ -131,6 +127,46 @@ export class BlockControl {
     } finally {
       closeSync(fd);
     }
+  }
+
+  /** Without `base`, all that is below; with it what is above that. */
+  #stream(params: Fields, request: JobRequest, chain: readonly DiskFile[]): Promise<unknown> {
+    const base = depthOf(chain, 'base', named(params, 'base'));
+    if (base === 0) throw refuse('base', 'it is the disk itself');
+    if (base === 1) throw refuse('base', 'it is right below the disk, and nothing is between');
+    const name = base === undefined ? {} : { baseDepth: base, ...baseName(chain[base]!, params) };
+    const to = withoutLayers(chain, 1, base ?? chain.length);
+    return this.#run(request.job, { ...request, ...name }, { disk: request.disk, to });
+  }
+
+  /** Without `top` from the disk's own image, without `base` into the lowest. */
+  async #commit(params: Fields, request: JobRequest, chain: readonly DiskFile[]): Promise<unknown> {
+    const { job, disk } = request;
+    if (chain.length < 2) throw new ControlError('ERR_CONTROL_STATE', `Disk '${disk}' has no image below it`);
+    const top = depthOf(chain, 'top', named(params, 'top')) ?? 0;
+    const base = depthOf(chain, 'base', named(params, 'base')) ?? chain.length - 1;
+    if (top === base) throw refuse('base', 'cannot commit an image into itself');
+    if (top > base) throw refuse('base', `it is above ${chain[top]!.file}`);
+    if (top === 0 && params.optionalText('backing-file') !== undefined) {
+      throw refuse('backing-file', 'the disk itself is committed, and no image stays above the base');
+    }
+    const opened: number[] = [];
+    try {
+      const target = this.#openLayers(chain[base]!, opened, false);
+      // The image above is open read-only, unless it is the disk's own, and its header has to change.
+      const overlay = top < 2 ? {} : { overlay: this.#reopen(chain[top - 1]!, opened) };
+      const depths = { topDepth: top, baseDepth: base, ...baseName(chain[base]!, params) };
+      const to = withoutLayers(chain, top, base);
+      return await this.#run(job, { ...request, ...depths, ...overlay, target }, { disk, to });
+    } finally {
+      for (const fd of opened) closeSync(fd);
+    }
+  }
+
+  #reopen({ file }: DiskFile, opened: number[]): string {
+    const fd = openTarget(file, constants.O_RDWR);
+    opened.push(fd);
+    return descriptorPath(fd);
   }
 
   async #run(job: string, request: object, move: Move): Promise<unknown> {
@@ -170,7 +206,8 @@ export class BlockControl {
     const fd = openTarget(layer.file, readOnly ? constants.O_RDONLY : constants.O_RDWR);
     opened.push(fd);
     const backing = layer.backing === undefined ? {} : { backing: this.#openLayers(layer.backing, opened, true) };
-    return { path: descriptorPath(fd), format: layer.format, ...backing };
+    const passphrase = layer.secret === undefined ? {} : { passphrase: readSecret(layer.secret) };
+    return { path: descriptorPath(fd), format: layer.format, ...passphrase, ...backing };
   }
 
   #addNode(params: Fields): object {
@@ -206,6 +243,16 @@ export class BlockControl {
     }
     return device;
   }
+}
+
+/** `top` and `top-node`, `base` and `base-node` */
+function named(params: Fields, what: 'top' | 'base'): LayerName {
+  return { file: params.optionalText(what), node: params.optionalText(`${what}-node`) };
+}
+
+/** What the header of the image above the base will say: the base's name, or what was given as `backing-file` */
+function baseName({ file, format }: DiskFile, params: Fields): { baseFile: string; baseFormat: string } {
+  return { baseFile: params.optionalText('backing-file') ?? file, baseFormat: format };
 }
 
 /** A descriptor of ours as another process of this user names it. */

@@ -14,6 +14,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { firmwareElf } from '../../guests/firmware/mod.ts';
 import type { ImageSource } from '../nbd/images/open_image.ts';
+import { readSecret } from '../shared/secret.ts';
 import type { DiskFile, DiskSource, FileSource } from './vm_options.ts';
 
 // Descriptors here are plain numbers, not FileHandles: they are handed over to roles, and a FileHandle would close
@@ -91,12 +92,16 @@ export function openTarget(path: string, flags: number): number {
   return openChecked('a block job’s image', path, flags, (facts) => refuseDisk(facts, false));
 }
 
-/** What the disk role gets of an image and what is under it: descriptors and formats, no paths. */
+/**
+ * What the disk role gets of an image and what is under it: descriptors, formats and passphrases, no paths.
+ * @throws SecretError
+ */
 export function imageSource(source: DiskFile, opened: OpenedDisk, mapFd: (fd: number) => number): ImageSource {
   const { dataFd, backing } = opened;
   return {
     fd: mapFd(opened.fd),
     format: source.format,
+    ...(source.secret === undefined ? {} : { passphrase: readSecret(source.secret) }),
     ...(dataFd === undefined ? {} : { dataFile: { fd: mapFd(dataFd) } }),
     ...(backing === undefined ? {} : { backing: imageSource(source.backing!, backing, mapFd) }),
   };

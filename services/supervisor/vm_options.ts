@@ -5,6 +5,7 @@ import { parseNbdUri } from '../../protocols/nbd/mod.ts';
 import { MAX_SHIFT } from '../../protocols/replay/mod.ts';
 import type { ImageFormat } from '../nbd/images/image_format.ts';
 import type { ThrottleLimits } from '../nbd/jobs/throttle.ts';
+import type { SecretSource } from '../shared/secret.ts';
 
 /** Everything that makes one virtual machine, as JSON: what the command line yields and what the library takes. */
 export interface VmOptions {
@@ -100,6 +101,10 @@ export interface DiskFile {
   readonly backing?: DiskFile;
   /** Where a qcow2 image keeps its clusters, if that is another file */
   readonly dataFile?: string;
+  /** What monitor commands may call it: the node-name of a -blockdev */
+  readonly node?: string;
+  /** The passphrase of an encrypted image: read by the supervisor, and given to the disk role alone */
+  readonly secret?: SecretSource;
 }
 
 export interface DiskSource extends DiskFile {

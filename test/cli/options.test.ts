@@ -121,7 +121,8 @@ test('-blockdev makes nodes, dotted or JSON, that a device or another node takes
     id: 'd',
     file: resolve('top'),
     format: 'qcow2',
-    backing: { file: resolve('base'), format: 'raw' },
+    backing: { file: resolve('base'), format: 'raw', node: 'b' },
+    node: 'd',
     readOnly: true,
     snapshot: false,
     bus: 'virtio-pci',
@@ -137,7 +138,7 @@ test('-blockdev makes nodes, dotted or JSON, that a device or another node takes
     driver: 'qcow2',
     'node-name': 'd',
     file: { driver: 'file', filename: 'top' },
-    backing: { driver: 'raw', file: { driver: 'file', filename: 'base' } },
+    backing: { driver: 'raw', 'node-name': 'b', file: { driver: 'file', filename: 'base' } },
     'read-only': true,
   });
   t.deepEqual(parseVmArguments(['-blockdev', json, ...device]).options.disks, [expected]);

@@ -35,8 +35,8 @@ Exit status: 0 sound, 1 it failed, 2 wrong, 3 leaks only, 63 there is no check f
     const format = formatOf(given, 'f', path);
     const output = given.oneOf('output', ['human', 'json'], 'human');
     const repair = given.has('repair') ? given.oneOf('repair', ['leaks', 'all'], 'all') : 'none';
-    if (format === 'raw') {
-      process.stderr.write('caisson img: Cannot check: raw images have nothing to check\n');
+    if (format === 'raw' || format === 'luks') {
+      process.stderr.write(`caisson img: Cannot check: ${format} images have nothing to check\n`);
       return UNSUPPORTED;
     }
     if (format === 'qcow2') {

@@ -1,3 +1,4 @@
+import { closeSync, existsSync, fdatasyncSync, openSync } from 'node:fs';
 import { basename } from 'node:path';
 import process from 'node:process';
 import {
@@ -5,16 +6,19 @@ import {
   copyImage,
   type DiskImage,
   type ImageFormat,
+  type ImageSource,
   openImage,
   openVmdkStream,
   Qcow2Image,
 } from '../../../services/nbd/images/mod.ts';
 import { type Given, parseSize, type Subcommand } from './grammar.ts';
+import { imageOptsOf, secretsOf } from './image_opts.ts';
 import { ImageProgress } from './progress.ts';
 import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS } from './source.ts';
 import { planTarget, replaceFile, TARGET_FORMATS, targetHelp } from './target.ts';
 
 const DEFAULT_SPARSE_BYTES = 4096;
+const CACHES = ['unsafe', 'writeback', 'none', 'writethrough', 'directsync'] as const;
 
 export const convertCommand: Subcommand = {
   name: 'convert',
@@ -28,22 +32,32 @@ export const convertCommand: Subcommand = {
     { short: 'l', value: 'SNAPSHOT', help: 'not the disk as it is, but this snapshot inside SOURCE: its id or name' },
     { short: 'S', value: 'SIZE', help: 'runs of zeroes that become holes (default 4k); 0: none, all is written' },
     { short: 'n', help: 'TARGET is there already: only write into it' },
+    { long: 'target-image-opts', help: 'with -n: TARGET is named as driver=FMT,file.filename=FILE,…' },
     { long: 'target-is-zero', help: 'with -n: TARGET reads as zeroes, which need not be written' },
     { short: 'p', help: 'show how far it is' },
     { short: 'm', value: 'N', help: 'accepted: one read and one write are on their way at once' },
     { short: 'W', help: 'accepted: writes are in order' },
-    { short: 't', value: 'CACHE', help: "accepted: the system's cache is used, and flushed at the end" },
-    { short: 'T', value: 'CACHE', help: 'accepted, as -t' },
+    {
+      short: 't',
+      value: 'CACHE',
+      help: 'unsafe: do not wait until TARGET is on stable storage (default); others: wait',
+    },
+    { short: 'T', value: 'CACHE', help: "accepted: the system's cache is used" },
     ...SHARED_OPTIONS,
   ],
   text: `Copies an image, with all that is under it, to a new one. Several sources follow each other on the new disk. TARGET is
-there once it is finished; until then what was there stays as it is.`,
+there once it is finished; until then what was there stays as it is. Where a file is replaced, the new one is on stable
+storage first, unless -t unsafe is given.`,
   examples: `  caisson img convert -f qcow2 -O raw -p disk.qcow2 disk.raw
   caisson img convert -f raw -O qcow2 -c -o compression_type=zstd disk.raw disk.qcow2
   caisson img convert -f vmdk -O qcow2 appliance.vmdk appliance.qcow2
   caisson img convert -f qcow2 --backing-root=. -O vpc -o force_size=on top.qcow2 top.vhd`,
   async run(given) {
-    const outFormat = knownFormat(given, given.text('O') ?? 'raw');
+    const said = given.has('target-image-opts') ? imageOptsOf(given, given.operands.at(-1) ?? '') : undefined;
+    if (given.has('target-image-opts') && !given.has('n')) {
+      throw given.usage('--target-image-opts is for a TARGET that is there (-n); -o is for a new one');
+    }
+    const outFormat = said?.format ?? knownFormat(given, given.text('O') ?? 'raw');
     const options = given.all('o').join(',');
     if (options === 'help' || options === '?') {
       process.stdout.write(targetHelp(outFormat));
@@ -80,8 +94,8 @@ export async function write(
   const sizeBytes = sources.reduce((sum, image) => sum + image.sizeBytes, 0);
   const sparse = given.text('S');
   const sparseBytes = sparse === undefined ? DEFAULT_SPARSE_BYTES : parseSize(sparse, '-S');
-  const fill = async (file: string, targetIsZero: boolean, compressed: boolean): Promise<void> => {
-    const target = await openTarget(given, file, format, compressed);
+  const fill = async (source: ImageSource, targetIsZero: boolean, compressed: boolean): Promise<void> => {
+    const target = await openTarget(given, source, compressed, isUnsafe(given));
     try {
       await copyAll(given, sources, target.image, { sparseBytes, targetIsZero, packing: target.packing });
       await target.packing?.finish();
@@ -93,16 +107,34 @@ export async function write(
   if (given.has('n')) {
     if (options !== '') throw given.usage('-o is for a new TARGET, and -n says that it is there');
     if (given.has('c')) throw given.usage('-c is for a new TARGET');
-    return fill(path, given.has('target-is-zero'), false);
+    return fill(imageOptsOf(given, path) ?? { path, format }, given.has('target-is-zero'), false);
   }
-  const target = planTarget({ format, sizeBytes, options, name: basename(path) });
+  const target = planTarget({ format, sizeBytes, options, name: basename(path), secrets: secretsOf(given) });
   if (given.has('c') && format !== 'qcow2' && !target.compressed) {
     throw given.usage(`-c is for qcow2, and for vmdk with -o subformat=streamOptimized; ${format} has no compression`);
   }
   await replaceFile(path, async (partial) => {
     await target.create(partial);
-    await fill(partial, true, given.has('c') || target.compressed);
+    const { passphrase } = target;
+    const source = { path: partial, format, ...(passphrase === undefined ? {} : { passphrase }) };
+    // What is behind a new LUKS header is noise, not zeroes.
+    await fill(source, format !== 'luks', given.has('c') || target.compressed);
+    if (!given.has('t') && existsSync(path)) syncFile(partial);
   });
+}
+
+/** Writes need no order, as QEMU's default here is; what is there already (-n) is not put at risk. @throws UsageError */
+function isUnsafe(given: Given): boolean {
+  return given.oneOf('t', CACHES, given.has('n') ? 'writeback' : 'unsafe') === 'unsafe';
+}
+
+function syncFile(path: string): void {
+  const fd = openSync(path, 'r+');
+  try {
+    fdatasyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 async function copyAll(
@@ -134,15 +166,16 @@ async function copyAll(
 /** The image to write to, and where it takes compressed blocks the way to give them. */
 async function openTarget(
   given: Given,
-  file: string,
-  format: ImageFormat,
+  source: ImageSource,
   compressed: boolean,
+  unsafe: boolean,
 ): Promise<{ image: DiskImage; packing: Packing | undefined }> {
+  const { format } = source;
   if (compressed && format === 'vmdk') {
-    const stream = await openVmdkStream(file);
+    const stream = await openVmdkStream(source.path!);
     return { image: stream.image, packing: stream };
   }
-  const image = await openImage({ path: file, format }, { readOnly: false });
+  const image = await openImage(source, { readOnly: false, unsafe });
   if (!compressed) return { image, packing: undefined };
   if (!(image instanceof Qcow2Image)) throw given.usage(`images of format ${format} have no compression`);
   const write = (offset: number, data: Uint8Array) => image.writeCompressed(offset, data);

@@ -2,6 +2,7 @@ import { basename, dirname, isAbsolute, join } from 'node:path';
 import process from 'node:process';
 import { parseSize, type Subcommand } from './grammar.ts';
 import { imageInfo } from './image_info.ts';
+import { OBJECT_OPTION, secretsOf } from './image_opts.ts';
 import { printLines } from './output.ts';
 import { knownFormat, SHARED_OPTIONS, withAdvice } from './source.ts';
 import { planTarget, replaceFile, TARGET_FORMATS, targetHelp } from './target.ts';
@@ -15,6 +16,7 @@ export const createCommand: Subcommand = {
     { short: 'o', value: 'OPTIONS', help: 'key=value,…; -o help shows those of the format', repeats: true },
     { short: 'b', value: 'FILE', help: 'what is under it: a path from the folder of the new image' },
     { short: 'F', value: 'FMT', help: 'format of that; has to be given with -b' },
+    OBJECT_OPTION,
     { short: 'u', help: 'do not look at the file under it; SIZE has to be given then' },
     ...SHARED_OPTIONS,
   ],
@@ -22,6 +24,7 @@ export const createCommand: Subcommand = {
 there is replaced, once the new one is finished.`,
   examples: `  caisson img create -f qcow2 disk.qcow2 20G
   caisson img create -f qcow2 -b base.qcow2 -F qcow2 top.qcow2
+  caisson img create -f qcow2 --object secret,id=s,file=passphrase -o encrypt.format=luks,encrypt.key-secret=s disk.qcow2 20G
   caisson img create -f vpc -o subformat=fixed,force_size=on azure.vhd 30G`,
   async run(given) {
     const format = knownFormat(given, given.text('f') ?? 'raw');
@@ -53,6 +56,7 @@ there is replaced, once the new one is finished.`,
       sizeBytes: sizeBytes ?? 0,
       options,
       name: basename(path),
+      secrets: secretsOf(given),
       ...(backing === undefined ? {} : { backing }),
     });
     if (target.compressed) throw given.usage('a streamOptimized image is written once; make one by convert');

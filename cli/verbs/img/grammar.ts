@@ -63,6 +63,11 @@ export class Given {
     return value === undefined ? undefined : parseSize(value, shown(name));
   }
 
+  /** Puts the file that an operand is about in its place. */
+  replaceOperand(index: number, text: string): void {
+    (this.operands as string[])[index] = text;
+  }
+
   /** Exactly so many operands, called as in `names`. @throws UsageError */
   expect(...names: string[]): readonly string[] {
     const missing = names[this.operands.length];

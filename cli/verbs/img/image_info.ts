@@ -2,12 +2,14 @@ import { statSync } from 'node:fs';
 import { AUTOCLEAR, COMPATIBLE, hasFeature, INCOMPATIBLE, type Qcow2Snapshot } from '../../../protocols/qcow2/mod.ts';
 import {
   type ImageFormat,
+  inspectLuks,
   inspectQcow2,
   inspectVhd,
   inspectVhdx,
   inspectVmdk,
   RawImage,
 } from '../../../services/nbd/images/mod.ts';
+import { luksInfo } from './luks_info.ts';
 
 /** What `info` tells of one image, with the keys of qemu-img's JSON. */
 export interface ImageInfo {
@@ -52,6 +54,11 @@ async function detailsOf(path: string, format: ImageFormat): Promise<Details> {
     }
     case 'vmdk':
       return vmdkDetails(path);
+    case 'luks': {
+      const { header, diskBytes } = await inspectLuks(path);
+      const specific = { type: 'luks', data: luksInfo(header) };
+      return { 'virtual-size': diskBytes, encrypted: true, 'format-specific': specific };
+    }
   }
 }
 
@@ -75,6 +82,9 @@ async function qcow2Details(path: string): Promise<Details> {
           })),
         }),
     'refcount-bits': 2 ** header.refcountOrder,
+    ...(header.encryptionHeader === undefined || header.encryption !== 2
+      ? {}
+      : { encrypt: luksInfo((await inspectLuks(path, header.encryptionHeader)).header, 'luks') }),
     ...(v3 ? { corrupt: has(INCOMPATIBLE.corrupt), 'extended-l2': header.extendedL2 } : {}),
     ...(header.dataFile === undefined ? {} : { 'data-file': header.dataFile, 'data-file-raw': rawData }),
   };

@@ -1,5 +1,5 @@
 import { STATE } from '../../../protocols/nbd/mod.ts';
-import { type DiskImage, MappedImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
+import { type DiskImage, LuksImage, MappedImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
 import type { Layer } from './source.ts';
 
 /** One run of the disk, as `map` shows it. */
@@ -85,6 +85,8 @@ async function ownRun({ image, source }: Layer, at: number, lengthBytes: number)
     if (run.kind === 'unallocated') return { kind: 'hole', length, present: false };
     if (run.kind === 'compressed') return { kind: 'compressed', length, present: true };
     if (run.kind === 'zero') return { kind: 'zero', length, present: true, ...(host === 0 ? {} : { offset: host }) };
+    // Where an encrypted cluster is helps nobody: its bytes are not the disk's.
+    if (image.header.encryption !== 0) return { kind: 'data', length, present: true };
     return { kind: 'data', length, offset: host, present: true };
   }
   if (image instanceof MappedImage) {
@@ -96,6 +98,7 @@ async function ownRun({ image, source }: Layer, at: number, lengthBytes: number)
     if (place.kind === 'zero') return { kind: 'zero', length, present: true };
     return { kind: 'data', length, offset: place.host, present: true };
   }
+  if (image instanceof LuksImage) return { kind: 'data', length: lengthBytes, present: true };
   return rawRun(image, at, lengthBytes);
 }
 

@@ -9,7 +9,7 @@ export const infoCommand: Subcommand = {
   summary: 'what an image says of itself',
   operands: 'FILE',
   options: [
-    ...SOURCE_OPTIONS.filter(({ short, long }) => short === 'f' || long === 'backing-root'),
+    ...SOURCE_OPTIONS.filter(({ long }) => long !== 'backing' && long !== 'allow-extents'),
     { long: 'output', value: 'human|json', help: 'json has the keys of qemu-img info (default human)' },
     { long: 'backing-chain', help: 'all images under it, too; needs --backing-root' },
     ...SHARED_OPTIONS,
@@ -111,6 +111,8 @@ function nested(value: Readonly<Record<string, unknown>>, indent: number): strin
           lines.push(`${pad}    [${index}]:`, ...nested(entry as Record<string, unknown>, indent + 8));
         } else lines.push(`${pad}    [${index}]: ${printable(String(entry))}`);
       }
+    } else if (typeof item === 'object' && item !== null) {
+      lines.push(`${pad}${name}:`, ...nested(item as Record<string, unknown>, indent + 4));
     } else lines.push(`${pad}${name}: ${printable(String(item))}`);
   }
   return lines;

@@ -15,8 +15,8 @@ export const mapCommand: Subcommand = {
     { long: 'max-length', value: 'SIZE', help: 'so much (default: to the end)' },
     ...SHARED_OPTIONS,
   ],
-  text: `Prints which parts of a disk hold data, in which file of the chain and where in it. Holes of raw files are found by
-reading: what reads as zeroes counts as a hole.`,
+  text: `Prints which parts of a disk hold data, in which file of the chain and where in it. Holes of raw files are the
+file system's on Linux; elsewhere what reads as zeroes counts as one.`,
   examples: `  caisson img map -f qcow2 disk.qcow2
   caisson img map -f qcow2 --output=json --backing=raw:base.raw top.qcow2`,
   async run(given) {
@@ -56,7 +56,7 @@ async function printHumanMap(runs: AsyncGenerator<MapRun>): Promise<void> {
     if (!data || zero) continue;
     if (compressed || offset === undefined) {
       throw new Error(
-        'Cannot print the map: a part of the disk is compressed and has no place of its own; use --output=json',
+        'Cannot print the map: a part of the disk is compressed or encrypted, and has no place of its own; use --output=json',
       );
     }
     printLines(`${hex(start)}${hex(length)}${hex(offset)}${file ?? ''}`);

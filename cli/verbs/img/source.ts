@@ -12,6 +12,7 @@ import {
 } from '../../../services/nbd/images/mod.ts';
 import { didYouMean } from '../../suggest.ts';
 import type { Given, OptionRule } from './grammar.ts';
+import { IMAGE_OPTS_OPTIONS, imageOptsOf } from './image_opts.ts';
 
 /** What the command takes as the format of an existing image, for the help */
 export const FORMAT_LIST = IMAGE_FORMATS.join(', ');
@@ -26,6 +27,7 @@ export const SOURCE_OPTIONS: readonly OptionRule[] = [
     repeats: true,
   },
   { long: 'backing-root', value: 'DIR', help: 'let names in images open files below DIR, but none elsewhere' },
+  ...IMAGE_OPTS_OPTIONS,
   { long: 'allow-extents', help: 'let a vmdk open the files that it names in its own folder' },
 ];
 
@@ -48,7 +50,7 @@ export interface OpenedSource {
 
 /** The format that was given under `option`. @throws UsageError that says how the file looks, where none was */
 export function formatOf(given: Given, option: string, path: string): ImageFormat {
-  const format = given.text(option);
+  const format = imageOptsOf(given, path)?.format ?? given.text(option);
   if (format === undefined) {
     const looks = looksLike(path);
     const add =
@@ -71,6 +73,13 @@ export function knownFormat(given: Given, format: string): ImageFormat {
  * the images name. Without both, names inside images open nothing.
  */
 export async function sourceOf(given: Given, path: string, format: ImageFormat): Promise<ImageSource> {
+  const said = imageOptsOf(given, path);
+  if (said !== undefined) {
+    if (given.has('backing') || given.has('backing-root')) {
+      throw given.usage('with --image-opts, what is under an image is said by backing.driver=, backing.file.filename=');
+    }
+    return given.has('allow-extents') ? { ...said, allowExtents: true } : said;
+  }
   const root = given.text('backing-root');
   const under = given.all('backing');
   const extents = given.has('allow-extents') ? { allowExtents: true } : {};
@@ -103,6 +112,7 @@ export async function openSource(
   const image = await withAdvice(path, () =>
     openImage(source, {
       readOnly: true,
+      holes: true,
       onLayer: (layer, from) => layers.unshift({ image: layer, source: from }),
     }),
   );
@@ -117,7 +127,9 @@ export async function withAdvice<T>(path: string, run: () => Promise<T>): Promis
     const text = error instanceof Error ? error.message : String(error);
     const advice = /none was given|no parent was given/.test(text)
       ? '; name it by --backing=FORMAT:PATH, or let names in images open files below a folder by --backing-root=DIR'
-      : '';
+      : /no passphrase was given/.test(text)
+        ? '; name it by --object secret,id=ID,file=FILE and --image-opts driver=FMT,file.filename=FILE,…key-secret=ID'
+        : '';
     throw new Error(`${text.includes(path) ? '' : `${path}: `}${text}${advice}`, { cause: error });
   }
 }

@@ -10,6 +10,8 @@ import {
 } from 'node:fs';
 import process from 'node:process';
 import {
+  createLuks,
+  createLuksHeader,
   createQcow2,
   createVhd,
   createVmdk,
@@ -20,11 +22,13 @@ import {
   vhdDiskBytes,
 } from '../../../services/nbd/images/mod.ts';
 import { KeyValues } from '../../key_value.ts';
+import { Secrets } from '../../secrets.ts';
 import { UsageError } from '../../usage_error.ts';
 import { parseSize } from './grammar.ts';
+import { ENCRYPTION_HELP, type TargetEncryption, takeEncryption } from './target_encryption.ts';
 
 /** Formats that this command makes */
-export const TARGET_FORMATS = ['raw', 'qcow2', 'vpc', 'vmdk'] as const;
+export const TARGET_FORMATS = ['raw', 'qcow2', 'vpc', 'vmdk', 'luks'] as const;
 
 export interface TargetOptions {
   readonly format: ImageFormat;
@@ -35,6 +39,8 @@ export interface TargetOptions {
   readonly backing?: { readonly file: string; readonly format: string };
   /** Of the file, for formats that write it down */
   readonly name?: string;
+  /** Where passphrases come from */
+  readonly secrets?: Secrets;
 }
 
 /** A new image as it was decided; nothing is made yet. */
@@ -44,6 +50,8 @@ export interface Target {
   /** qemu-img's words of what is made, for the line that says so */
   readonly description: string;
   readonly compressed: boolean;
+  /** Of an encrypted image, to open it */
+  readonly passphrase?: string;
   readonly create: (path: string) => Promise<void>;
 }
 
@@ -64,10 +72,16 @@ const HELP: Partial<Record<ImageFormat, readonly string[]>> = {
     'cluster_size=<size>    - A power of two from 512 to 2M (default 64k)',
     'compat=<str>           - 0.10, or 1.1 (default)',
     'compression_type=<str> - zlib (default) or zstd',
+    'encrypt.format=<str>   - luks; with it:',
+    ...ENCRYPTION_HELP.map(([word, text]) => `${`encrypt.${word}`.padEnd(23)}- ${text}`),
     'extended_l2=<bool>     - 32 subclusters in each cluster',
     'lazy_refcounts=<bool>  - Postpone refcount updates',
     'preallocation=<str>    - off (default), metadata, or falloc and full, which write zeroes',
     'refcount_bits=<num>    - A power of two from 1 to 64 (default 16)',
+    'size=<size>            - Virtual disk size',
+  ],
+  luks: [
+    ...ENCRYPTION_HELP.map(([word, text]) => `${word.padEnd(23)}- ${text}`),
     'size=<size>            - Virtual disk size',
   ],
   vpc: [
@@ -82,7 +96,8 @@ const HELP: Partial<Record<ImageFormat, readonly string[]>> = {
 };
 
 /** Decides on a new image by its options. @throws UsageError */
-export function planTarget({ format, sizeBytes, options, backing: given, name }: TargetOptions): Target {
+export function planTarget({ format, sizeBytes, options, backing: given, name, ...rest }: TargetOptions): Target {
+  const { secrets = new Secrets('--object', []) } = rest;
   const keys = new KeyValues('-o', options === '' ? `size=${sizeBytes}` : options);
   const size = keys.take('size');
   const wanted = size === undefined ? sizeBytes : parseSize(size, '-o size=');
@@ -93,7 +108,10 @@ export function planTarget({ format, sizeBytes, options, backing: given, name }:
       target = rawTarget(wanted);
       break;
     case 'qcow2':
-      target = qcow2Target(keys, wanted, given, preallocation);
+      target = qcow2Target(keys, wanted, given, preallocation, secrets);
+      break;
+    case 'luks':
+      target = luksTarget(keys, wanted, secrets);
       break;
     case 'vpc': {
       const type = keys.oneOf('subformat', ['dynamic', 'fixed'], 'dynamic');
@@ -141,11 +159,40 @@ function rawTarget(sizeBytes: number): Target {
   };
 }
 
+function luksTarget(keys: KeyValues, sizeBytes: number, secrets: Secrets): Target {
+  const encryption = takeEncryption(keys, '', secrets);
+  if (encryption === undefined) {
+    throw new UsageError('Cannot make a luks image: -o key-secret= is missing, which names an --object secret');
+  }
+  return {
+    sizeBytes: Math.ceil(sizeBytes / 512) * 512,
+    description: `fmt=luks size=${sizeBytes}${encryption.description}`,
+    compressed: false,
+    passphrase: encryption.passphrase,
+    create: (path) => createLuks(path, sizeBytes, encryption.create),
+  };
+}
+
+function qcow2Encryption(keys: KeyValues, secrets: Secrets): TargetEncryption | undefined {
+  const kind = keys.take('encrypt.format');
+  if (kind !== undefined && kind !== 'luks') {
+    throw new UsageError(
+      `Cannot use -o encrypt.format=${kind}: expected luks${kind === 'aes' ? '; the old method protects nothing' : ''}`,
+    );
+  }
+  const encryption = takeEncryption(keys, 'encrypt.', secrets);
+  if ((kind === undefined) !== (encryption === undefined)) {
+    throw new UsageError('Cannot encrypt a qcow2 image: expected both -o encrypt.format=luks and encrypt.key-secret=');
+  }
+  return encryption;
+}
+
 function qcow2Target(
   keys: KeyValues,
   sizeBytes: number,
   given: TargetOptions['backing'],
   preallocation: (typeof PREALLOCATIONS)[number],
+  secrets: Secrets,
 ): Target {
   const number = (key: string, otherwise: number): number => {
     const value = keys.take(key);
@@ -168,25 +215,34 @@ function qcow2Target(
     lazyRefcounts: keys.flag('lazy_refcounts', false),
     ...(file === undefined || format === undefined ? {} : { backing: { file, format } }),
   };
+  const encryption = qcow2Encryption(keys, secrets);
   if (file !== undefined && preallocation !== 'off') {
     throw new UsageError(`Cannot use -o preallocation=${preallocation} with a backing file: it would hide that`);
   }
   const under = file === undefined ? '' : ` backing_file=${file} backing_fmt=${format}`;
   const flag = (value: boolean) => (value ? 'on' : 'off');
-  const description = `fmt=qcow2 cluster_size=${create.clusterBytes} extended_l2=${flag(create.extendedL2)} compression_type=${create.compression} size=${sizeBytes}${under} lazy_refcounts=${flag(create.lazyRefcounts)} refcount_bits=${create.refcountBits}`;
+  const encrypted = encryption === undefined ? '' : ` encrypt.format=luks${encryption.description}`;
+  const description = `fmt=qcow2${encrypted} cluster_size=${create.clusterBytes} extended_l2=${flag(create.extendedL2)} compression_type=${create.compression} size=${sizeBytes}${under} lazy_refcounts=${flag(create.lazyRefcounts)} refcount_bits=${create.refcountBits}`;
   return {
     sizeBytes: Math.ceil(sizeBytes / 512) * 512,
     description,
     compressed: false,
+    ...(encryption === undefined ? {} : { passphrase: encryption.passphrase }),
     create: async (path) => {
-      await createQcow2(path, create);
-      if (preallocation !== 'off') await preallocate(path, preallocation);
+      const luksHeader = encryption === undefined ? {} : { luksHeader: await createLuksHeader(encryption.create) };
+      await createQcow2(path, { ...create, ...luksHeader });
+      if (preallocation !== 'off') await preallocate(path, preallocation, encryption?.create.passphrase);
     },
   };
 }
 
-async function preallocate(path: string, mode: 'metadata' | 'falloc' | 'full'): Promise<void> {
-  const image = await Qcow2Image.open(path, { readOnly: false, lock: false });
+async function preallocate(
+  path: string,
+  mode: 'metadata' | 'falloc' | 'full',
+  passphrase: Uint8Array | undefined,
+): Promise<void> {
+  const secret = passphrase === undefined ? {} : { passphrase };
+  const image = await Qcow2Image.open(path, { readOnly: false, lock: false, ...secret });
   try {
     await preallocateQcow2(image, mode);
   } finally {

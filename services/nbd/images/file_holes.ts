@@ -26,11 +26,14 @@ export class FileHoles {
     this.#calls = calls;
   }
 
-  /** Undefined where this Node, this system or its permissions do not have it. */
-  static load(): FileHoles | undefined {
+  /**
+   * Undefined where this Node, this system or its permissions do not have it. `quiet`: without Node's warning, where
+   * the person at the terminal can neither decide nor change anything.
+   */
+  static load({ quiet = false }: { readonly quiet?: boolean } = {}): FileHoles | undefined {
     if (process.platform !== 'linux') return undefined;
     try {
-      const ffi = process.getBuiltinModule('node:ffi');
+      const ffi = loadFfi(quiet);
       if (ffi === undefined) return undefined;
       const { functions } = ffi.dlopen(null, {
         lseek: { arguments: ['i32', 'i64', 'i32'], return: 'i64' },
@@ -68,5 +71,16 @@ export class FileHoles {
       if (this.#calls.fallocate(fd, mode, BigInt(offset + done), BigInt(length)) !== 0) return false;
     }
     return true;
+  }
+}
+
+function loadFfi(quiet: boolean): ReturnType<typeof process.getBuiltinModule<'node:ffi'>> {
+  const { emitWarning } = process;
+  // Node asks for this function when it warns, which it does once, while the module is loaded.
+  if (quiet) process.emitWarning = () => {};
+  try {
+    return process.getBuiltinModule('node:ffi');
+  } finally {
+    process.emitWarning = emitWarning;
   }
 }

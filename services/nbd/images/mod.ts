@@ -5,7 +5,14 @@ export { DirtyBitmap, type DirtyBitmapOptions, DirtyBitmaps } from './dirty_bitm
 export { asImageError, type DiskImage, ImageError, type ImageErrorCode, type ZeroOptions } from './disk_image.ts';
 export { IMAGE_FORMATS, type ImageFormat } from './image_format.ts';
 export { type ImageLock, lockImage } from './image_lock.ts';
-export { type CreateLuksOptions, createLuksHeader, LuksImage, type LuksImageOptions } from './luks/mod.ts';
+export {
+  type CreateLuksOptions,
+  createLuks,
+  createLuksHeader,
+  inspectLuks,
+  LuksImage,
+  type LuksImageOptions,
+} from './luks/mod.ts';
 export { MappedImage } from './mapped_image.ts';
 export { MemoryImage } from './memory_image.ts';
 export { type ImageSource, type OpenImageOptions, openImage } from './open_image.ts';

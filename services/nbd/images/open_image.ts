@@ -1,5 +1,6 @@
 import { type DiskImage, ImageError } from './disk_image.ts';
 import { IMAGE_FORMATS, type ImageFormat } from './image_format.ts';
+import { LuksImage } from './luks/mod.ts';
 import { FdImageFile, Qcow2Image } from './qcow2/mod.ts';
 import { RawImage } from './raw_image.ts';
 import { openVhd } from './vhd/mod.ts';
@@ -35,6 +36,10 @@ export interface OpenImageOptions {
   readonly inactive?: boolean;
   /** Raw images: ask the file system for holes, and give it space back (default false); see RawImageOptions */
   readonly unmap?: boolean;
+  /** Raw images: ask the file system for holes (default false); see RawImageOptions */
+  readonly holes?: boolean;
+  /** flush() does nothing, and writes have no order: a power cut may cost the image (default false) */
+  readonly unsafe?: boolean;
   /** Called for each image of the chain once it is open, the lowest first */
   readonly onLayer?: (image: DiskImage, source: ImageSource) => void;
 }
@@ -64,10 +69,11 @@ async function openOne(source: ImageSource, options: OpenImageOptions, depth: nu
       `Cannot open the image: format ${String(format)}, expected ${IMAGE_FORMATS.join(' or ')}`,
     );
   }
-  if (format === 'raw') {
+  if (format === 'raw' || format === 'luks') {
     if (source.backing !== undefined) {
-      throw new ImageError('EINVAL', 'Cannot open the image: raw images have nothing under them');
+      throw new ImageError('EINVAL', `Cannot open the image: ${format} images have nothing under them`);
     }
+    if (format === 'luks') return LuksImage.open(file, { ...options, ...passphraseOf(source) });
     return typeof file === 'string' ? RawImage.open(file, options) : RawImage.fromFd(file, options);
   }
   const { dataFile } = source;
@@ -77,7 +83,12 @@ async function openOne(source: ImageSource, options: OpenImageOptions, depth: nu
   if (dataFile !== undefined && (dataFile.fd === undefined) === (dataFile.path === undefined)) {
     throw new ImageError('EINVAL', 'Cannot open the image: expected one of a path and a descriptor for its data file');
   }
-  const under = { readOnly: true, ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }) };
+  const { onLayer, holes } = options;
+  const under = {
+    readOnly: true,
+    ...(onLayer === undefined ? {} : { onLayer }),
+    ...(holes === undefined ? {} : { holes }),
+  };
   const backing = source.backing === undefined ? undefined : await openChain(source.backing, under, depth + 1);
   const all = { ...options, ...(backing === undefined ? {} : { backing }) };
   try {
@@ -86,7 +97,7 @@ async function openOne(source: ImageSource, options: OpenImageOptions, depth: nu
     if (format === 'vmdk') return await openVmdk(file, { ...all, allowExtents: source.allowExtents === true });
     return await Qcow2Image.open(file, {
       ...all,
-      ...(source.passphrase === undefined ? {} : { passphrase: new TextEncoder().encode(source.passphrase) }),
+      ...passphraseOf(source),
       ...(source.snapshot === undefined ? {} : { snapshot: source.snapshot }),
       ...(dataFile === undefined
         ? {}
@@ -101,4 +112,8 @@ async function openOne(source: ImageSource, options: OpenImageOptions, depth: nu
     await backing?.close();
     throw error;
   }
+}
+
+function passphraseOf({ passphrase }: ImageSource): { passphrase?: Uint8Array } {
+  return passphrase === undefined ? {} : { passphrase: new TextEncoder().encode(passphrase) };
 }

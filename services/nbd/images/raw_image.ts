@@ -39,6 +39,13 @@ export interface RawImageOptions {
   readonly inactive?: boolean;
   /** Ask the file system for its holes, and make some: needs node:ffi, an experiment of Node's (default false) */
   readonly unmap?: boolean;
+  /**
+   * Ask the file system for its holes, without Node's warning of node:ffi (default false): for a program that serves
+   * nobody
+   */
+  readonly holes?: boolean;
+  /** flush() does nothing (default false) */
+  readonly unsafe?: boolean;
 }
 
 /**
@@ -46,7 +53,8 @@ export interface RawImageOptions {
  * a guest may write any format's header into its raw disk.
  *
  * Plain Node has no SEEK_HOLE and no fallocate: holes are kept because zeroes are not written over zeroes, the map
- * of them is found by reading, and discard() keeps the data. With `unmap` the file system is asked, and given space back.
+ * of them is found by reading, and discard() keeps the data. With `holes` the file system is asked, with `unmap` it is
+ * given space back, too.
  */
 export class RawImage implements DiskImage {
   readonly readOnly: boolean;
@@ -57,8 +65,11 @@ export class RawImage implements DiskImage {
   #sizeBytes: number;
   readonly #fd: number;
   readonly #wantsLock: boolean;
+  readonly #unsafe: boolean;
   /** The file system's holes; undefined where they are not asked for, or not known */
   readonly #holes: FileHoles | undefined;
+  /** Holes are made, too */
+  readonly #unmaps: boolean;
   #lock: ImageLock | undefined;
   #active = false;
   readonly #reads = new InPlaceGate();
@@ -72,8 +83,12 @@ export class RawImage implements DiskImage {
     this.#sizeBytes = sizeBytes;
     this.readOnly = options.readOnly;
     this.#wantsLock = !options.readOnly && options.lock !== false;
-    this.#holes = options.unmap === true && fstatSync(fd).isFile() ? FileHoles.load() : undefined;
-    this.canFastZero = this.#holes !== undefined && !options.readOnly;
+    this.#unsafe = options.unsafe === true;
+    const wanted = options.unmap === true || options.holes === true;
+    const quiet = options.unmap !== true;
+    this.#holes = wanted && fstatSync(fd).isFile() ? FileHoles.load({ quiet }) : undefined;
+    this.#unmaps = this.#holes !== undefined && options.unmap === true;
+    this.canFastZero = this.#unmaps && !options.readOnly;
   }
 
   get sizeBytes(): number {
@@ -171,7 +186,7 @@ export class RawImage implements DiskImage {
 
   async flush(): Promise<void> {
     this.#open();
-    if (this.readOnly) return;
+    if (this.readOnly || this.#unsafe) return;
     if (this.#flushError !== undefined) throw this.#flushError;
     await new Promise<void>((resolve, reject) => {
       fdatasync(this.#fd, (error) => {
@@ -187,7 +202,8 @@ export class RawImage implements DiskImage {
   async discard(offset: number, lengthBytes: number): Promise<void> {
     this.#writable();
     // "NBD_CMD_TRIM is a hint": without holes the data stays, which is one of the allowed outcomes.
-    if (this.#holes?.punch(this.#fd, offset, lengthBytes) === true) this.bitmaps.mark(offset, lengthBytes);
+    if (this.#unmaps && this.#holes?.punch(this.#fd, offset, lengthBytes) === true)
+      this.bitmaps.mark(offset, lengthBytes);
   }
 
   async writeZeroes(offset: number, lengthBytes: number, options: ZeroOptions): Promise<void> {
@@ -209,7 +225,7 @@ export class RawImage implements DiskImage {
   /** False: it has to be done by writing. */
   #zeroByHoles(offset: number, lengthBytes: number, { mayUnmap }: ZeroOptions): boolean {
     const holes = this.#holes;
-    if (holes === undefined) return false;
+    if (holes === undefined || !this.#unmaps) return false;
     const done = mayUnmap ? holes.punch(this.#fd, offset, lengthBytes) : holes.zero(this.#fd, offset, lengthBytes);
     if (done) this.bitmaps.mark(offset, lengthBytes);
     return done;

@@ -1,9 +1,12 @@
 import { DirtyBitmap } from '../images/dirty_bitmap.ts';
 import type { DiskImage } from '../images/disk_image.ts';
-import { type ImageSource, openImage, Qcow2Image } from '../images/mod.ts';
+import { type ImageSource, MAX_CHAIN, openImage } from '../images/open_image.ts';
+import { FdImageFile, Qcow2Image } from '../images/qcow2/mod.ts';
 import { flagField, numberField, optionalTextField, recordOf, textField } from '../parameters.ts';
 import { BackupWork } from './backup.ts';
 import { BlockJob, JobError, type JobEvent, type JobInfo, type JobWork } from './block_job.ts';
+import { Layers } from './chain.ts';
+import { type BackingName, CommitWork } from './commit.ts';
 import type { JobDisk } from './job_disk.ts';
 import { MirrorWork } from './mirror.ts';
 import { StreamWork } from './stream.ts';
@@ -41,7 +44,7 @@ export class JobControl {
     return [...this.#jobs.values()].map(({ job }) => job.info);
   }
 
-  /** `{job, type, disk, speed?, target?, sync?, isNew?, bitmap?}` */
+  /** `{job, type, disk, speed?, target?, sync?, isNew?, bitmap?, topDepth?, baseDepth?, baseFile?, baseFormat?, overlay?}` */
   async start(params: unknown): Promise<object> {
     const fields = recordOf(params, 'job-start');
     const id = textField(fields, 'job');
@@ -146,14 +149,21 @@ export class JobControl {
     if (type === 'stream') {
       const { image } = disk;
       if (!(image instanceof Qcow2Image)) throw new JobError(`Cannot stream into '${id}': only qcow2 images can`);
-      return new StreamWork(disk, image);
+      const depth = depthOf(fields, 'baseDepth');
+      if (depth === undefined || depth === 1) {
+        // Right below: nothing is between, and nothing is to be done.
+        if (depth === 1) throw new JobError(`Cannot stream into '${id}': its base is right below it`);
+        return new StreamWork(disk, image);
+      }
+      const between = new Layers(image.backing, depth - 1);
+      return new StreamWork(disk, image, { between, name: nameOf(fields) });
     }
     if (type !== 'mirror' && type !== 'backup' && type !== 'commit') throw new JobError(`Cannot start a ${type} job`);
     const bits = optionalTextField(fields, 'bitmap');
     const bitmap = bits === undefined ? undefined : { name: bits, bits: disk.bitmaps.get(bits) };
     const target = await openImage(sourceOf(fields.target), { readOnly: false });
     try {
-      if (type === 'commit') return await this.#commit(disk, target, pivot);
+      if (type === 'commit') return await this.#commit(disk, target, fields, pivot);
       if (target.sizeBytes !== disk.sizeBytes) {
         throw new JobError(`Cannot copy ${disk.sizeBytes} bytes to a target of ${target.sizeBytes}`);
       }
@@ -179,21 +189,40 @@ export class JobControl {
   }
 
   /** The image below is opened anew, for writing; from here on it is that object which is under the disk. */
-  async #commit(disk: JobDisk, base: DiskImage, pivot: { done: boolean }): Promise<JobWork> {
-    const top = disk.image;
-    if (!(top instanceof Qcow2Image) || top.backing === undefined) {
-      throw new JobError('Cannot commit: the disk has no image below it');
-    }
+  async #commit(disk: JobDisk, base: DiskImage, fields: Fields, pivot: { done: boolean }): Promise<JobWork> {
+    const topDepth = depthOf(fields, 'topDepth') ?? 0;
+    const baseDepth = depthOf(fields, 'baseDepth') ?? 1;
+    const above = topDepth === 0 ? undefined : new Layers(disk.image, topDepth);
+    const layers = new Layers(above === undefined ? disk.image : above.below, baseDepth - topDepth);
+    const { top } = layers;
     if (base.sizeBytes < top.sizeBytes && base.resize !== undefined) await base.resize(top.sizeBytes);
     if (base.sizeBytes !== top.sizeBytes) {
       throw new JobError(`Cannot commit ${top.sizeBytes} bytes into a disk of ${base.sizeBytes}`);
     }
-    await disk.alone(() => top.changeBacking(base, {}));
-    return new MirrorWork(disk, base, { type: 'commit', sync: 'top', targetIsZero: false }, async () => {
+    const file = optionalTextField(fields, 'overlay');
+    const overlayFile = file === undefined ? undefined : FdImageFile.open(file, false);
+    await disk.alone(() => layers.lowest.swapBacking(base));
+    if (above !== undefined) {
+      const onDone = () => {
+        pivot.done = true;
+      };
+      return new CommitWork(disk, { layers, base, overlay: above.lowest, name: nameOf(fields), overlayFile, onDone });
+    }
+    return new MirrorWork(disk, base, { type: 'commit', layers, sync: 'top', targetIsZero: false }, async () => {
       pivot.done = true;
-      await top.closeWithoutBacking();
+      await layers.close();
     });
   }
+}
+
+/** How many images are above one: 0 is the disk's own */
+function depthOf(fields: Fields, name: 'topDepth' | 'baseDepth'): number | undefined {
+  return fields[name] === undefined ? undefined : numberField(fields, name, name === 'baseDepth' ? 1 : 0, MAX_CHAIN);
+}
+
+/** What the header of the image above a base says of it: text that opens nothing here */
+function nameOf(fields: Fields): BackingName {
+  return { file: textField(fields, 'baseFile'), format: textField(fields, 'baseFormat') };
 }
 
 /** What the supervisor opened for a job: paths that stand for its descriptors. */
@@ -201,7 +230,13 @@ function sourceOf(value: unknown): ImageSource {
   const fields = recordOf(value, 'target');
   const backing = fields.backing === undefined ? undefined : sourceOf(fields.backing);
   const format = textField(fields, 'format') as ImageSource['format'];
-  return { path: textField(fields, 'path'), format, ...(backing === undefined ? {} : { backing }) };
+  const passphrase = optionalTextField(fields, 'passphrase');
+  return {
+    path: textField(fields, 'path'),
+    format,
+    ...(passphrase === undefined ? {} : { passphrase }),
+    ...(backing === undefined ? {} : { backing }),
+  };
 }
 
 function throttleLimits(fields: Fields): ThrottleLimits {

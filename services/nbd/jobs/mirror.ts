@@ -1,6 +1,7 @@
 import type { DirtyBitmap } from '../images/dirty_bitmap.ts';
 import type { DiskImage } from '../images/disk_image.ts';
 import type { BlockJob, JobType, JobWork } from './block_job.ts';
+import type { Layers } from './chain.ts';
 import { copyRange, jobBitmap, markContents, PIECE_BYTES } from './copy.ts';
 import type { JobDisk, WriteWatcher } from './job_disk.ts';
 
@@ -9,6 +10,12 @@ export interface MirrorOptions {
   readonly sync: 'full' | 'top' | 'none';
   /** The target is new and reads as zeroes */
   readonly targetIsZero: boolean;
+}
+
+/** What a `commit` brings into the image below it: the disk's own and more images under that */
+export interface MirrorLayers {
+  readonly type: 'commit';
+  readonly layers: Layers;
 }
 
 /** Anything that says what of a disk is its own */
@@ -27,7 +34,7 @@ export class MirrorWork implements JobWork {
   readonly follows = true;
   readonly #disk: JobDisk;
   readonly #target: DiskImage;
-  readonly #options: MirrorOptions;
+  readonly #options: MirrorOptions & Partial<MirrorLayers>;
   readonly #dirty: DirtyBitmap;
   readonly #watcher: WriteWatcher;
   readonly #onPivot: (before: DiskImage) => Promise<void>;
@@ -37,7 +44,7 @@ export class MirrorWork implements JobWork {
   constructor(
     disk: JobDisk,
     target: DiskImage,
-    options: MirrorOptions & { readonly type?: 'mirror' | 'commit' },
+    options: MirrorOptions & Partial<MirrorLayers>,
     onPivot: (before: DiskImage) => Promise<void>,
   ) {
     this.type = options.type ?? 'mirror';
@@ -95,9 +102,16 @@ export class MirrorWork implements JobWork {
     this.#disk.unwatch(this.#watcher);
     // The image below a committed one stays under the disk.
     if (!this.#pivoted && this.type === 'mirror') await this.#target.close();
+    // Nobody writes to that one then, and it may be opened for writing again.
+    else if (!this.#pivoted) await this.#target.inactivate?.();
   }
 
   async #markTop(): Promise<void> {
+    const { layers } = this.#options;
+    if (layers !== undefined) {
+      for await (const { offset, lengthBytes } of layers.ranges()) this.#dirty.mark(offset, lengthBytes);
+      return;
+    }
     const top = this.#disk.image as Layer;
     if (top.ownExtents === undefined) {
       this.#dirty.mark(0, top.sizeBytes);

@@ -72,6 +72,7 @@ for (const [what, args, status, message] of [
   ['a chain twice', ['map', '-f', 'raw', '--backing=raw:a', '--backing-root=.', 'x'], 1, 'exclude each other'],
   ['a backing file without its format', ['create', '-f', 'qcow2', '-b', 'raw.img', at('new')], 1, 'add -F qcow2'],
   ['a size that is none', ['create', at('new'), 'many'], 1, 'expected a size in bytes'],
+  ['a cache mode that is none', ['convert', '-f', 'raw', '-t', 'unsave', at('raw.img'), at('new')], 1, 'unsafe'],
   ['no size', ['create', at('new')], 1, 'its SIZE is missing'],
   ['an image of a kind that is only read', ['create', '-f', 'vhdx', at('new'), '1M'], 1, 'it is only read'],
   [

@@ -1,6 +1,7 @@
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import process from 'node:process';
 import test, { type ExecutionContext } from 'ava';
 import { FileHoles } from '../../../services/nbd/images/file_holes.ts';
 import { ImageError, RawImage } from '../../../services/nbd/images/mod.ts';
@@ -93,6 +94,33 @@ test('zeroes that must keep their space keep it', async (t) => {
   t.true(into.every((byte) => byte === 0));
   t.is(statSync(path).blocks, before);
 });
+
+test.serial(
+  'with holes alone, the map is the file system’s, nothing is given back, and Node does not warn',
+  async (t) => {
+    const path = sparse('holes.raw');
+    const warned: unknown[] = [];
+    const note = (warning: Error) => warned.push(warning.message);
+    process.on('warning', note);
+    t.teardown(() => process.off('warning', note));
+    const image = await RawImage.open(path, { readOnly: false, holes: true });
+    t.teardown(() => image.close());
+    if (!hasHoles(t, path)) return;
+    t.deepEqual(
+      (await image.blockStatus(0, 4 * MIB, 10)).map(({ flags }) => flags),
+      [0, 3, 0],
+    );
+    t.false(image.canFastZero);
+    const before = statSync(path).blocks;
+    await image.discard(0, MIB);
+    t.is(statSync(path).blocks, before);
+    await new Promise((resolve) => setImmediate(resolve));
+    t.deepEqual(
+      warned.filter((text) => /FFI/.test(String(text))),
+      [],
+    );
+  },
+);
 
 test('without unmap nothing of it is used', async (t) => {
   const path = sparse('off.raw');

@@ -12,9 +12,13 @@ const PIECE_BYTES = 1 << 20;
 
 export interface LuksImageOptions {
   readonly readOnly: boolean;
-  readonly passphrase: Uint8Array;
+  readonly passphrase?: Uint8Array;
   /** Refuse an image that another writer has open (default true) */
   readonly lock?: boolean;
+  /** flush() does nothing (default false) */
+  readonly unsafe?: boolean;
+  /** Not locked and not written to until activate() */
+  readonly inactive?: boolean;
 }
 
 /** A raw disk behind a LUKS header of version 1, as cryptsetup and qemu-img make them. */
@@ -26,25 +30,30 @@ export class LuksImage implements DiskImage {
   /** Filled by every change */
   readonly bitmaps = new DirtyBitmaps();
   readonly #file: ImageFile;
-  readonly #lock: ImageLock | undefined;
+  readonly #wantsLock: boolean;
+  #lock: ImageLock | undefined;
+  #active = false;
 
-  private constructor(file: ImageFile, readOnly: boolean, lock: ImageLock | undefined) {
+  private constructor(file: ImageFile, { readOnly, lock }: LuksImageOptions) {
     this.#file = file;
-    this.#lock = lock;
+    this.#wantsLock = !readOnly && lock !== false;
     this.readOnly = readOnly;
     this.sizeBytes = Math.floor(file.sizeBytes / SECTOR_BYTES) * SECTOR_BYTES;
   }
 
   /** @throws WireError where the header is wrong, ImageError where the passphrase is, errno errors of open(2) */
   static async open(source: string | number, options: LuksImageOptions): Promise<LuksImage> {
-    const { readOnly, passphrase } = options;
-    const file = typeof source === 'string' ? FdImageFile.open(source, readOnly) : new FdImageFile(source);
+    const { passphrase } = options;
+    const file = FdImageFile.from(source, options);
     try {
       const area = {
         lengthBytes: file.sizeBytes,
         read: (offset: number, into: Uint8Array) => file.read(offset, into),
       };
       const header = await readLuksHeader(area);
+      if (passphrase === undefined) {
+        throw new ImageError('EINVAL', 'Cannot open the LUKS image: it is encrypted, and no passphrase was given');
+      }
       // 0 says that the header stands alone; here the disk is behind it, in the same file.
       if (header.payloadOffset < LUKS_HEADER_BYTES) {
         throw new ImageError(
@@ -53,12 +62,27 @@ export class LuksImage implements DiskImage {
         );
       }
       const cipher = await unlockLuks(area, header, passphrase);
-      const lock = readOnly || options.lock === false ? undefined : await file.lock();
-      return new LuksImage(new CryptFile(file, cipher, header.payloadOffset), readOnly, lock);
+      const image = new LuksImage(new CryptFile(file, cipher, header.payloadOffset), options);
+      if (!options.inactive) await image.activate();
+      return image;
     } catch (error) {
       await file.close();
       throw error;
     }
+  }
+
+  async activate(): Promise<void> {
+    if (this.#active) return;
+    if (this.#wantsLock) this.#lock = await this.#file.lock();
+    this.#active = true;
+  }
+
+  async inactivate(): Promise<void> {
+    this.#active = false;
+    await this.flush();
+    const lock = this.#lock;
+    this.#lock = undefined;
+    await lock?.release();
   }
 
   dirtyBitmaps(): readonly string[] {
@@ -115,5 +139,6 @@ export class LuksImage implements DiskImage {
 
   #writable(): void {
     if (this.readOnly) throw new ImageError('EPERM', 'Cannot write: image is read-only');
+    if (!this.#active) throw new ImageError('EPERM', 'Cannot write: another machine owns the image now');
   }
 }

@@ -1,5 +1,6 @@
-export { type CreateLuksOptions, createLuksHeader } from './create.ts';
+export { type CreateLuksOptions, createLuks, createLuksHeader } from './create.ts';
 export { CryptFile } from './crypt_file.ts';
+export { inspectLuks } from './inspect.ts';
 export { LuksImage, type LuksImageOptions } from './luks_image.ts';
 export { SECTOR_BYTES, SectorCipher } from './sector_cipher.ts';
 export { type LuksArea, readLuksHeader, unlockLuks } from './unlock.ts';

@@ -1,6 +1,9 @@
 import { COMPATIBLE } from '../../../../protocols/qcow2/mod.ts';
 import { type DiskImage, ImageError } from '../disk_image.ts';
 import { isZero } from '../zeroes.ts';
+import { writeHeader } from './header_update.ts';
+import type { ImageFile } from './image_file.ts';
+import { readMetadata } from './metadata.ts';
 import type { Qcow2Image } from './qcow2_image.ts';
 
 const PIECE_BYTES = 1 << 20;
@@ -68,6 +71,18 @@ export async function rebaseQcow2(
   }
   await image.flush();
   await image.changeBacking(below, { name });
+}
+
+/**
+ * Says in the header of the image in `file`, open for writing, what is below it now; nothing else is looked at. Readers
+ * of the image learn it when they read its tables anew.
+ */
+export async function renameBacking(
+  file: ImageFile,
+  name: { readonly file: string; readonly format: string },
+): Promise<void> {
+  const { header } = await readMetadata(file);
+  await writeHeader(file, header, { backingFile: name.file, backingFormat: name.format });
 }
 
 /** Changes the format of an image without touching its contents: version 3 from 2, lazy refcounts on or off. */

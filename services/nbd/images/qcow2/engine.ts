@@ -34,6 +34,8 @@ export interface Qcow2ImageOptions {
   readonly dataFile?: ImageFile;
   /** Refuse an image that another writer has open (default true) */
   readonly lock?: boolean;
+  /** flush() does nothing, and writes have no order: a power cut may cost the image (default false) */
+  readonly unsafe?: boolean;
   /** Not locked and not written to until activate(), which reads it anew */
   readonly inactive?: boolean;
   /** Of an image with LUKS encryption */
@@ -209,6 +211,18 @@ export class Qcow2Engine {
       this.options = backing === undefined ? rest : { ...rest, backing };
       this.#use(await readContext(this.file, this.options, this.context.cipher));
       if (old !== backing && !keepOld) await old?.close();
+    });
+  }
+
+  /** Puts another object for the same disk under the image, which may be read-only. The one before is closed. */
+  async swapBacking(backing: DiskImage): Promise<void> {
+    await this.turns.exclusive(async () => {
+      this.checkOpen();
+      if (this.context.map.dirty) await this.context.map.commit();
+      const { backing: old } = this.options;
+      this.options = { ...this.options, backing };
+      this.#use(await readContext(this.file, this.options, this.context.cipher));
+      if (old !== backing) await old?.close();
     });
   }
 

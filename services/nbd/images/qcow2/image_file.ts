@@ -32,21 +32,32 @@ export interface ImageFile {
 /** An image in a regular file, the only place that qcow2 is served from. */
 export class FdImageFile implements ImageFile {
   readonly #fd: number;
+  readonly #unsafe: boolean;
   #sizeBytes: number;
   #syncError: ImageError | undefined;
 
-  /** Takes over `fd`. @throws ImageError where it is no regular file */
-  constructor(fd: number) {
+  /** Takes over `fd`. `unsafe`: sync() does nothing. @throws ImageError where it is no regular file */
+  constructor(fd: number, unsafe = false) {
     this.#fd = fd;
+    this.#unsafe = unsafe;
     this.#sizeBytes = 0;
     this.refresh();
   }
 
-  static open(path: string, readOnly: boolean): FdImageFile {
+  /** A path, or a descriptor that it takes over. */
+  static from(
+    source: string | number,
+    options: { readonly readOnly: boolean; readonly unsafe?: boolean },
+  ): FdImageFile {
+    const { readOnly, unsafe = false } = options;
+    return typeof source === 'string' ? FdImageFile.open(source, readOnly, unsafe) : new FdImageFile(source, unsafe);
+  }
+
+  static open(path: string, readOnly: boolean, unsafe = false): FdImageFile {
     // O_NONBLOCK: a FIFO must be refused, not waited for.
     const fd = openSync(path, (readOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NONBLOCK);
     try {
-      return new FdImageFile(fd);
+      return new FdImageFile(fd, unsafe);
     } catch (error) {
       closeFd(fd, () => {});
       throw error;
@@ -117,6 +128,7 @@ export class FdImageFile implements ImageFile {
   }
 
   async sync(): Promise<void> {
+    if (this.#unsafe) return;
     // After a failed sync the page cache may have dropped what it could not write: no later one can vouch for it.
     if (this.#syncError !== undefined) throw this.#syncError;
     await new Promise<void>((resolve, reject) => {

@@ -4,6 +4,7 @@ export {
   type Progress,
   preallocateQcow2,
   rebaseQcow2,
+  renameBacking,
 } from './chain_operations.ts';
 export { checkFile, checkQcow2, type Qcow2CheckResult, type Qcow2Repair } from './check.ts';
 export { CorruptImageError } from './corrupt_image_error.ts';

@@ -39,7 +39,7 @@ export class Qcow2Image implements DiskImage {
    * @throws WireError where the image is wrong, ImageError where it cannot be served, errno errors of open(2)
    */
   static async open(source: string | number, options: Qcow2ImageOptions): Promise<Qcow2Image> {
-    const file = typeof source === 'string' ? FdImageFile.open(source, options.readOnly) : new FdImageFile(source);
+    const file = FdImageFile.from(source, options);
     return Qcow2Image.openFile(file, options);
   }
 
@@ -182,12 +182,17 @@ export class Qcow2Image implements DiskImage {
 
   async writeZeroes(offset: number, lengthBytes: number, options: ZeroOptions): Promise<void> {
     this.#engine.checkWritable();
+    await this.#zero(offset, lengthBytes, options, () => this.#engine.bitmaps.mark(offset, lengthBytes));
+  }
+
+  /** `begin` is called once it is known that it can be done. */
+  async #zero(offset: number, lengthBytes: number, options: ZeroOptions, begin = () => {}): Promise<void> {
     const [from, to] = this.#wholeGrains(offset, lengthBytes);
     const end = offset + lengthBytes;
     const edges = from < to ? [offset, from, to, end] : [offset, end, end, end];
     const ragged = edges[0]! < edges[1]! || (edges[2]! < edges[3]! && edges[2]! < this.sizeBytes && from < to);
     if (options.fast) refuseFast(this.header.version, ragged);
-    this.#engine.bitmaps.mark(offset, lengthBytes);
+    begin();
     for (const edge of [0, 2]) {
       const at = edges[edge]!;
       const length = Math.min(edges[edge + 1]!, this.sizeBytes) - at;
@@ -277,17 +282,25 @@ export class Qcow2Image implements DiskImage {
     await this.#engine.changeBacking(backing, changes, keepOld);
   }
 
-  /** Closes the image, and leaves the disk under it open. */
-  async closeWithoutBacking(): Promise<void> {
-    this.#engine.keepsBacking = true;
-    await this.close();
+  /** Puts another object for the same disk under the image, which may be read-only. The one before is closed. */
+  swapBacking(backing: DiskImage): Promise<void> {
+    return this.#engine.swapBacking(backing);
   }
 
-  /** Copies what is under the image into it, where it has nothing itself; the disk reads the same, so nothing records it. */
-  async fillFromBelow(offset: number, lengthBytes: number): Promise<void> {
+  /** Whoever closes the image leaves the disk under it open. */
+  keepBacking(): void {
+    this.#engine.keepsBacking = true;
+  }
+
+  /**
+   * Copies what is under the image into it, where it has nothing itself; the disk reads the same, so nothing records it.
+   * Zeroes, too, with `zeroes`: something else will be under the image.
+   */
+  async fillFromBelow(offset: number, lengthBytes: number, zeroes = false): Promise<void> {
     const piece = new Uint8Array(lengthBytes);
     await this.read(offset, piece);
     if (!isZero(piece)) await this.#engine.change(() => this.#engine.writer.write(offset, piece));
+    else if (zeroes) await this.#zero(offset, lengthBytes, { mayUnmap: true, fast: false });
   }
 
   /** Forgets all clusters that lie wholly behind `offset`. */

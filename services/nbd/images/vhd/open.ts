@@ -37,7 +37,7 @@ export interface VhdMap extends BlockMap {
  * @throws WireError where the image is wrong, ImageError where it cannot be served, errno errors of open(2)
  */
 export async function openVhd(source: string | number, options: MappedImageOptions): Promise<MappedImage<VhdMap>> {
-  const file = typeof source === 'string' ? FdImageFile.open(source, options.readOnly) : new FdImageFile(source);
+  const file = FdImageFile.from(source, options);
   return openVhdFile(file, options);
 }
 

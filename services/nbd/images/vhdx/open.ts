@@ -42,7 +42,7 @@ export interface VhdxMap extends BlockMap {
  * @throws WireError where the image is wrong, ImageError where it cannot be served, errno errors of open(2)
  */
 export async function openVhdx(source: string | number, options: MappedImageOptions): Promise<MappedImage<VhdxMap>> {
-  const file = typeof source === 'string' ? FdImageFile.open(source, options.readOnly) : new FdImageFile(source);
+  const file = FdImageFile.from(source, options);
   return openVhdxFile(file, options);
 }
 

@@ -62,7 +62,7 @@ export interface VmdkMap extends BlockMap {
  */
 export async function openVmdk(source: string | number, options: VmdkOptions): Promise<MappedImage<VmdkMap>> {
   const path = typeof source === 'string' ? source : undefined;
-  const file = typeof source === 'string' ? FdImageFile.open(source, options.readOnly) : new FdImageFile(source);
+  const file = FdImageFile.from(source, options);
   return openVmdkFile(file, path, options);
 }
 

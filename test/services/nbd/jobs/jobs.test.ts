@@ -231,7 +231,8 @@ test.serial('commit brings what an overlay has into the image below, and the dis
   model.fill(7, 100_000, 400_000);
   const disk = new JobDisk(top);
   const work = new MirrorWork(disk, below, { type: 'commit', sync: 'top', targetIsZero: false }, async () => {
-    await top.closeWithoutBacking();
+    top.keepBacking();
+    await top.close();
   });
   const writer = guest(disk, model, 31);
   const { job, ready } = begin(work);

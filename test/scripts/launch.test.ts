@@ -1,0 +1,32 @@
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { codeCache } from '../../scripts/launch.mjs';
+
+const directory = mkdtempSync(join(tmpdir(), 'caisson-launch-'));
+test.after.always(() => rmSync(directory, { recursive: true, force: true }));
+
+test('codeCache() makes a folder of the user alone below the cache folder', (t) => {
+  const base = join(directory, 'fresh');
+  const folder = join(base, 'caisson', 'code');
+  t.deepEqual(codeCache({ XDG_CACHE_HOME: base }), { NODE_COMPILE_CACHE: folder });
+  t.is(statSync(folder).mode & 0o777, 0o700);
+});
+
+test('codeCache() uses no folder that others can write to: what is in it is run', (t) => {
+  const base = join(directory, 'open');
+  const folder = join(base, 'caisson', 'code');
+  mkdirSync(folder, { recursive: true });
+  chmodSync(folder, 0o770);
+  t.deepEqual(codeCache({ XDG_CACHE_HOME: base }), {});
+  chmodSync(folder, 0o702);
+  t.deepEqual(codeCache({ XDG_CACHE_HOME: base }), {});
+});
+
+test('codeCache() does without where no folder can be made, and where the user has said which', (t) => {
+  const file = join(directory, 'file');
+  writeFileSync(file, '');
+  t.deepEqual(codeCache({ XDG_CACHE_HOME: file }), {});
+  t.deepEqual(codeCache({ XDG_CACHE_HOME: directory, NODE_COMPILE_CACHE: '/elsewhere' }), {});
+});
