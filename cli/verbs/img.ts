@@ -58,7 +58,9 @@ export const imgVerb: Verb = {
   summary: 'make, copy and inspect disk images, as qemu-img',
   help,
   helpPages: COMMANDS.map((command) => ({ name: command.name, help: helpOf(command) })),
-  async run([word, ...args]) {
+  async run(words) {
+    const asQemu = words[0] === '--qemu-img';
+    const [word, ...args] = asQemu ? words.slice(1) : words;
     if (word === undefined) {
       process.stderr.write(`caisson img: Cannot run: no COMMAND is given\n\n${help}`);
       return 1;
@@ -66,9 +68,11 @@ export const imgVerb: Verb = {
     try {
       const command = COMMANDS.find(({ name }) => name === word);
       if (command === undefined) throw unknown(word);
-      return await command.run(parseGiven(command, args));
+      return await command.run(parseGiven(command, args, asQemu));
     } catch (error) {
-      process.stderr.write(`caisson img: ${error instanceof Error ? error.message : String(error)}\n`);
+      process.stderr.write(
+        `${asQemu ? 'qemu-img' : 'caisson img'}: ${error instanceof Error ? error.message : String(error)}\n`,
+      );
       // 1 of compare means that the images differ.
       return word === 'compare' ? 2 : 1;
     }

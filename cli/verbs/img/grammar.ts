@@ -30,11 +30,19 @@ export class Given {
   readonly #command: string;
   readonly #values: ReadonlyMap<string, readonly string[]>;
   readonly operands: readonly string[];
+  /** Answers as qemu-img: formats are guessed, and names inside images followed */
+  readonly asQemu: boolean;
 
-  constructor(command: string, values: ReadonlyMap<string, readonly string[]>, operands: readonly string[]) {
+  constructor(
+    command: string,
+    values: ReadonlyMap<string, readonly string[]>,
+    operands: readonly string[],
+    asQemu = false,
+  ) {
     this.#command = command;
     this.#values = values;
     this.operands = operands;
+    this.asQemu = asQemu;
   }
 
   has(name: string): boolean {
@@ -81,7 +89,7 @@ export class Given {
  * `-f X`, `-fX`, `-pq`, `--output X`, `--output=X`, and `--` before operands; `-1G` is a size, not an option.
  * @throws UsageError
  */
-export function parseGiven(command: Subcommand, args: readonly string[]): Given {
+export function parseGiven(command: Subcommand, args: readonly string[], asQemu = false): Given {
   const values = new Map<string, string[]>();
   const operands: string[] = [];
   const queue = [...args];
@@ -121,7 +129,7 @@ export function parseGiven(command: Subcommand, args: readonly string[]): Given 
       }
     } else operands.push(arg);
   }
-  return new Given(command.name, values, operands);
+  return new Given(command.name, values, operands, asQemu);
 }
 
 export function helpOf(command: Subcommand): string {

@@ -46,10 +46,11 @@ export async function copyImage(source: DiskImage, target: DiskImage, options: C
         const zero = (flags & STATE.ZERO) !== 0 && options.sparseBytes > 0;
         while (at < end) {
           options.signal?.throwIfAborted();
-          if (zero) {
+          const zeroTo = zero ? wholeBlocks(end, sizeBytes, options) : at;
+          if (zeroTo > at) {
             await writing;
-            await zeroTarget(target, offset + at, end - at, options);
-            at = end;
+            await zeroTarget(target, offset + at, zeroTo - at, options);
+            at = zeroTo;
           } else {
             const piece = buffers[turn]!.subarray(0, pieceBytes(at, sizeBytes, end, options));
             await source.read(at, piece);
@@ -75,6 +76,12 @@ function pieceBytes(at: number, sizeBytes: number, extentEnd: number, { compress
   if (compressed !== undefined) return Math.min(compressed.blockBytes, sizeBytes - at);
   // Ends at whole pieces of the disk, so that blocks of the target are written once.
   return Math.min(extentEnd - at, PIECE_BYTES - (at % PIECE_BYTES));
+}
+
+/** Zeroes end where a compressed block begins: the rest is a part of the next one. */
+function wholeBlocks(end: number, sizeBytes: number, { compressed }: CopyOptions): number {
+  if (compressed === undefined || end === sizeBytes) return end;
+  return Math.floor(end / compressed.blockBytes) * compressed.blockBytes;
 }
 
 async function extentsFrom(source: DiskImage, at: number) {

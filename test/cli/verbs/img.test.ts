@@ -9,10 +9,9 @@ import { helpOf, parseGiven, parseSize, type Subcommand } from '../../../cli/ver
 import { infoCommand } from '../../../cli/verbs/img/info.ts';
 import { sizeText } from '../../../cli/verbs/img/output.ts';
 import { ImageProgress } from '../../../cli/verbs/img/progress.ts';
-import { looksLike } from '../../../cli/verbs/img/source.ts';
 import { planTarget, replaceFile, targetHelp } from '../../../cli/verbs/img/target.ts';
 import { imgVerb } from '../../../cli/verbs/img.ts';
-import { createQcow2, createVhd, createVmdk } from '../../../services/nbd/images/mod.ts';
+import { createQcow2, createVhd, createVmdk, guessFormat } from '../../../services/nbd/images/mod.ts';
 import { vhdxImage } from '../../fixtures/vhdx_image.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-img-'));
@@ -269,10 +268,10 @@ test('progress is a bar on a terminal, and the line of qemu-img elsewhere', (t) 
   t.notThrows(() => new ImageProgress(0, { write }).end());
 });
 
-test('looksLike() looks for advice only', (t) => {
+test('guessFormat() looks for advice only', (t) => {
   const names = ['raw.img', 'disk.qcow2', 'disk.vhd', 'disk.vhdx', 'disk.vmdk', 'none'];
   t.deepEqual(
-    names.map((name) => looksLike(at(name))),
+    names.map((name) => guessFormat(at(name))),
     [undefined, 'qcow2', 'vpc', 'vhdx', 'vmdk', undefined],
   );
 });
