@@ -24,10 +24,11 @@ export async function openSource(values: NbdArguments): Promise<DiskImage> {
   if (path === undefined) throw new UsageError('Cannot serve: no IMAGE is given');
   if (more.length > 0) throw new UsageError(`Cannot serve ${more[0]}: one IMAGE at a time`);
   const offset = values.integer('offset', 0, 0, Number.MAX_SAFE_INTEGER);
-  const source = values.has('image-opts') ? imageOptions(path) : sourceOf(path, values);
+  const source = withSnapshot(values.has('image-opts') ? imageOptions(path) : sourceOf(path, values), values);
+  const readOnly = values.has('read-only') || source.snapshot !== undefined;
   const opened = values.has('snapshot')
     ? await openOverlay(source)
-    : await openImage(source, { readOnly: values.has('read-only'), unmap: discards(values) });
+    : await openImage(source, { readOnly, unmap: discards(values) });
   // qemu-nbd exports whole sectors.
   const image =
     values.has('qemu-nbd') && opened instanceof RawImage
@@ -57,6 +58,20 @@ function sourceOf(path: string, values: NbdArguments): ImageSource {
   if (!values.has('allow-extents')) return source;
   if (format !== 'vmdk') throw new UsageError('Cannot use --allow-extents: it is for -f vmdk');
   return { ...source, allowExtents: true };
+}
+
+/** `-l NAME`, or in qemu-nbd's long words `-l snapshot.id=1,snapshot.name=NAME` */
+function withSnapshot(source: ImageSource, values: NbdArguments): ImageSource {
+  const text = values.get('load-snapshot');
+  if (text === undefined) return source;
+  if (source.format !== 'qcow2') throw new UsageError('Cannot use --load-snapshot: it is for qcow2');
+  if (!text.startsWith('snapshot.')) return { ...source, snapshot: text };
+  const keys = new KeyValues('--load-snapshot', text);
+  const [id, name] = [keys.take('snapshot.id'), keys.take('snapshot.name')];
+  keys.end();
+  const snapshot = id ?? name;
+  if (snapshot === undefined) throw new UsageError(`Cannot use --load-snapshot=${text}: expected an id or a name`);
+  return { ...source, snapshot };
 }
 
 /** As qemu-nbd does it, for scripts: with its warning, and a raw disk that cannot become one of another format. */

@@ -2,6 +2,8 @@ import process from 'node:process';
 import { didYouMean } from '../suggest.ts';
 import { UsageError, type Verb } from '../usage_error.ts';
 import { amendCommand } from './img/amend.ts';
+import { benchCommand } from './img/bench.ts';
+import { bitmapCommand } from './img/bitmap.ts';
 import { checkCommand } from './img/check.ts';
 import { commitCommand } from './img/commit.ts';
 import { compareCommand } from './img/compare.ts';
@@ -9,9 +11,11 @@ import { convertCommand } from './img/convert.ts';
 import { createCommand } from './img/create.ts';
 import { ddCommand } from './img/dd.ts';
 import { helpOf, parseGiven, type Subcommand } from './img/grammar.ts';
+import { withPlainNames } from './img/image_options.ts';
 import { infoCommand } from './img/info.ts';
 import { mapCommand } from './img/map.ts';
 import { measureCommand } from './img/measure.ts';
+import { inQemusWords } from './img/qemu_words.ts';
 import { rebaseCommand } from './img/rebase.ts';
 import { resizeCommand } from './img/resize.ts';
 import { snapshotCommand } from './img/snapshot.ts';
@@ -30,13 +34,9 @@ const COMMANDS: readonly Subcommand[] = [
   rebaseCommand,
   commitCommand,
   amendCommand,
+  bitmapCommand,
+  benchCommand,
 ];
-
-/** Subcommands of qemu-img that are not here, and what to do instead */
-const ABSENT: Readonly<Record<string, string>> = {
-  bench: 'serve the image by caisson nbd, and measure with fio',
-  bitmap: 'bitmaps are shown by info; a running machine has block-dirty-bitmap-add (caisson qmp)',
-};
 
 const help = `caisson img COMMAND [OPTIONS] …
 Makes, copies and inspects disk images, with the commands and options of qemu-img.
@@ -68,11 +68,10 @@ export const imgVerb: Verb = {
     try {
       const command = COMMANDS.find(({ name }) => name === word);
       if (command === undefined) throw unknown(word);
-      return await command.run(parseGiven(command, args, asQemu));
+      return await command.run(withPlainNames(command, parseGiven(command, args, asQemu)));
     } catch (error) {
-      process.stderr.write(
-        `${asQemu ? 'qemu-img' : 'caisson img'}: ${error instanceof Error ? error.message : String(error)}\n`,
-      );
+      const text = error instanceof Error ? error.message : String(error);
+      process.stderr.write(asQemu ? `qemu-img: ${inQemusWords(error)}\n` : `caisson img: ${text}\n`);
       // 1 of compare means that the images differ.
       return word === 'compare' ? 2 : 1;
     }
@@ -80,9 +79,6 @@ export const imgVerb: Verb = {
 };
 
 function unknown(word: string): UsageError {
-  if (Object.hasOwn(ABSENT, word)) {
-    return new UsageError(`Cannot ${word}: this command of qemu-img is not there yet; ${ABSENT[word]}`);
-  }
   const names = COMMANDS.map(({ name }) => name);
   return new UsageError(`Cannot ${word}: unknown${didYouMean(word, names)} (caisson img --help)`);
 }

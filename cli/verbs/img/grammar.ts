@@ -53,6 +53,20 @@ export class Given {
     return this.#values.get(name)?.at(-1);
   }
 
+  /** Names of the options in the order in which they came first */
+  get order(): readonly string[] {
+    return [...this.#values.keys()];
+  }
+
+  entries(): Iterable<[name: string, values: readonly string[]]> {
+    return this.#values.entries();
+  }
+
+  /** The same command with other words. */
+  with(values: ReadonlyMap<string, readonly string[]>, operands: readonly string[]): Given {
+    return new Given(this.#command, values, operands, this.asQemu);
+  }
+
   all(name: string): readonly string[] {
     return this.#values.get(name) ?? [];
   }
@@ -104,7 +118,7 @@ export function parseGiven(command: Subcommand, args: readonly string[], asQemu 
     const value = attached ?? queue.shift();
     if (value === undefined) throw usage(`${as} needs its ${rule.value}`);
     const before = values.get(nameOf(rule)) ?? [];
-    if (before.length > 0 && rule.repeats !== true) throw usage(`${as} comes twice`);
+    if (before.length > 0 && rule.repeats !== true && !asQemu) throw usage(`${as} comes twice`);
     values.set(nameOf(rule), [...before, value]);
   };
   for (let arg = queue.shift(); arg !== undefined; arg = queue.shift()) {
@@ -151,7 +165,8 @@ const UNITS = 'bkmgtpe';
 
 /** QEMU's sizes: a number, also with a fraction, and a letter, powers of 1024. @throws UsageError */
 export function parseSize(text: string, what: string): number {
-  const match = /^(\d+(?:\.\d+)?)([bkmgtpe])?$/i.exec(text);
+  const hex = /^0x[0-9a-f]{1,13}$/i.test(text);
+  const match = hex ? [text, String(Number(text))] : /^(\d+(?:\.\d+)?)([bkmgtpe])?$/i.exec(text);
   const [, digits = '', unit = 'b'] = match ?? [];
   const bytes = Number(digits) * 1024 ** UNITS.indexOf(unit.toLowerCase());
   if (match === null || !Number.isSafeInteger(Math.ceil(bytes))) {

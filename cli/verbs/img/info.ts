@@ -9,7 +9,7 @@ export const infoCommand: Subcommand = {
   summary: 'what an image says of itself',
   operands: 'FILE',
   options: [
-    ...SOURCE_OPTIONS.filter(({ short, long }) => short === 'f' || long === 'backing-root'),
+    ...SOURCE_OPTIONS.filter(({ long }) => long !== 'backing' && long !== 'allow-extents'),
     { long: 'output', value: 'human|json', help: 'json has the keys of qemu-img info (default human)' },
     { long: 'backing-chain', help: 'all images under it, too; needs --backing-root' },
     ...SHARED_OPTIONS,
@@ -38,13 +38,15 @@ names that stand inside the image are only shown.`,
 async function infosOf(given: Given, path: string, format: ImageInfo['format']): Promise<ImageInfo[]> {
   if (!given.has('backing-chain')) return [await withAdvice(path, () => imageInfo(path, format))];
   const root = given.text('backing-root');
-  if (root === undefined) {
+  if (root === undefined && !given.asQemu) {
     throw given.usage(
       '--backing-chain follows names that stand inside images; say by --backing-root=DIR where they may lead',
     );
   }
   const infos: ImageInfo[] = [];
-  let source: ImageSource | undefined = await withAdvice(path, () => resolveChain(path, format, { root }));
+  let source: ImageSource | undefined = await withAdvice(path, () =>
+    resolveChain(path, format, { root: root ?? '/', guess: given.asQemu }),
+  );
   for (; source !== undefined; source = source.backing) {
     const at = source.path!;
     const known = source.format;

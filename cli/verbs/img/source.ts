@@ -9,6 +9,7 @@ import {
 } from '../../../services/nbd/images/mod.ts';
 import { didYouMean } from '../../suggest.ts';
 import type { Given, OptionRule } from './grammar.ts';
+import { IMAGE_OPTIONS } from './image_options.ts';
 
 /** What the command takes as the format of an existing image, for the help */
 export const FORMAT_LIST = IMAGE_FORMATS.join(', ');
@@ -23,6 +24,7 @@ export const SOURCE_OPTIONS: readonly OptionRule[] = [
     repeats: true,
   },
   { long: 'backing-root', value: 'DIR', help: 'let names in images open files below DIR, but none elsewhere' },
+  IMAGE_OPTIONS,
   { long: 'allow-extents', help: 'let a vmdk open the files that it names in its own folder' },
 ];
 

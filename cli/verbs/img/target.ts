@@ -8,6 +8,7 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs';
+import { dirname, isAbsolute, join } from 'node:path';
 import process from 'node:process';
 import {
   createQcow2,
@@ -15,6 +16,7 @@ import {
   createVmdk,
   type ImageFormat,
   lockImage,
+  openImage,
   preallocateQcow2,
   Qcow2Image,
   vhdDiskBytes,
@@ -44,6 +46,9 @@ export interface Target {
   /** qemu-img's words of what is made, for the line that says so */
   readonly description: string;
   readonly compressed: boolean;
+  /** Where a qcow2 keeps its clusters, if that is another file: as it is named there */
+  readonly dataFile?: string;
+  /** Makes the file at `path`; names inside it count from the folder of the image */
   readonly create: (path: string) => Promise<void>;
 }
 
@@ -64,6 +69,8 @@ const HELP: Partial<Record<ImageFormat, readonly string[]>> = {
     'cluster_size=<size>    - A power of two from 512 to 2M (default 64k)',
     'compat=<str>           - 0.10, or 1.1 (default)',
     'compression_type=<str> - zlib (default) or zstd',
+    'data_file=<str>        - Keep the clusters in this file, which is made, too',
+    'data_file_raw=<bool>   - That file stays a raw image',
     'extended_l2=<bool>     - 32 subclusters in each cluster',
     'lazy_refcounts=<bool>  - Postpone refcount updates',
     'preallocation=<str>    - off (default), metadata, or falloc and full, which write zeroes',
@@ -156,6 +163,9 @@ function qcow2Target(
   if (file !== undefined && format === undefined) {
     throw new UsageError(`Cannot put ${file} under the image: its format is not given, and never guessed; add -F`);
   }
+  const dataFile = keys.take('data_file');
+  const rawData = keys.flag('data_file_raw', false);
+  if (rawData && dataFile === undefined) throw new UsageError('Cannot use -o data_file_raw=on without data_file=');
   const compat = keys.oneOf('compat', ['1.1', 'v3', '0.10', 'v2'], '1.1');
   const old = compat === '0.10' || compat === 'v2';
   const create = {
@@ -167,26 +177,44 @@ function qcow2Target(
     extendedL2: keys.flag('extended_l2', false),
     lazyRefcounts: keys.flag('lazy_refcounts', false),
     ...(file === undefined || format === undefined ? {} : { backing: { file, format } }),
+    ...(dataFile === undefined ? {} : { dataFile: { file: dataFile, raw: rawData } }),
   };
   if (file !== undefined && preallocation !== 'off') {
     throw new UsageError(`Cannot use -o preallocation=${preallocation} with a backing file: it would hide that`);
   }
   const under = file === undefined ? '' : ` backing_file=${file} backing_fmt=${format}`;
   const flag = (value: boolean) => (value ? 'on' : 'off');
-  const description = `fmt=qcow2 cluster_size=${create.clusterBytes} extended_l2=${flag(create.extendedL2)} compression_type=${create.compression} size=${sizeBytes}${under} lazy_refcounts=${flag(create.lazyRefcounts)} refcount_bits=${create.refcountBits}`;
+  const description = `fmt=qcow2 cluster_size=${create.clusterBytes} extended_l2=${flag(create.extendedL2)} compression_type=${create.compression} size=${sizeBytes}${under}${dataFile === undefined ? '' : ` data_file=${dataFile}`}${rawData ? ' data_file_raw=on' : ''} lazy_refcounts=${flag(create.lazyRefcounts)} refcount_bits=${create.refcountBits}`;
   return {
     sizeBytes: Math.ceil(sizeBytes / 512) * 512,
     description,
     compressed: false,
+    ...(dataFile === undefined ? {} : { dataFile }),
     create: async (path) => {
       await createQcow2(path, create);
-      if (preallocation !== 'off') await preallocate(path, preallocation);
+      const data = dataFile === undefined ? undefined : dataFileAt(path, dataFile);
+      if (data !== undefined) {
+        writeFileSync(data, '');
+        truncateSync(data, create.sizeBytes);
+      }
+      if (preallocation !== 'off') await preallocate(path, preallocation, data);
     },
   };
 }
 
-async function preallocate(path: string, mode: 'metadata' | 'falloc' | 'full'): Promise<void> {
-  const image = await Qcow2Image.open(path, { readOnly: false, lock: false });
+/** A relative name counts from the image's folder. */
+export function dataFileAt(path: string, name: string): string {
+  return isAbsolute(name) ? name : join(dirname(path), name);
+}
+
+async function preallocate(
+  path: string,
+  mode: 'metadata' | 'falloc' | 'full',
+  dataFile: string | undefined,
+): Promise<void> {
+  const parts = dataFile === undefined ? {} : { dataFile: { path: dataFile } };
+  const image = await openImage({ path, format: 'qcow2', ...parts }, { readOnly: false, lock: false });
+  if (!(image instanceof Qcow2Image)) throw new Error(`Cannot open ${path} as qcow2`);
   try {
     await preallocateQcow2(image, mode);
   } finally {

@@ -48,13 +48,14 @@ async function follow(
       real = await realpath(wanted);
     } catch (cause) {
       const { code } = cause as NodeJS.ErrnoException;
-      throw refuse(path, `its ${what} ${JSON.stringify(name)} cannot be opened: ${code}`);
+      throw refuse(path, `its ${what} ${JSON.stringify(name)} cannot be opened: ${code} (${wanted})`);
     }
     const way = relative(policy.root, real);
     if (way === '' || way.startsWith('..') || isAbsolute(way)) {
       throw refuse(path, `its ${what} ${JSON.stringify(name)} is not inside the folder that is allowed`);
     }
-    return real;
+    // Without a folder to stay in, names are shown as they were put together.
+    return policy.guess === true ? wanted : real;
   };
   const { backingFile, backingFormat, dataFile } = header;
   const parts: { backing?: ImageSource; dataFile?: { path: string } } = {};
