@@ -59,6 +59,7 @@ export const imgVerb: Verb = {
   help,
   helpPages: COMMANDS.map((command) => ({ name: command.name, help: helpOf(command) })),
   async run(words) {
+    stopWithoutReader();
     const asQemu = words[0] === '--qemu-img';
     const [word, ...args] = asQemu ? words.slice(1) : words;
     if (word === undefined) {
@@ -77,6 +78,18 @@ export const imgVerb: Verb = {
     }
   },
 };
+
+let stops = false;
+
+/** `… | head`: whoever read has enough, which is no failure to tell of. */
+function stopWithoutReader(): void {
+  if (stops) return;
+  stops = true;
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    process.exit(141); // as by SIGPIPE, which ends qemu-img
+  });
+}
 
 function unknown(word: string): UsageError {
   const names = COMMANDS.map(({ name }) => name);

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -192,7 +193,7 @@ test.serial('commit -b writes what all images above have, and leaves them', asyn
   );
 });
 
-test.serial('rebase copies whole clusters that differ, and no others', async (t) => {
+test.serial('rebase copies whole clusters that differ, and no others; zeroes stay without a place', async (t) => {
   await make('old.qcow2', { 0: 1, 1: 1, 3: 1 });
   await make('new.qcow2', { 1: 2, 2: 2, 3: 1 });
   await make('over.qcow2', {}, 'old.qcow2');
@@ -202,7 +203,7 @@ test.serial('rebase copies whole clusters that differ, and no others', async (t)
   t.deepEqual(
     runs.filter(({ data }) => data).map(({ start, length, depth }) => [start / CLUSTER, length / CLUSTER, depth]),
     [
-      [0, 3, 0],
+      [0, 2, 0],
       [3, 1, 1],
     ],
   );
@@ -316,4 +317,16 @@ test.serial('create with data_file= makes that file, too, and convert fills it',
   t.deepEqual(made, { status: 0, out: '', said: '' });
   t.deepEqual(readFileSync(at('d.data')), readFileSync(at('d.raw')));
   t.is((await img('--qemu-img', 'compare', at('d.qcow2'), at('d.raw'))).out, 'Images are identical.\n');
+});
+
+test.serial('a reader that has enough ends the command without a word', async (t) => {
+  await make('long.qcow2', { 0: 1, 2: 1, 4: 1, 6: 1 });
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell fills it in
+  const script = '"$0" "$1" img map -f qcow2 --output=json "$2" | true; echo "${PIPESTATUS[0]}"';
+  const main = join(import.meta.dirname, '..', '..', '..', 'cli', 'main.ts');
+  const { stdout, stderr } = spawnSync('bash', ['-c', script, process.execPath, main, at('long.qcow2')], {
+    encoding: 'utf8',
+  });
+  t.is(stderr, '');
+  t.regex(stdout, /^(?:141|0)\n$/);
 });

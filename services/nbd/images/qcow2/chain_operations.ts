@@ -79,7 +79,7 @@ export async function rebaseQcow2(
   await image.changeBacking(below, { name });
 }
 
-/** By whole clusters of the image: those that are the same below stay there, neighbours go together. */
+/** By whole clusters of the image: what is the same below stays there, zeroes take no space, neighbours go together. */
 async function writeDifferences(
   image: Qcow2Image,
   offset: number,
@@ -89,14 +89,17 @@ async function writeDifferences(
   const { clusterBytes } = image.header;
   const clusterEnd = (from: number): number =>
     Math.min(before.length, from + clusterBytes - ((offset + from) % clusterBytes));
-  const differs = (from: number): boolean =>
-    Buffer.compare(before.subarray(from, clusterEnd(from)), after.subarray(from, clusterEnd(from))) !== 0;
+  const kindOf = (from: number): 'same' | 'zero' | 'data' => {
+    const piece = before.subarray(from, clusterEnd(from));
+    if (Buffer.compare(piece, after.subarray(from, clusterEnd(from))) === 0) return 'same';
+    return isZero(piece) ? 'zero' : 'data';
+  };
   for (let from = 0; from < before.length; ) {
+    const kind = kindOf(from);
     let to = clusterEnd(from);
-    if (differs(from)) {
-      while (to < before.length && differs(to)) to = clusterEnd(to);
-      await image.write(offset + from, before.subarray(from, to));
-    }
+    while (to < before.length && kindOf(to) === kind) to = clusterEnd(to);
+    if (kind === 'zero') await image.writeZeroes(offset + from, to - from, { mayUnmap: true, fast: false });
+    else if (kind === 'data') await image.write(offset + from, before.subarray(from, to));
     from = to;
   }
 }
