@@ -16,6 +16,7 @@ import {
 import { KeyValues } from '../../key_value.ts';
 import { addBitmaps, bitmapsOf, ownExtentsOf } from './convert_parts.ts';
 import { type Given, parseSize, type Subcommand } from './grammar.ts';
+import { JoinedImage } from './joined_image.ts';
 import { mergedOptions } from './option_list.ts';
 import { ImageProgress } from './progress.ts';
 import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS, withAdvice } from './source.ts';
@@ -95,8 +96,7 @@ export async function write(
   const sizeBytes = sources.reduce((sum, image) => sum + image.sizeBytes, 0);
   const sparse = given.text('S');
   const sparseBytes = sparse === undefined ? DEFAULT_SPARSE_BYTES : parseSize(sparse, '-S');
-  const over = await overOf(given, path, format, options);
-  if (over !== undefined && sources.length > 1) throw given.usage('-B is for one SOURCE');
+  const over = await overOf(given, path, format, options, sources.length);
   const bitmaps = given.has('bitmaps') ? bitmapsOf(given, sources, format) : [];
   const fill = async (file: string, targetIsZero: boolean, compressed: boolean, data?: string): Promise<void> => {
     const parts = { ...(over?.source ?? {}), ...(data === undefined ? {} : { dataFile: { path: data } }) };
@@ -139,10 +139,17 @@ interface Over {
   readonly source: { readonly backing: ImageSource };
 }
 
-async function overOf(given: Given, path: string, format: ImageFormat, options: string): Promise<Over | undefined> {
+async function overOf(
+  given: Given,
+  path: string,
+  format: ImageFormat,
+  options: string,
+  sources: number,
+): Promise<Over | undefined> {
   const keys = options === '' ? undefined : new KeyValues('-o', options);
   const file = given.text('B') ?? keys?.take('backing_file');
   if (file === undefined) return undefined;
+  if (sources > 1) throw given.usage('-B is for one SOURCE');
   if (format !== 'qcow2') throw given.usage(`-B is for qcow2; images of format ${format} are on top of nothing`);
   const at = isAbsolute(file) ? file : join(dirname(path), file);
   const word = given.text('F') ?? keys?.take('backing_fmt');
@@ -169,24 +176,16 @@ async function copyAll(
     own: CopyOptions['own'] | undefined;
   },
 ): Promise<void> {
-  const total = sources.reduce((sum, image) => sum + image.sizeBytes, 0);
-  const progress = given.has('p') && !given.has('q') ? new ImageProgress(total) : undefined;
+  const [only, ...more] = sources;
+  const source = more.length === 0 ? only! : new JoinedImage(sources);
+  const progress = given.has('p') && !given.has('q') ? new ImageProgress(source.sizeBytes) : undefined;
   const { packing, own, ...rest } = options;
-  let offset = 0;
-  for (const source of sources) {
-    const start = offset;
-    if (packing !== undefined && start % packing.blockBytes !== 0) {
-      throw given.usage('several sources can be compressed into one only where each has whole clusters');
-    }
-    await copyImage(source, target, {
-      ...rest,
-      ...(packing === undefined ? {} : { compressed: packing }),
-      ...(own === undefined ? {} : { own }),
-      offset: start,
-      onProgress: (done) => progress?.show(start + done),
-    });
-    offset += source.sizeBytes;
-  }
+  await copyImage(source, target, {
+    ...rest,
+    ...(packing === undefined ? {} : { compressed: packing }),
+    ...(own === undefined ? {} : { own }),
+    onProgress: (done) => progress?.show(done),
+  });
   progress?.end();
 }
 

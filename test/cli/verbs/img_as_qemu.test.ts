@@ -330,3 +330,24 @@ test.serial('a reader that has enough ends the command without a word', async (t
   t.is(stderr, '');
   t.regex(stdout, /^(?:141|0)\n$/);
 });
+
+test.serial('convert joins several sources, compressed too, where they end inside clusters', async (t) => {
+  const parts = [1000, 0, 3 * CLUSTER + 512, 70_000 * 3].map((length, index) => {
+    const bytes = Buffer.alloc(Math.ceil(length / 512) * 512, index + 1);
+    bytes.fill(0, Math.floor(bytes.length / 3), Math.floor(bytes.length / 2));
+    writeFileSync(at(`part${index}.raw`), bytes);
+    return bytes;
+  });
+  const want = Buffer.concat(parts);
+  for (const [index, compress] of [[], ['-c']].entries()) {
+    const joined = `joined${index}.qcow2`;
+    const sources = parts.map((_, part) => at(`part${part}.raw`));
+    const done = await img('convert', '-f', 'raw', '-O', 'qcow2', ...compress, ...sources, at(joined));
+    t.deepEqual(done, { status: 0, out: '', said: '' });
+    const image = await openImage(chain(joined), { readOnly: true });
+    const got = Buffer.alloc(image.sizeBytes);
+    await image.read(0, got);
+    await image.close();
+    t.true(got.equals(want));
+  }
+});
