@@ -193,7 +193,7 @@ test.serial('commit -b writes what all images above have, and leaves them', asyn
   );
 });
 
-test.serial('rebase copies whole clusters that differ, and no others; zeroes stay without a place', async (t) => {
+test.serial('rebase copies whole clusters that differ, and no others', async (t) => {
   await make('old.qcow2', { 0: 1, 1: 1, 3: 1 });
   await make('new.qcow2', { 1: 2, 2: 2, 3: 1 });
   await make('over.qcow2', {}, 'old.qcow2');
@@ -203,11 +203,18 @@ test.serial('rebase copies whole clusters that differ, and no others; zeroes sta
   t.deepEqual(
     runs.filter(({ data }) => data).map(({ start, length, depth }) => [start / CLUSTER, length / CLUSTER, depth]),
     [
-      [0, 2, 0],
+      [0, 3, 0],
       [3, 1, 1],
     ],
   );
   t.deepEqual(await read('over.qcow2', 'new.qcow2'), [1, 1, 0, 1, 0, 0, 0, 0]);
+});
+
+test.serial('rebase over another image keeps what an image over nothing reads as zeroes', async (t) => {
+  await make('under.qcow2', { 0: 1, 2: 1, 5: 1 });
+  await make('alone.qcow2', { 0: 7 });
+  t.is((await img('--qemu-img', 'rebase', '-b', 'under.qcow2', '-F', 'qcow2', at('alone.qcow2'))).said, '');
+  t.deepEqual(await read('alone.qcow2', 'under.qcow2'), [7, 0, 0, 0, 0, 0, 0, 0]);
 });
 
 test.serial('bitmap actions are seen in the image', async (t) => {

@@ -79,7 +79,10 @@ export async function rebaseQcow2(
   await image.changeBacking(below, { name });
 }
 
-/** By whole clusters of the image: what is the same below stays there, zeroes take no space, neighbours go together. */
+/**
+ * By whole clusters of the image: what is the same below stays there, neighbours go together. Zeroes are written as data:
+ * an image over nothing would not keep them as what hides the disk that comes under it.
+ */
 async function writeDifferences(
   image: Qcow2Image,
   offset: number,
@@ -89,17 +92,14 @@ async function writeDifferences(
   const { clusterBytes } = image.header;
   const clusterEnd = (from: number): number =>
     Math.min(before.length, from + clusterBytes - ((offset + from) % clusterBytes));
-  const kindOf = (from: number): 'same' | 'zero' | 'data' => {
-    const piece = before.subarray(from, clusterEnd(from));
-    if (Buffer.compare(piece, after.subarray(from, clusterEnd(from))) === 0) return 'same';
-    return isZero(piece) ? 'zero' : 'data';
-  };
+  const differs = (from: number): boolean =>
+    Buffer.compare(before.subarray(from, clusterEnd(from)), after.subarray(from, clusterEnd(from))) !== 0;
   for (let from = 0; from < before.length; ) {
-    const kind = kindOf(from);
     let to = clusterEnd(from);
-    while (to < before.length && kindOf(to) === kind) to = clusterEnd(to);
-    if (kind === 'zero') await image.writeZeroes(offset + from, to - from, { mayUnmap: true, fast: false });
-    else if (kind === 'data') await image.write(offset + from, before.subarray(from, to));
+    if (differs(from)) {
+      while (to < before.length && differs(to)) to = clusterEnd(to);
+      await image.write(offset + from, before.subarray(from, to));
+    }
     from = to;
   }
 }
