@@ -269,11 +269,15 @@ function nodeOf(option: string, tree: Tree, nodes: ReadonlyMap<string, BlockNode
 
 /** `driver=qcow2,file.filename=PATH,…`, as `--image-opts` has it: an image in a file, with what is under it. */
 export function parseImageWords(option: string, text: string): ImageWords {
-  const keys = new KeyValues(option, text);
-  if (keys.take('driver') === undefined) {
+  return imageWordsOf(option, new KeyValues(option, text).takeAll());
+}
+
+/** The same of words that were read already. @throws UsageError */
+export function imageWordsOf(option: string, words: ReadonlyMap<string, string>): ImageWords {
+  if (!words.has('driver')) {
     throw new UsageError(`Cannot use ${option}: driver= is missing, it is never guessed; expected ${formats()}`);
   }
-  return layersOf(nodeOf(option, treeOf(option, keys.takeAll()), new Map()));
+  return layersOf(nodeOf(option, treeOf(option, words), new Map()));
 }
 
 /** A plain file: as a disk it is raw. */

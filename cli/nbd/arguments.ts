@@ -35,6 +35,7 @@ const RULES: readonly OptionRule[] = [
     help: 'unmap: a raw IMAGE gives space back on TRIM and zeroes (default ignore)',
   },
   { long: 'read-only', short: 'r', help: 'open and export IMAGE read-only' },
+  { long: 'load-snapshot', short: 'l', value: 'NAME', help: 'serve this snapshot inside a qcow2 IMAGE, read-only' },
   { long: 'snapshot', short: 's', help: 'what clients write goes to a file without a name, and is forgotten' },
   { long: 'offset', short: 'o', value: 'BYTES', help: 'serve IMAGE from there on' },
   { long: 'bitmap', short: 'B', value: 'NAME', help: 'offer this dirty bitmap of IMAGE', repeats: true },
@@ -84,7 +85,6 @@ const RULES: readonly OptionRule[] = [
   // And those that cannot be done.
   { long: 'connect', short: 'c', value: 'DEVICE' },
   { long: 'disconnect', short: 'd' },
-  { long: 'load-snapshot', short: 'l', value: 'NAME' },
   { long: 'selinux-label', value: 'LABEL' },
 ];
 
@@ -92,7 +92,6 @@ const RULES: readonly OptionRule[] = [
 const REFUSED: Readonly<Record<string, string>> = {
   connect: 'devices of the kernel are nbd-client’s work',
   disconnect: 'devices of the kernel are nbd-client’s work',
-  'load-snapshot': 'internal snapshots cannot be served yet',
   'selinux-label': 'labels of sockets cannot be set',
 };
 

@@ -1,13 +1,17 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import process from 'node:process';
 import {
   createQcow2,
   type DiskImage,
+  guessFormat,
   IMAGE_FORMATS,
   type ImageFormat,
   type ImageSource,
   openImage,
+  RawImage,
+  SectorImage,
   SliceImage,
 } from '../../services/nbd/mod.ts';
 import { parseImageWords } from '../drives.ts';
@@ -23,10 +27,17 @@ export async function openSource(values: NbdArguments): Promise<DiskImage> {
   if (path === undefined) throw new UsageError('Cannot serve: no IMAGE is given');
   if (more.length > 0) throw new UsageError(`Cannot serve ${more[0]}: one IMAGE at a time`);
   const offset = values.integer('offset', 0, 0, Number.MAX_SAFE_INTEGER);
-  const source = values.has('image-opts') ? imageOptions(path, values) : sourceOf(path, values);
-  const image = values.has('snapshot')
+  const said = values.has('image-opts') ? imageOptions(path, values) : sourceOf(path, values);
+  const source = withSnapshot(said, values);
+  const readOnly = values.has('read-only') || source.snapshot !== undefined;
+  const opened = values.has('snapshot')
     ? await openOverlay(source)
-    : await openImage(source, { readOnly: values.has('read-only'), unmap: discards(values) });
+    : await openImage(source, { readOnly, unmap: discards(values) });
+  // qemu-nbd exports whole sectors.
+  const image =
+    values.has('qemu-nbd') && opened instanceof RawImage
+      ? new SectorImage(opened, { guessed: !values.has('image-opts') && !values.has('format') })
+      : opened;
   if (offset === 0) return image;
   try {
     return new SliceImage(image, offset);
@@ -38,8 +49,7 @@ export async function openSource(values: NbdArguments): Promise<DiskImage> {
 
 /** IMAGE with what `--backing` puts under it, the nearest first. What an image says itself opens no file. */
 function sourceOf(path: string, values: NbdArguments): ImageSource {
-  const format = values.get('format');
-  if (format === undefined) throw new UsageError(`Cannot serve ${path}: its format is not given; add -f raw`);
+  const format = values.get('format') ?? guessedFormat(path, values);
   let backing: ImageSource | undefined;
   for (const text of [...values.all('backing')].reverse()) {
     const colon = text.indexOf(':');
@@ -52,6 +62,34 @@ function sourceOf(path: string, values: NbdArguments): ImageSource {
   if (!values.has('allow-extents')) return source;
   if (format !== 'vmdk') throw new UsageError('Cannot use --allow-extents: it is for -f vmdk');
   return { ...source, allowExtents: true };
+}
+
+/** `-l NAME`, or in qemu-nbd's long words `-l snapshot.id=1,snapshot.name=NAME` */
+function withSnapshot(source: ImageSource, values: NbdArguments): ImageSource {
+  const text = values.get('load-snapshot');
+  if (text === undefined) return source;
+  if (source.format !== 'qcow2') throw new UsageError('Cannot use --load-snapshot: it is for qcow2');
+  if (!text.startsWith('snapshot.')) return { ...source, snapshot: text };
+  const keys = new KeyValues('--load-snapshot', text);
+  const [id, name] = [keys.take('snapshot.id'), keys.take('snapshot.name')];
+  keys.end();
+  const snapshot = id ?? name;
+  if (snapshot === undefined) throw new UsageError(`Cannot use --load-snapshot=${text}: expected an id or a name`);
+  return { ...source, snapshot };
+}
+
+/** As qemu-nbd does it, for scripts: with its warning, and a raw disk that cannot become one of another format. */
+function guessedFormat(path: string, values: NbdArguments): ImageFormat {
+  if (!values.has('qemu-nbd')) throw new UsageError(`Cannot serve ${path}: its format is not given; add -f raw`);
+  const guess = guessFormat(path) ?? 'raw';
+  if (guess === 'raw') {
+    process.stderr.write(
+      `WARNING: Image format was not specified for '${path}' and probing guessed raw.
+         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.
+         Specify the 'raw' format explicitly to remove the restrictions.\n`,
+    );
+  }
+  return guess;
 }
 
 function discards(values: NbdArguments): boolean {

@@ -3,6 +3,8 @@ import { errorText } from '../format.ts';
 import { didYouMean } from '../suggest.ts';
 import { UsageError, type Verb } from '../usage_error.ts';
 import { amendCommand } from './img/amend.ts';
+import { benchCommand } from './img/bench.ts';
+import { bitmapCommand } from './img/bitmap.ts';
 import { checkCommand } from './img/check.ts';
 import { commitCommand } from './img/commit.ts';
 import { compareCommand } from './img/compare.ts';
@@ -14,6 +16,7 @@ import { resolveImageOpts } from './img/image_opts.ts';
 import { infoCommand } from './img/info.ts';
 import { mapCommand } from './img/map.ts';
 import { measureCommand } from './img/measure.ts';
+import { inQemusWords } from './img/qemu_words.ts';
 import { rebaseCommand } from './img/rebase.ts';
 import { resizeCommand } from './img/resize.ts';
 import { snapshotCommand } from './img/snapshot.ts';
@@ -32,13 +35,9 @@ const COMMANDS: readonly Subcommand[] = [
   rebaseCommand,
   commitCommand,
   amendCommand,
+  bitmapCommand,
+  benchCommand,
 ];
-
-/** Subcommands of qemu-img that are not here, and what to do instead */
-const ABSENT: Readonly<Record<string, string>> = {
-  bench: 'serve the image by caisson nbd, and measure with fio',
-  bitmap: 'bitmaps are shown by info; a running machine has block-dirty-bitmap-add (caisson qmp)',
-};
 
 const help = `caisson img COMMAND [OPTIONS] …
 Makes, copies and inspects disk images, with the commands and options of qemu-img.
@@ -60,7 +59,10 @@ export const imgVerb: Verb = {
   summary: 'make, copy and inspect disk images, as qemu-img',
   help,
   helpPages: COMMANDS.map((command) => ({ name: command.name, help: helpOf(command) })),
-  async run([word, ...args]) {
+  async run(words) {
+    stopWithoutReader();
+    const asQemu = words[0] === '--qemu-img';
+    const [word, ...args] = asQemu ? words.slice(1) : words;
     if (word === undefined) {
       process.stderr.write(`caisson img: Cannot run: no COMMAND is given\n\n${help}`);
       return 1;
@@ -68,21 +70,30 @@ export const imgVerb: Verb = {
     try {
       const command = COMMANDS.find(({ name }) => name === word);
       if (command === undefined) throw unknown(word);
-      const given = parseGiven(command, args);
+      const given = parseGiven(command, args, asQemu);
       resolveImageOpts(word, given);
       return await command.run(given);
     } catch (error) {
-      process.stderr.write(`caisson img: ${errorText(error)}\n`);
+      process.stderr.write(asQemu ? `qemu-img: ${inQemusWords(error)}\n` : `caisson img: ${errorText(error)}\n`);
       // 1 of compare means that the images differ.
       return word === 'compare' ? 2 : 1;
     }
   },
 };
 
+let stops = false;
+
+/** `… | head`: whoever read has enough, which is no failure to tell of. */
+function stopWithoutReader(): void {
+  if (stops) return;
+  stops = true;
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    process.exit(141); // as by SIGPIPE, which ends qemu-img
+  });
+}
+
 function unknown(word: string): UsageError {
-  if (Object.hasOwn(ABSENT, word)) {
-    return new UsageError(`Cannot ${word}: this command of qemu-img is not there yet; ${ABSENT[word]}`);
-  }
   const names = COMMANDS.map(({ name }) => name);
   return new UsageError(`Cannot ${word}: unknown${didYouMean(word, names)} (caisson img --help)`);
 }

@@ -176,9 +176,10 @@ function encryptionArea(
 function featureNames(bits: bigint, table: Uint8Array | undefined): string {
   const names = new Map<number, string>();
   // Entries of 48 bytes: type (0 incompatible), bit number, name padded with NUL. Names only decorate an error.
-  for (let at = 0; table !== undefined && at + 48 <= table.length; at += 48) {
+  // The last one may be cut off, where nothing but zeroes is missing.
+  for (let at = 0; table !== undefined && at + 2 < table.length; at += 48) {
     if (table[at] !== 0) continue;
-    const raw = table.subarray(at + 2, at + 48);
+    const raw = table.subarray(at + 2, Math.min(at + 48, table.length));
     const end = raw.indexOf(0);
     const text = String.fromCharCode(...raw.subarray(0, end === -1 ? raw.length : end));
     names.set(table[at + 1] ?? 0, text.replace(/[^\x20-\x7e]/g, '?'));

@@ -89,3 +89,29 @@ export interface Qcow2Header {
 export function hasFeature(header: Pick<Qcow2Header, 'incompatibleFeatures'>, bit: number): boolean {
   return (header.incompatibleFeatures & (1n << BigInt(bit))) !== 0n;
 }
+
+/** What the bits are called in the table of feature names, for the errors of programs that do not know one */
+const FEATURES: readonly (readonly [type: 0 | 1 | 2, bit: number, name: string])[] = [
+  [0, INCOMPATIBLE.dirty, 'dirty bit'],
+  [0, INCOMPATIBLE.corrupt, 'corrupt bit'],
+  [0, INCOMPATIBLE.externalDataFile, 'external data file'],
+  [0, INCOMPATIBLE.compressionType, 'compression type'],
+  [0, INCOMPATIBLE.extendedL2, 'extended L2 entries'],
+  [1, COMPATIBLE.lazyRefcounts, 'lazy refcounts'],
+  [2, AUTOCLEAR.bitmaps, 'bitmaps'],
+  [2, AUTOCLEAR.rawExternalData, 'raw external data'],
+];
+const FEATURE_BYTES = 48;
+/** Clusters of this size and less have no room for the table, in `bytes` */
+const SMALL_CLUSTER_BYTES = 4096;
+
+/** "Feature name table": what version 3 images with clusters that are large enough say of the features we know. */
+export function featureNamesFor(version: 2 | 3, clusterBytes: number): Uint8Array | undefined {
+  if (version === 2 || clusterBytes <= SMALL_CLUSTER_BYTES) return undefined;
+  const table = new Uint8Array(FEATURES.length * FEATURE_BYTES);
+  for (const [index, [type, bit, name]] of FEATURES.entries()) {
+    table.set([type, bit], index * FEATURE_BYTES);
+    table.set(new TextEncoder().encode(name), index * FEATURE_BYTES + 2);
+  }
+  return table;
+}

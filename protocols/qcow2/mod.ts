@@ -26,6 +26,7 @@ export {
   type BitmapsExtension,
   COMPATIBLE,
   type CompressionType,
+  featureNamesFor,
   HEADER_FIELD,
   type HeaderExtension,
   hasFeature,

@@ -1,7 +1,17 @@
-import { amendQcow2, openImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
+import { amendQcow2, openImage, Qcow2Image, resizeQcow2 } from '../../../services/nbd/images/mod.ts';
 import { KeyValues } from '../../key_value.ts';
-import type { Subcommand } from './grammar.ts';
+import { parseSize, type Subcommand } from './grammar.ts';
+import { mergedOptions } from './option_list.ts';
+import { printLines } from './output.ts';
 import { formatOf, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
+
+const HELP = [
+  'compat=1.1             - version 3 from version 2',
+  'lazy_refcounts=<bool>  - Postpone refcount updates',
+  'size=<size>            - A larger disk',
+  'data_file=<str>        - Another name for the data file',
+  'data_file_raw=off      - The data file need not stay a raw image',
+];
 
 export const amendCommand: Subcommand = {
   name: 'amend',
@@ -9,7 +19,12 @@ export const amendCommand: Subcommand = {
   operands: 'FILE',
   options: [
     ...SOURCE_OPTIONS.filter(({ long }) => long !== 'allow-extents'),
-    { short: 'o', value: 'OPTIONS', help: 'compat=1.1 and lazy_refcounts=on|off; others: by convert', repeats: true },
+    {
+      short: 'o',
+      value: 'OPTIONS',
+      help: 'compat=1.1, lazy_refcounts=on|off, size=SIZE, data_file=NAME; others: by convert',
+      repeats: true,
+    },
     { short: 'p', help: 'accepted: it is done at once' },
     ...SHARED_OPTIONS,
   ],
@@ -19,20 +34,35 @@ export const amendCommand: Subcommand = {
     const [path] = given.expect('FILE') as [string];
     const format = formatOf(given, 'f', path);
     if (format !== 'qcow2') throw given.usage(`images of format ${format} have no options; qcow2 has`);
-    const options = given.all('o').join(',');
+    const options = mergedOptions(given);
+    if (options === undefined) {
+      printLines('Options that can be changed:', ...HELP.map((line) => `  ${line}`));
+      return 0;
+    }
     if (options === '') throw given.usage('its -o is missing: compat=1.1 or lazy_refcounts=on|off');
     const keys = new KeyValues('-o', options);
     const compat = keys.oneOf('compat', ['', '1.1', 'v3'], '');
     const lazy = keys.take('lazy_refcounts') === undefined ? undefined : keys.flag('lazy_refcounts', false);
+    const dataFile = keys.take('data_file');
+    const rawData = keys.take('data_file_raw') === undefined ? undefined : keys.flag('data_file_raw', false);
+    if (rawData === true) throw given.usage('data_file_raw=on is for a new image');
+    const size = keys.take('size');
+    const sizeBytes = size === undefined ? undefined : Math.ceil(parseSize(size, '-o size=') / 512) * 512;
     keys.end();
     const source = await sourceOf(given, path, format);
     const image = await withAdvice(path, () => openImage(source, { readOnly: false }));
     try {
       if (!(image instanceof Qcow2Image)) throw new Error(`Cannot open ${path} as qcow2`);
+      if (sizeBytes !== undefined && sizeBytes < image.sizeBytes) {
+        throw given.usage(`size=${sizeBytes} is less than the disk has; see caisson img resize --shrink`);
+      }
       await amendQcow2(image, {
         ...(compat === '' ? {} : { version: 3 }),
+        ...(dataFile === undefined ? {} : { dataFile }),
+        ...(rawData === undefined ? {} : { rawData }),
         ...(lazy === undefined ? {} : { lazyRefcounts: lazy }),
       });
+      if (sizeBytes !== undefined) await resizeQcow2(image, sizeBytes);
     } finally {
       await image.close();
     }

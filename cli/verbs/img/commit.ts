@@ -1,4 +1,5 @@
-import { commitQcow2, openImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
+import { dirname, isAbsolute, join, resolve } from 'node:path';
+import { commitQcow2, type ImageSource, openImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
 import type { Subcommand } from './grammar.ts';
 import { printLines } from './output.ts';
 import { ImageProgress } from './progress.ts';
@@ -11,6 +12,13 @@ export const commitCommand: Subcommand = {
   options: [
     ...SOURCE_OPTIONS.filter(({ long }) => long !== 'allow-extents'),
     { short: 'd', help: 'leave FILE as it is; without, it has nothing of its own afterwards' },
+    {
+      short: 'b',
+      value: 'FILE',
+      help: "down to this image of the chain, a path from FILE's folder; FILE stays as it is",
+    },
+    { short: 't', value: 'CACHE', help: "accepted: the system's cache is used" },
+    { short: 'r', value: 'RATE', help: 'accepted: it is done as fast as it can be' },
     { short: 'p', help: 'show how far it is' },
     ...SHARED_OPTIONS,
   ],
@@ -23,16 +31,28 @@ export const commitCommand: Subcommand = {
     if (format !== 'qcow2') throw given.usage(`images of format ${format} are on top of nothing; qcow2 may be`);
     const source = await sourceOf(given, path, format);
     if (source.backing === undefined) {
-      throw given.usage('what is under it is not said; add --backing=FORMAT:PATH or --backing-root=DIR');
+      throw given.usage(
+        given.asQemu
+          ? 'the image has no backing file'
+          : 'what is under it is not said; add --backing=FORMAT:PATH or --backing-root=DIR',
+      );
     }
-    const under = source.backing;
+    const target = given.text('b');
+    const upper = target === undefined ? [source] : layersAbove(source, path, target);
+    const under = upper.at(-1)!.backing!;
+    // As qemu-img: -b leaves all images above as they are.
+    const keep = given.has('d') || target !== undefined;
     const image = await withAdvice(path, () => openImage(source, { readOnly: false }));
     try {
       if (!(image instanceof Qcow2Image)) throw new Error(`Cannot open ${path} as qcow2`);
       const below = await withAdvice(under.path!, () => openImage(under, { readOnly: false }));
       try {
         const progress = given.has('p') && !given.has('q') ? new ImageProgress(image.sizeBytes) : undefined;
-        await commitQcow2(image, below, { keep: given.has('d'), onProgress: (done) => progress?.show(done) });
+        await commitQcow2(image, below, {
+          keep,
+          depth: upper.length,
+          onProgress: (done) => progress?.show(done),
+        });
         progress?.end();
       } finally {
         await below.close();
@@ -44,3 +64,16 @@ export const commitCommand: Subcommand = {
     return 0;
   },
 };
+
+/** The images above `target`, the top first. @throws Error where the chain has no such image */
+function layersAbove(top: ImageSource, path: string, target: string): ImageSource[] {
+  const wanted = resolve(isAbsolute(target) ? target : join(dirname(path), target));
+  const layers: ImageSource[] = [];
+  for (let layer: ImageSource | undefined = top; layer !== undefined; layer = layer.backing) {
+    if (layers.length > 0 && wanted === resolve(layer.path!)) return layers;
+    layers.push(layer);
+  }
+  throw new Error(
+    `Cannot find ${target} in the chain of ${path}: it has ${layers.map((layer) => layer.path).join(', ')}`,
+  );
+}

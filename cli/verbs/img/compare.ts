@@ -35,7 +35,7 @@ Exit status: 0 the same, 1 different, 2 and more: it failed.`,
   async run(given) {
     const [first, second] = given.expect('FILE1', 'FILE2') as [string, string];
     const firstFormat = formatOf(given, 'f', first);
-    const secondFormat = given.has('F') ? formatOf(given, 'F', second) : firstFormat;
+    const secondFormat = given.has('F') || given.asQemu ? formatOf(given, 'F', second) : firstFormat;
     const images: DiskImage[] = [];
     try {
       images.push((await openSource(given, first, firstFormat)).image);

@@ -1,21 +1,28 @@
 import { closeSync, existsSync, fdatasyncSync, openSync } from 'node:fs';
-import { basename } from 'node:path';
+import { basename, dirname, isAbsolute, join } from 'node:path';
 import process from 'node:process';
 import {
   type CompressedTarget,
+  type CopyOptions,
   copyImage,
   type DiskImage,
+  guessFormat,
   type ImageFormat,
   type ImageSource,
   openImage,
   openVmdkStream,
   Qcow2Image,
+  resolveChain,
 } from '../../../services/nbd/images/mod.ts';
+import { KeyValues } from '../../key_value.ts';
+import { addBitmaps, bitmapsOf, ownExtentsOf } from './convert_parts.ts';
 import { type Given, parseSize, type Subcommand } from './grammar.ts';
 import { imageOptsOf, secretsOf } from './image_opts.ts';
+import { JoinedImage } from './joined_image.ts';
+import { mergedOptions } from './option_list.ts';
 import { ImageProgress } from './progress.ts';
-import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS } from './source.ts';
-import { planTarget, replaceFile, TARGET_FORMATS, targetHelp } from './target.ts';
+import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS, withAdvice } from './source.ts';
+import { dataFileAt, planTarget, replaceFile, TARGET_FORMATS, targetHelp } from './target.ts';
 
 const DEFAULT_SPARSE_BYTES = 4096;
 const CACHES = ['unsafe', 'writeback', 'none', 'writethrough', 'directsync'] as const;
@@ -31,11 +38,17 @@ export const convertCommand: Subcommand = {
     { short: 'c', help: 'compress: for qcow2; a vmdk with subformat=streamOptimized always is' },
     { short: 'l', value: 'SNAPSHOT', help: 'not the disk as it is, but this snapshot inside SOURCE: its id or name' },
     { short: 'S', value: 'SIZE', help: 'runs of zeroes that become holes (default 4k); 0: none, all is written' },
+    { short: 'B', value: 'FILE', help: 'TARGET is over FILE: only what SOURCE has by itself is copied' },
+    { short: 'F', value: 'FMT', help: 'format of that; has to be given with -B' },
+    { long: 'bitmaps', help: 'copy the dirty bitmaps of a qcow2, too' },
+    { long: 'skip-broken-bitmaps', help: 'but not those that were not written back' },
     { short: 'n', help: 'TARGET is there already: only write into it' },
     { long: 'target-image-opts', help: 'with -n: TARGET is named as driver=FMT,file.filename=FILE,…' },
     { long: 'target-is-zero', help: 'with -n: TARGET reads as zeroes, which need not be written' },
     { short: 'p', help: 'show how far it is' },
     { short: 'm', value: 'N', help: 'accepted: one read and one write are on their way at once' },
+    { short: 'C', help: 'accepted: copying is our own' },
+    { short: 'r', value: 'RATE', help: 'accepted: it is done as fast as it can be' },
     { short: 'W', help: 'accepted: writes are in order' },
     {
       short: 't',
@@ -58,8 +71,8 @@ storage first, unless -t unsafe is given.`,
       throw given.usage('--target-image-opts is for a TARGET that is there (-n); -o is for a new one');
     }
     const outFormat = said?.format ?? knownFormat(given, given.text('O') ?? 'raw');
-    const options = given.all('o').join(',');
-    if (options === 'help' || options === '?') {
+    const options = mergedOptions(given);
+    if (options === undefined) {
       process.stdout.write(targetHelp(outFormat));
       return 0;
     }
@@ -68,9 +81,11 @@ storage first, unless -t unsafe is given.`,
     if (target === undefined || paths.length === 0) {
       throw given.usage(target === undefined ? 'its SOURCE is missing' : 'its TARGET is missing');
     }
+    if (given.has('C') && given.has('S')) throw given.usage('-C and -S exclude each other');
+    if (given.has('C') && given.has('c')) throw given.usage('-C and -c exclude each other');
     const sources: DiskImage[] = [];
     try {
-      const snapshot = given.text('l');
+      const snapshot = given.text('l')?.replace(/^snapshot\.(?:name|id)=/, '');
       for (const path of paths) {
         const format = formatOf(given, 'f', path);
         sources.push((await openSource(given, path, format, snapshot === undefined ? {} : { snapshot })).image);
@@ -94,32 +109,51 @@ export async function write(
   const sizeBytes = sources.reduce((sum, image) => sum + image.sizeBytes, 0);
   const sparse = given.text('S');
   const sparseBytes = sparse === undefined ? DEFAULT_SPARSE_BYTES : parseSize(sparse, '-S');
+  const over = await overOf(given, path, format, options, sources.length);
+  const bitmaps = given.has('bitmaps') ? bitmapsOf(given, sources, format) : [];
   const fill = async (source: ImageSource, targetIsZero: boolean, compressed: boolean): Promise<void> => {
-    const target = await openTarget(given, source, compressed, isUnsafe(given));
+    const target = await openTarget(given, { ...source, ...over?.source }, compressed, isUnsafe(given));
     try {
-      await copyAll(given, sources, target.image, { sparseBytes, targetIsZero, packing: target.packing });
+      const own = over === undefined ? undefined : ownExtentsOf(sources[0]!);
+      await copyAll(given, sources, target.image, { sparseBytes, targetIsZero, packing: target.packing, own });
       await target.packing?.finish();
+      await addBitmaps(target.image, bitmaps);
       await target.image.flush();
     } finally {
       await target.image.close();
     }
   };
   if (given.has('n')) {
-    if (options !== '') throw given.usage('-o is for a new TARGET, and -n says that it is there');
-    if (given.has('c')) throw given.usage('-c is for a new TARGET');
-    return fill(imageOptsOf(given, path) ?? { path, format }, given.has('target-is-zero'), false);
+    if (options !== '' && !given.asQemu) throw given.usage('-o is for a new TARGET, and -n says that it is there');
+    if (options !== '') process.stderr.write('qemu-img: -o has no effect when skipping image creation\n');
+    return fill(imageOptsOf(given, path) ?? { path, format }, given.has('target-is-zero'), given.has('c'));
   }
-  const target = planTarget({ format, sizeBytes, options, name: basename(path), secrets: secretsOf(given) });
+  const target = planTarget({
+    format,
+    sizeBytes,
+    options,
+    name: basename(path),
+    secrets: secretsOf(given),
+    ...(over === undefined ? {} : { backing: over.name }),
+  });
   if (given.has('c') && format !== 'qcow2' && !target.compressed) {
     throw given.usage(`-c is for qcow2, and for vmdk with -o subformat=streamOptimized; ${format} has no compression`);
   }
   await replaceFile(path, async (partial) => {
     await target.create(partial);
     const { passphrase } = target;
-    const source = { path: partial, format, ...(passphrase === undefined ? {} : { passphrase }) };
+    const data = target.dataFile === undefined ? undefined : dataFileAt(path, target.dataFile);
+    const parts = {
+      ...(passphrase === undefined ? {} : { passphrase }),
+      ...(data === undefined ? {} : { dataFile: { path: data } }),
+    };
     // What is behind a new LUKS header is noise, not zeroes.
-    await fill(source, format !== 'luks', given.has('c') || target.compressed);
-    if (!given.has('t') && existsSync(path)) syncFile(partial);
+    const targetIsZero = over === undefined && format !== 'luks';
+    await fill({ path: partial, format, ...parts }, targetIsZero, given.has('c') || target.compressed);
+    if (!given.has('t') && existsSync(path)) {
+      if (data !== undefined) syncFile(data);
+      syncFile(partial);
+    }
   });
 }
 
@@ -137,29 +171,59 @@ function syncFile(path: string): void {
   }
 }
 
+/** What the new image is to be over: its name there, and what to open. */
+interface Over {
+  readonly name: { readonly file: string; readonly format: ImageFormat };
+  readonly source: { readonly backing: ImageSource };
+}
+
+async function overOf(
+  given: Given,
+  path: string,
+  format: ImageFormat,
+  options: string,
+  sources: number,
+): Promise<Over | undefined> {
+  const keys = options === '' ? undefined : new KeyValues('-o', options);
+  const file = given.text('B') ?? keys?.take('backing_file');
+  if (file === undefined) return undefined;
+  if (sources > 1) throw given.usage('-B is for one SOURCE');
+  if (format !== 'qcow2') throw given.usage(`-B is for qcow2; images of format ${format} are on top of nothing`);
+  const at = isAbsolute(file) ? file : join(dirname(path), file);
+  const word = given.text('F') ?? keys?.take('backing_fmt');
+  if (word === undefined && !(given.asQemu && given.has('n'))) {
+    throw given.usage(`the format of ${file} is not given, and never guessed; add -F qcow2, or whatever it is`);
+  }
+  const known = word === undefined ? (guessFormat(at) ?? 'raw') : knownFormat(given, word);
+  const root = given.text('backing-root') ?? (given.asQemu ? '/' : undefined);
+  const backing: ImageSource =
+    root === undefined
+      ? { path: at, format: known }
+      : await withAdvice(at, () => resolveChain(at, known, { root, guess: given.asQemu }));
+  return { name: { file, format: known }, source: { backing } };
+}
+
 async function copyAll(
   given: Given,
   sources: readonly DiskImage[],
   target: DiskImage,
-  options: { sparseBytes: number; targetIsZero: boolean; packing: CompressedTarget | undefined },
+  options: {
+    sparseBytes: number;
+    targetIsZero: boolean;
+    packing: CompressedTarget | undefined;
+    own: CopyOptions['own'] | undefined;
+  },
 ): Promise<void> {
-  const total = sources.reduce((sum, image) => sum + image.sizeBytes, 0);
-  const progress = given.has('p') && !given.has('q') ? new ImageProgress(total) : undefined;
-  const { packing, ...rest } = options;
-  let offset = 0;
-  for (const source of sources) {
-    const start = offset;
-    if (packing !== undefined && start % packing.blockBytes !== 0) {
-      throw given.usage('several sources can be compressed into one only where each has whole clusters');
-    }
-    await copyImage(source, target, {
-      ...rest,
-      ...(packing === undefined ? {} : { compressed: packing }),
-      offset: start,
-      onProgress: (done) => progress?.show(start + done),
-    });
-    offset += source.sizeBytes;
-  }
+  const [only, ...more] = sources;
+  const source = more.length === 0 ? only! : new JoinedImage(sources);
+  const progress = given.has('p') && !given.has('q') ? new ImageProgress(source.sizeBytes) : undefined;
+  const { packing, own, ...rest } = options;
+  await copyImage(source, target, {
+    ...rest,
+    ...(packing === undefined ? {} : { compressed: packing }),
+    ...(own === undefined ? {} : { own }),
+    onProgress: (done) => progress?.show(done),
+  });
   progress?.end();
 }
 

@@ -1,5 +1,6 @@
 import { basename, dirname, isAbsolute, join } from 'node:path';
 import process from 'node:process';
+import { createAsQemu } from './create_as_qemu.ts';
 import { parseSize, type Subcommand } from './grammar.ts';
 import { imageInfo } from './image_info.ts';
 import { OBJECT_OPTION, secretsOf } from './image_opts.ts';
@@ -27,6 +28,7 @@ there is replaced, once the new one is finished.`,
   caisson img create -f qcow2 --object secret,id=s,file=passphrase -o encrypt.format=luks,encrypt.key-secret=s disk.qcow2 20G
   caisson img create -f vpc -o subformat=fixed,force_size=on azure.vhd 30G`,
   async run(given) {
+    if (given.asQemu) return createAsQemu(given);
     const format = knownFormat(given, given.text('f') ?? 'raw');
     const options = given.all('o').join(',');
     if (options === 'help' || options === '?') {

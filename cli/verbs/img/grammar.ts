@@ -30,11 +30,19 @@ export class Given {
   readonly #command: string;
   readonly #values: ReadonlyMap<string, readonly string[]>;
   readonly operands: readonly string[];
+  /** Answers as qemu-img: formats are guessed, and names inside images followed */
+  readonly asQemu: boolean;
 
-  constructor(command: string, values: ReadonlyMap<string, readonly string[]>, operands: readonly string[]) {
+  constructor(
+    command: string,
+    values: ReadonlyMap<string, readonly string[]>,
+    operands: readonly string[],
+    asQemu = false,
+  ) {
     this.#command = command;
     this.#values = values;
     this.operands = operands;
+    this.asQemu = asQemu;
   }
 
   has(name: string): boolean {
@@ -43,6 +51,11 @@ export class Given {
 
   text(name: string): string | undefined {
     return this.#values.get(name)?.at(-1);
+  }
+
+  /** Names of the options in the order in which they came first */
+  get order(): readonly string[] {
+    return [...this.#values.keys()];
   }
 
   all(name: string): readonly string[] {
@@ -86,7 +99,7 @@ export class Given {
  * `-f X`, `-fX`, `-pq`, `--output X`, `--output=X`, and `--` before operands; `-1G` is a size, not an option.
  * @throws UsageError
  */
-export function parseGiven(command: Subcommand, args: readonly string[]): Given {
+export function parseGiven(command: Subcommand, args: readonly string[], asQemu = false): Given {
   const values = new Map<string, string[]>();
   const operands: string[] = [];
   const queue = [...args];
@@ -101,7 +114,7 @@ export function parseGiven(command: Subcommand, args: readonly string[]): Given 
     const value = attached ?? queue.shift();
     if (value === undefined) throw usage(`${as} needs its ${rule.value}`);
     const before = values.get(nameOf(rule)) ?? [];
-    if (before.length > 0 && rule.repeats !== true) throw usage(`${as} comes twice`);
+    if (before.length > 0 && rule.repeats !== true && !asQemu) throw usage(`${as} comes twice`);
     values.set(nameOf(rule), [...before, value]);
   };
   for (let arg = queue.shift(); arg !== undefined; arg = queue.shift()) {
@@ -126,7 +139,7 @@ export function parseGiven(command: Subcommand, args: readonly string[]): Given 
       }
     } else operands.push(arg);
   }
-  return new Given(command.name, values, operands);
+  return new Given(command.name, values, operands, asQemu);
 }
 
 export function helpOf(command: Subcommand): string {
@@ -148,7 +161,8 @@ const UNITS = 'bkmgtpe';
 
 /** QEMU's sizes: a number, also with a fraction, and a letter, powers of 1024. @throws UsageError */
 export function parseSize(text: string, what: string): number {
-  const match = /^(\d+(?:\.\d+)?)([bkmgtpe])?$/i.exec(text);
+  const hex = /^0x[0-9a-f]{1,13}$/i.test(text);
+  const match = hex ? [text, String(Number(text))] : /^(\d+(?:\.\d+)?)([bkmgtpe])?$/i.exec(text);
   const [, digits = '', unit = 'b'] = match ?? [];
   const bytes = Number(digits) * 1024 ** UNITS.indexOf(unit.toLowerCase());
   if (match === null || !Number.isSafeInteger(Math.ceil(bytes))) {

@@ -30,7 +30,30 @@ export interface ImageInfo {
 /** Reads what the image at `path` says of itself. No other file is opened: names inside images are only shown. */
 export async function imageInfo(path: string, format: ImageFormat): Promise<ImageInfo> {
   const details = await detailsOf(path, format);
-  return { filename: path, format, 'actual-size': statSync(path).blocks * 512, 'dirty-flag': false, ...details };
+  const {
+    snapshots,
+    'virtual-size': size,
+    'cluster-size': cluster,
+    encrypted,
+    'format-specific': specific,
+    ...backing
+  } = details;
+  // The keys in qemu-img's order: scripts have been seen to compare text.
+  const all = {
+    'backing-filename-format': backing['backing-filename-format'],
+    snapshots,
+    'virtual-size': size,
+    filename: path,
+    'cluster-size': cluster,
+    format,
+    'actual-size': statSync(path).blocks * 512,
+    encrypted,
+    'format-specific': specific,
+    'full-backing-filename': backing['full-backing-filename'],
+    'backing-filename': backing['backing-filename'],
+    'dirty-flag': details['dirty-flag'] ?? false,
+  };
+  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined)) as unknown as ImageInfo;
 }
 
 type Details = Omit<ImageInfo, 'filename' | 'format' | 'actual-size' | 'dirty-flag'> & { 'dirty-flag'?: boolean };

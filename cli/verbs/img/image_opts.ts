@@ -1,7 +1,9 @@
-import type { ImageSource } from '../../../services/nbd/images/mod.ts';
-import { parseImageWords } from '../../drives.ts';
+import { guessFormat, type ImageSource } from '../../../services/nbd/images/mod.ts';
+import { imageWordsOf } from '../../drives.ts';
 import { toImageSource, withSecrets } from '../../encryption.ts';
+import { KeyValues } from '../../key_value.ts';
 import { isSecret, parseSecret, Secrets } from '../../secrets.ts';
+import { UsageError } from '../../usage_error.ts';
 import type { Given, OptionRule } from './grammar.ts';
 
 /** Passphrases, and images by QEMU's words for them. */
@@ -20,8 +22,28 @@ export const IMAGE_OPTS_OPTIONS: readonly OptionRule[] = [
 
 export const OBJECT_OPTION = IMAGE_OPTS_OPTIONS[0]!;
 
+interface Said {
+  readonly source: ImageSource;
+  /** It was also said what is under it, or that nothing is */
+  readonly backing: boolean;
+}
+
+/** Operands that are images which are there; of other commands all are */
+const OPERANDS: Readonly<Record<string, (count: number) => number>> = {
+  create: () => 0,
+  convert: (count) => count - 1,
+  resize: (count) => Math.min(1, count),
+  bitmap: (count) => Math.min(1, count),
+};
+/** Of QEMU's keys, those that tune what is done in another way here, or say what is so anyway */
+const WITHOUT_EFFECT =
+  /^(?:l2-cache-.*|refcount-cache-.*|cache-.*|cache\..*|lazy-refcounts|overlap-check.*|detect-zeroes|read-only|force-share|locking|aio|pass-discard-.*)$/;
+/** Of a json: name, in `characters` */
+const MAX_JSON = 65_536;
+const MAX_DEPTH = 16;
+
 /** What operands stand for, by the path that took their place */
-const named = new WeakMap<Given, Map<string, ImageSource>>();
+const named = new WeakMap<Given, Map<string, Said>>();
 const secretsBy = new WeakMap<Given, Secrets>();
 
 /** `--object secret,…` of one command line. @throws UsageError */
@@ -38,33 +60,88 @@ export function secretsOf(given: Given): Secrets {
 }
 
 /**
- * Where images are named by QEMU's words (`--image-opts`), puts their paths in the place of these, so that commands
- * see paths alone; imageOptsOf() then knows the rest. @throws UsageError, SecretError
+ * Where images are named by QEMU's words (`--image-opts`, `json:{…}`), puts their paths in the place of these, so that
+ * commands see paths alone; imageOptsOf() then knows the rest. They are the user's words: what stands inside images is
+ * not read so. @throws UsageError, SecretError
  */
 export function resolveImageOpts(command: string, given: Given): void {
-  const sources = new Map<string, ImageSource>();
-  named.set(given, sources);
+  const images = new Map<string, Said>();
+  named.set(given, images);
   const { operands } = given;
   const take = (index: number, option: string, prefix = ''): void => {
-    const source = parseSource(option, operands[index]!.slice(prefix.length), secretsOf(given));
-    sources.set(source.path!, source);
+    const text = operands[index]!.slice(prefix.length);
+    const words = wordsOf(option, text);
+    const rule = option === '--target-image-opts' ? 'O' : command === 'compare' && index === 1 ? 'F' : 'f';
+    if (words.has('driver') && given.has(rule)) {
+      throw new UsageError(`Cannot use -${rule} with ${text}: it says its driver`);
+    }
+    addDrivers(given, words, rule);
+    const source = toImageSource(withSecrets(imageWordsOf(option, words), secretsOf(given)));
+    const backing = [...words.keys()].some((key) => key === 'backing' || key.startsWith('backing.'));
+    images.set(source.path!, { source, backing });
     given.replaceOperand(index, `${prefix}${source.path}`);
   };
   if (given.has('target-image-opts')) take(operands.length - 1, '--target-image-opts');
-  if (!given.has('image-opts')) return;
-  const count =
-    command === 'convert' ? operands.length - 1 : command === 'resize' ? Math.min(1, operands.length) : operands.length;
+  const count = OPERANDS[command]?.(operands.length) ?? operands.length;
   for (let index = 0; index < count; index++) {
-    if (command !== 'dd') take(index, '--image-opts');
-    else if (operands[index]!.startsWith('if=')) take(index, '--image-opts', 'if=');
+    const operand = operands[index]!;
+    const prefix = command === 'dd' ? 'if=' : '';
+    if (!operand.startsWith(prefix)) continue;
+    if (given.has('image-opts') || operand.startsWith(`${prefix}json:`)) take(index, '--image-opts', prefix);
   }
 }
 
 /** What was said of the image at `path` by QEMU's words; undefined where it was named as a path. */
 export function imageOptsOf(given: Given, path: string): ImageSource | undefined {
-  return named.get(given)?.get(path);
+  return named.get(given)?.get(path)?.source;
 }
 
-function parseSource(option: string, text: string, secrets: Secrets): ImageSource {
-  return toImageSource(withSecrets(parseImageWords(option, text), secrets));
+/** Whether these words say what is under it, too. */
+export function saysBacking(given: Given, path: string): boolean {
+  return named.get(given)?.get(path)?.backing === true;
+}
+
+function wordsOf(option: string, text: string): Map<string, string> {
+  const all = text.startsWith('json:') ? jsonWords(text) : new KeyValues(option, text, 'file.filename').takeAll();
+  const words = new Map<string, string>();
+  for (const [key, value] of all) {
+    if (WITHOUT_EFFECT.test(key.replace(/^(?:(?:backing|file|data-file)\.)*/, ''))) continue;
+    words.set(key, /(?:^|\.)filename$/.test(key) ? value.replace(/^file:/, '') : value);
+  }
+  return words;
+}
+
+/** The format of the first layer may stand in an option; as qemu-img, others are guessed. */
+function addDrivers(given: Given, words: Map<string, string>, rule: string): void {
+  const said = given.text(rule);
+  if (said !== undefined && !words.has('driver')) words.set('driver', said);
+  if (!given.asQemu) return;
+  for (let prefix = ''; prefix.length < MAX_DEPTH * 'backing.'.length; prefix += 'backing.') {
+    const path = words.get(`${prefix}file.filename`);
+    if (path === undefined) return;
+    if (!words.has(`${prefix}driver`)) words.set(`${prefix}driver`, guessFormat(path) ?? 'raw');
+  }
+}
+
+/** `json:{"driver":"qcow2","file":{"filename":"a"}}`; QEMU takes single quotes, too. */
+function jsonWords(operand: string): ReadonlyMap<string, string> {
+  const bad = (): UsageError => new UsageError(`Cannot read ${operand}: expected json: and an object`);
+  if (operand.length > MAX_JSON) throw bad();
+  const text = operand.slice('json:'.length);
+  let value: unknown;
+  try {
+    value = JSON.parse(text.includes('"') ? text : text.replaceAll("'", '"'));
+  } catch {
+    throw bad();
+  }
+  const words = new Map<string, string>();
+  const flatten = (object: unknown, prefix: string, depth: number): void => {
+    if (typeof object !== 'object' || object === null || Array.isArray(object) || depth > MAX_DEPTH) throw bad();
+    for (const [key, item] of Object.entries(object)) {
+      if (typeof item === 'object' && item !== null) flatten(item, `${prefix}${key}.`, depth + 1);
+      else words.set(`${prefix}${key}`, typeof item === 'boolean' ? (item ? 'on' : 'off') : String(item));
+    }
+  };
+  flatten(value, '', 1);
+  return words;
 }

@@ -38,13 +38,15 @@ names that stand inside the image are only shown.`,
 async function infosOf(given: Given, path: string, format: ImageInfo['format']): Promise<ImageInfo[]> {
   if (!given.has('backing-chain')) return [await withAdvice(path, () => imageInfo(path, format))];
   const root = given.text('backing-root');
-  if (root === undefined) {
+  if (root === undefined && !given.asQemu) {
     throw given.usage(
       '--backing-chain follows names that stand inside images; say by --backing-root=DIR where they may lead',
     );
   }
   const infos: ImageInfo[] = [];
-  let source: ImageSource | undefined = await withAdvice(path, () => resolveChain(path, format, { root }));
+  let source: ImageSource | undefined = await withAdvice(path, () =>
+    resolveChain(path, format, { root: root ?? '/', guess: given.asQemu }),
+  );
   for (; source !== undefined; source = source.backing) {
     const at = source.path!;
     const known = source.format;

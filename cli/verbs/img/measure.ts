@@ -1,5 +1,5 @@
 import { STATE } from '../../../protocols/nbd/mod.ts';
-import type { DiskImage } from '../../../services/nbd/images/mod.ts';
+import { type DiskImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
 import { KeyValues } from '../../key_value.ts';
 import { type Given, parseSize, type Subcommand } from './grammar.ts';
 import { printJson, printLines } from './output.ts';
@@ -32,12 +32,15 @@ export const measureCommand: Subcommand = {
     if (output === 'json') printJson(measured);
     else {
       printLines(`required size: ${measured.required}`, `fully allocated size: ${measured['fully-allocated']}`);
+      if (measured.bitmaps !== undefined) printLines(`bitmaps size: ${measured.bitmaps}`);
     }
     return 0;
   },
 };
 
 interface Measured {
+  /** With --bitmaps, beyond what is required */
+  readonly bitmaps?: number;
   readonly required: number;
   readonly 'fully-allocated': number;
 }
@@ -46,7 +49,11 @@ async function ofFile(given: Given, target: 'raw' | 'qcow2'): Promise<Measured> 
   const [path] = given.expect('FILE') as [string];
   const { image } = await openSource(given, path, formatOf(given, 'f', path));
   try {
-    return await measure(given, target, image.sizeBytes, image);
+    const measured = await measure(given, target, image.sizeBytes, image);
+    if (target === 'raw' || !(image instanceof Qcow2Image) || image.header.version === 2) return measured;
+    const { compat, clusterBytes } = targetKeys(given);
+    // As qemu-img's JSON has it: the bitmaps first.
+    return compat === 2 ? measured : { bitmaps: bitmapBytes(image, clusterBytes), ...measured };
   } finally {
     await image.close();
   }
@@ -84,6 +91,32 @@ async function measure(
   const data = image === undefined ? 0 : await dataBytes(image, clusterBytes);
   // Tables are counted for the whole disk, whatever of it is used: as qemu-img does.
   return { required: allocated ? full : full - virtual + data, 'fully-allocated': full };
+}
+
+function targetKeys(given: Given): { compat: 2 | 3; clusterBytes: number } {
+  const options = given.all('o').join(',');
+  const keys = new KeyValues('-o', options === '' ? 'compat=1.1' : options);
+  const cluster = keys.take('cluster_size');
+  const compat = keys.oneOf('compat', ['1.1', 'v3', '0.10', 'v2'], '1.1');
+  return {
+    compat: compat === '0.10' || compat === 'v2' ? 2 : 3,
+    clusterBytes: cluster === undefined ? 65_536 : parseSize(cluster, '-o cluster_size='),
+  };
+}
+
+/** What all persistent bitmaps take that can be copied, their tables and their directory: in `bytes` */
+function bitmapBytes(image: Qcow2Image, clusterBytes: number): number {
+  const up = (bytes: number) => Math.ceil(bytes / clusterBytes) * clusterBytes;
+  let sum = 0;
+  let directory = 0;
+  for (const [name, { persistent, inconsistent, granularityBytes }] of image.bitmaps) {
+    if (!persistent || inconsistent) continue;
+    const bits = Math.ceil(image.sizeBytes / granularityBytes);
+    const data = up(Math.ceil(bits / 8));
+    sum += data + up((data / clusterBytes) * 8);
+    directory += Math.ceil((24 + Buffer.byteLength(name)) / 8) * 8;
+  }
+  return sum + up(directory);
 }
 
 /** A qcow2 file whose disk is written everywhere, in `bytes`. */

@@ -39,9 +39,8 @@ named by --backing or --backing-root, as everywhere; with -u neither is opened.`
     if (file !== '' && under === undefined) {
       throw given.usage(`the format of ${file} is not given, and never guessed; add -F qcow2, or whatever it is`);
     }
-    const name = file === '' ? null : { file, format: knownFormat(given, under!) };
-    if (given.has('u')) await rename(path, name);
-    else await rebase(given, path, name);
+    if (given.has('u')) await rename(path, file === '' ? null : { file, format: formatName(given, under!) });
+    else await rebase(given, path, file === '' ? null : { file, format: knownFormat(given, under!) });
     return 0;
   },
 };
@@ -71,8 +70,15 @@ async function openBelow(given: Given, path: string, { file, format }: NonNullab
   );
 }
 
+/** Only written down: as qemu-img, it may be one that another program knows, `host_device`. */
+function formatName(given: Given, format: string): string {
+  if (!given.asQemu) return knownFormat(given, format);
+  if (/^[\w-]{1,15}$/.test(format)) return format;
+  throw given.usage(`format ${format} is no name of one`);
+}
+
 /** Changes the name in the header, and opens no other image: an empty disk stands in for each. */
-async function rename(path: string, name: Name): Promise<void> {
+async function rename(path: string, name: { readonly file: string; readonly format: string } | null): Promise<void> {
   const { header } = await withAdvice(path, () => inspectQcow2(path));
   const standIn = () => new MemoryImage(0);
   const image = await withAdvice(path, () =>

@@ -1,9 +1,18 @@
 import { statSync, truncateSync } from 'node:fs';
-import { lockImage, openImage, Qcow2Image, resizeQcow2 } from '../../../services/nbd/images/mod.ts';
+import {
+  type DiskImage,
+  lockImage,
+  openImage,
+  Qcow2Image,
+  RawImage,
+  resizeQcow2,
+} from '../../../services/nbd/images/mod.ts';
 import { type Given, parseSize, type Subcommand } from './grammar.ts';
 import { imageInfo } from './image_info.ts';
 import { printLines } from './output.ts';
 import { formatOf, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
+
+const PIECE_BYTES = 1 << 20;
 
 export const resizeCommand: Subcommand = {
   name: 'resize',
@@ -11,6 +20,11 @@ export const resizeCommand: Subcommand = {
   operands: 'FILE [+|-]SIZE',
   options: [
     ...SOURCE_OPTIONS.filter(({ long }) => long !== 'allow-extents'),
+    {
+      long: 'preallocation',
+      value: 'MODE',
+      help: 'of what is new: off (default), metadata (qcow2), or falloc and full, which write zeroes',
+    },
     { long: 'shrink', help: 'a smaller size is meant: what is behind it is lost' },
     ...SHARED_OPTIONS,
   ],
@@ -30,8 +44,11 @@ file systems stay as they are: let the guest grow them after, or shrink them bef
     if (after < before && !given.has('shrink')) {
       throw given.usage(`the disk has ${before} bytes; if what is behind ${after} may be lost, add --shrink`);
     }
-    if (format === 'qcow2') await resizeInside(given, path, after);
-    else if (format === 'raw') await resizeFile(path, after);
+    const mode = given.oneOf('preallocation', MODES, 'off');
+    if (mode !== 'off' && after <= before) throw given.usage('--preallocation is for a larger size');
+    if (mode === 'metadata' && format === 'raw') throw given.usage('raw images have no metadata to preallocate');
+    if (format === 'qcow2') await resizeInside(given, path, after, mode);
+    else if (format === 'raw') await resizeFile(path, before, after, mode);
     else
       throw new Error(`Cannot resize ${path}: disks of format ${format} keep their size; convert it to qcow2 or raw`);
     if (!given.has('q')) printLines('Image resized.');
@@ -39,23 +56,43 @@ file systems stay as they are: let the guest grow them after, or shrink them bef
   },
 };
 
-async function resizeFile(path: string, sizeBytes: number): Promise<void> {
+const MODES = ['off', 'metadata', 'falloc', 'full'] as const;
+type Mode = (typeof MODES)[number];
+
+async function resizeFile(path: string, oldBytes: number, sizeBytes: number, mode: Mode): Promise<void> {
   const stats = statSync(path);
   if (!stats.isFile()) throw new Error(`Cannot resize ${path}: not a regular file`);
   const lock = await lockImage(stats);
   try {
     truncateSync(path, sizeBytes);
+    if (mode === 'off') return;
+    const image = await RawImage.open(path, { readOnly: false, lock: false });
+    await writeZeroes(image, oldBytes);
+    await image.close();
   } finally {
     await lock.release();
   }
 }
 
-async function resizeInside(given: Given, path: string, sizeBytes: number): Promise<void> {
+/** Real zeroes, so that the host's space is taken. */
+async function writeZeroes(image: DiskImage, from: number): Promise<void> {
+  const piece = new Uint8Array(PIECE_BYTES);
+  for (let at = from; at < image.sizeBytes; at += piece.length) {
+    await image.write(at, piece.subarray(0, Math.min(piece.length, image.sizeBytes - at)));
+  }
+  await image.flush();
+}
+
+async function resizeInside(given: Given, path: string, sizeBytes: number, mode: Mode): Promise<void> {
   const source = await sourceOf(given, path, 'qcow2');
   const image = await withAdvice(path, () => openImage(source, { readOnly: false }));
   try {
     if (!(image instanceof Qcow2Image)) throw new Error(`Cannot open ${path} as qcow2`);
+    const before = image.sizeBytes;
     await resizeQcow2(image, Math.ceil(sizeBytes / 512) * 512, { shrink: given.has('shrink') });
+    if (mode === 'metadata') await image.preallocate(before, image.sizeBytes - before);
+    else if (mode !== 'off') await writeZeroes(image, before);
+    await image.flush();
   } finally {
     await image.close();
   }

@@ -1,9 +1,6 @@
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
-import { looksLikeVhdFooter } from '../../../protocols/vhd/mod.ts';
-import { looksLikeVhdx } from '../../../protocols/vhdx/mod.ts';
-import { looksLikeVmdkSparse } from '../../../protocols/vmdk/mod.ts';
 import {
   type DiskImage,
+  guessFormat,
   IMAGE_FORMATS,
   type ImageFormat,
   type ImageSource,
@@ -12,7 +9,7 @@ import {
 } from '../../../services/nbd/images/mod.ts';
 import { didYouMean } from '../../suggest.ts';
 import type { Given, OptionRule } from './grammar.ts';
-import { IMAGE_OPTS_OPTIONS, imageOptsOf } from './image_opts.ts';
+import { IMAGE_OPTS_OPTIONS, imageOptsOf, saysBacking } from './image_opts.ts';
 
 /** What the command takes as the format of an existing image, for the help */
 export const FORMAT_LIST = IMAGE_FORMATS.join(', ');
@@ -37,6 +34,9 @@ export const SHARED_OPTIONS: readonly OptionRule[] = [
   { short: 'q', help: 'print nothing but errors' },
 ];
 
+/** Names inside images as qemu-img reads them */
+const FOLLOW_ALL = { root: '/', guess: true };
+
 /** One image of a chain, the top first. */
 export interface Layer {
   readonly image: DiskImage;
@@ -51,8 +51,9 @@ export interface OpenedSource {
 /** The format that was given under `option`. @throws UsageError that says how the file looks, where none was */
 export function formatOf(given: Given, option: string, path: string): ImageFormat {
   const format = imageOptsOf(given, path)?.format ?? given.text(option);
+  if (format === undefined && given.asQemu) return guessFormat(path) ?? 'raw';
   if (format === undefined) {
-    const looks = looksLike(path);
+    const looks = guessFormat(path);
     const add =
       looks === undefined
         ? `; add -${option} raw, or whatever it is`
@@ -78,12 +79,16 @@ export async function sourceOf(given: Given, path: string, format: ImageFormat):
     if (given.has('backing') || given.has('backing-root')) {
       throw given.usage('with --image-opts, what is under an image is said by backing.driver=, backing.file.filename=');
     }
-    return given.has('allow-extents') ? { ...said, allowExtents: true } : said;
+    const named = given.asQemu && !saysBacking(given, path) ? await resolveChain(path, format, FOLLOW_ALL) : {};
+    return { ...named, ...said, ...(given.has('allow-extents') ? { allowExtents: true } : {}) };
   }
   const root = given.text('backing-root');
   const under = given.all('backing');
   const extents = given.has('allow-extents') ? { allowExtents: true } : {};
   if (root !== undefined && under.length > 0) throw given.usage('--backing and --backing-root exclude each other');
+  if (given.asQemu && under.length === 0) {
+    return { ...(await resolveChain(path, format, { root: root ?? '/', guess: true })), ...extents };
+  }
   if (root !== undefined) return { ...(await resolveChain(path, format, { root })), ...extents };
   let backing: ImageSource | undefined;
   for (const text of under.toReversed()) {
@@ -131,30 +136,5 @@ export async function withAdvice<T>(path: string, run: () => Promise<T>): Promis
         ? '; name it by --object secret,id=ID,file=FILE and --image-opts driver=FMT,file.filename=FILE,…key-secret=ID'
         : '';
     throw new Error(`${text.includes(path) ? '' : `${path}: `}${text}${advice}`, { cause: error });
-  }
-}
-
-/** What a file looks like by its first and last bytes: for advice, never to open it so. */
-export function looksLike(path: string): ImageFormat | undefined {
-  let fd: number;
-  try {
-    fd = openSync(path, 'r');
-  } catch {
-    return undefined; // whoever opens it really will say why not
-  }
-  try {
-    const stats = fstatSync(fd);
-    if (!stats.isFile()) return undefined;
-    const start = Buffer.alloc(512);
-    const end = Buffer.alloc(512);
-    const startBytes = readSync(fd, start, 0, 512, 0);
-    if (stats.size >= 512) readSync(fd, end, 0, 512, stats.size - 512);
-    const first = start.subarray(0, startBytes);
-    if (first.subarray(0, 4).equals(Buffer.from('QFI\xfb', 'latin1'))) return 'qcow2';
-    if (looksLikeVhdx(first)) return 'vhdx';
-    if (looksLikeVmdkSparse(first) || first.toString('latin1').startsWith('# Disk DescriptorFile')) return 'vmdk';
-    return looksLikeVhdFooter(end) || looksLikeVhdFooter(first) ? 'vpc' : undefined;
-  } finally {
-    closeSync(fd);
   }
 }

@@ -8,6 +8,7 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs';
+import { dirname, isAbsolute, join } from 'node:path';
 import process from 'node:process';
 import {
   createLuks,
@@ -16,7 +17,9 @@ import {
   createVhd,
   createVmdk,
   type ImageFormat,
+  type ImageSource,
   lockImage,
+  openImage,
   preallocateQcow2,
   Qcow2Image,
   vhdDiskBytes,
@@ -52,6 +55,9 @@ export interface Target {
   readonly compressed: boolean;
   /** Of an encrypted image, to open it */
   readonly passphrase?: string;
+  /** Where a qcow2 keeps its clusters, if that is another file: as it is named there */
+  readonly dataFile?: string;
+  /** Makes the file at `path`; names inside it count from the folder of the image */
   readonly create: (path: string) => Promise<void>;
 }
 
@@ -74,6 +80,8 @@ const HELP: Partial<Record<ImageFormat, readonly string[]>> = {
     'compression_type=<str> - zlib (default) or zstd',
     'encrypt.format=<str>   - luks; with it:',
     ...ENCRYPTION_HELP.map(([word, text]) => `${`encrypt.${word}`.padEnd(23)}- ${text}`),
+    'data_file=<str>        - Keep the clusters in this file, which is made, too',
+    'data_file_raw=<bool>   - That file stays a raw image',
     'extended_l2=<bool>     - 32 subclusters in each cluster',
     'lazy_refcounts=<bool>  - Postpone refcount updates',
     'preallocation=<str>    - off (default), metadata, or falloc and full, which write zeroes',
@@ -203,6 +211,9 @@ function qcow2Target(
   if (file !== undefined && format === undefined) {
     throw new UsageError(`Cannot put ${file} under the image: its format is not given, and never guessed; add -F`);
   }
+  const dataFile = keys.take('data_file');
+  const rawData = keys.flag('data_file_raw', false);
+  if (rawData && dataFile === undefined) throw new UsageError('Cannot use -o data_file_raw=on without data_file=');
   const compat = keys.oneOf('compat', ['1.1', 'v3', '0.10', 'v2'], '1.1');
   const old = compat === '0.10' || compat === 'v2';
   const create = {
@@ -214,6 +225,7 @@ function qcow2Target(
     extendedL2: keys.flag('extended_l2', false),
     lazyRefcounts: keys.flag('lazy_refcounts', false),
     ...(file === undefined || format === undefined ? {} : { backing: { file, format } }),
+    ...(dataFile === undefined ? {} : { dataFile: { file: dataFile, raw: rawData } }),
   };
   const encryption = qcow2Encryption(keys, secrets);
   if (file !== undefined && preallocation !== 'off') {
@@ -222,27 +234,38 @@ function qcow2Target(
   const under = file === undefined ? '' : ` backing_file=${file} backing_fmt=${format}`;
   const flag = (value: boolean) => (value ? 'on' : 'off');
   const encrypted = encryption === undefined ? '' : ` encrypt.format=luks${encryption.description}`;
-  const description = `fmt=qcow2${encrypted} cluster_size=${create.clusterBytes} extended_l2=${flag(create.extendedL2)} compression_type=${create.compression} size=${sizeBytes}${under} lazy_refcounts=${flag(create.lazyRefcounts)} refcount_bits=${create.refcountBits}`;
+  const description = `fmt=qcow2${encrypted} cluster_size=${create.clusterBytes} extended_l2=${flag(create.extendedL2)} compression_type=${create.compression} size=${sizeBytes}${under}${dataFile === undefined ? '' : ` data_file=${dataFile}`}${rawData ? ' data_file_raw=on' : ''} lazy_refcounts=${flag(create.lazyRefcounts)} refcount_bits=${create.refcountBits}`;
   return {
     sizeBytes: Math.ceil(sizeBytes / 512) * 512,
     description,
     compressed: false,
     ...(encryption === undefined ? {} : { passphrase: encryption.passphrase }),
+    ...(dataFile === undefined ? {} : { dataFile }),
     create: async (path) => {
       const luksHeader = encryption === undefined ? {} : { luksHeader: await createLuksHeader(encryption.create) };
       await createQcow2(path, { ...create, ...luksHeader });
-      if (preallocation !== 'off') await preallocate(path, preallocation, encryption?.create.passphrase);
+      const data = dataFile === undefined ? undefined : dataFileAt(path, dataFile);
+      if (data !== undefined) {
+        writeFileSync(data, '');
+        truncateSync(data, create.sizeBytes);
+      }
+      const parts = {
+        ...(data === undefined ? {} : { dataFile: { path: data } }),
+        ...(encryption === undefined ? {} : { passphrase: encryption.passphrase }),
+      };
+      if (preallocation !== 'off') await preallocate({ path, format: 'qcow2', ...parts }, preallocation);
     },
   };
 }
 
-async function preallocate(
-  path: string,
-  mode: 'metadata' | 'falloc' | 'full',
-  passphrase: Uint8Array | undefined,
-): Promise<void> {
-  const secret = passphrase === undefined ? {} : { passphrase };
-  const image = await Qcow2Image.open(path, { readOnly: false, lock: false, ...secret });
+/** A relative name counts from the image's folder. */
+export function dataFileAt(path: string, name: string): string {
+  return isAbsolute(name) ? name : join(dirname(path), name);
+}
+
+async function preallocate(source: ImageSource, mode: 'metadata' | 'falloc' | 'full'): Promise<void> {
+  const image = await openImage(source, { readOnly: false, lock: false });
+  if (!(image instanceof Qcow2Image)) throw new Error(`Cannot open ${source.path} as qcow2`);
   try {
     await preallocateQcow2(image, mode);
   } finally {

@@ -1,6 +1,7 @@
 import { realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative } from 'node:path';
 import { ImageError } from './disk_image.ts';
+import { guessFormat } from './guess_format.ts';
 import { IMAGE_FORMATS, type ImageFormat } from './image_format.ts';
 import { type ImageSource, MAX_CHAIN } from './open_image.ts';
 import { inspectQcow2 } from './qcow2/mod.ts';
@@ -8,6 +9,8 @@ import { inspectQcow2 } from './qcow2/mod.ts';
 export interface BackingPolicy {
   /** Names inside images may lead to files in this folder, and to no others */
   readonly root: string;
+  /** Backing files whose format the image does not say are what they look like (default false: they are refused) */
+  readonly guess?: boolean;
 }
 
 /** "protocol:", as QEMU tells names of protocols from paths */
@@ -21,13 +24,13 @@ const PROTOCOL = /^[^/]*:/;
  * @throws ImageError saying which image leads where it must not; errno errors of open(2) for `path` itself
  */
 export async function resolveChain(path: string, format: ImageFormat, policy: BackingPolicy): Promise<ImageSource> {
-  return follow(path, format, await realpath(policy.root), new Set(), 1);
+  return follow(path, format, { ...policy, root: await realpath(policy.root) }, new Set(), 1);
 }
 
 async function follow(
   path: string,
   format: ImageFormat,
-  root: string,
+  policy: BackingPolicy,
   seen: Set<string>,
   depth: number,
 ): Promise<ImageSource> {
@@ -43,13 +46,14 @@ async function follow(
       real = await realpath(wanted);
     } catch (cause) {
       const { code } = cause as NodeJS.ErrnoException;
-      throw refuse(path, `its ${what} ${JSON.stringify(name)} cannot be opened: ${code}`);
+      throw refuse(path, `its ${what} ${JSON.stringify(name)} cannot be opened: ${code} (${wanted})`);
     }
-    const way = relative(root, real);
+    const way = relative(policy.root, real);
     if (way === '' || way.startsWith('..') || isAbsolute(way)) {
       throw refuse(path, `its ${what} ${JSON.stringify(name)} is not inside the folder that is allowed`);
     }
-    return real;
+    // Without a folder to stay in, names are shown as they were put together.
+    return policy.guess === true ? wanted : real;
   };
   const { backingFile, backingFormat, dataFile } = header;
   const parts: { backing?: ImageSource; dataFile?: { path: string } } = {};
@@ -60,12 +64,14 @@ async function follow(
     parts.dataFile = { path: data };
   }
   if (backingFile !== undefined) {
-    const known = IMAGE_FORMATS.find((name) => name === backingFormat);
+    const real = await inside('backing file', backingFile);
+    const guessed = backingFormat === undefined && policy.guess === true ? (guessFormat(real) ?? 'raw') : undefined;
+    const known = guessed ?? IMAGE_FORMATS.find((name) => name === backingFormat);
     if (known === undefined) {
       const found = backingFormat === undefined ? 'is not said' : `${JSON.stringify(backingFormat)} is not known`;
       throw refuse(path, `the format of its backing file ${found}, and it is never guessed`);
     }
-    parts.backing = await follow(await inside('backing file', backingFile), known, root, seen, depth + 1);
+    parts.backing = await follow(real, known, policy, seen, depth + 1);
   }
   return { path, format, ...parts };
 }

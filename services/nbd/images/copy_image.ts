@@ -1,4 +1,4 @@
-import { STATE } from '../../../protocols/nbd/mod.ts';
+import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
 import { type DiskImage, ImageError } from './disk_image.ts';
 import { isZero } from './zeroes.ts';
 
@@ -25,6 +25,13 @@ export interface CopyOptions {
   readonly signal?: AbortSignal;
   /** Where the source's first byte goes, in `bytes` (default 0) */
   readonly offset?: number;
+  /** Extents with flags 0 are not copied: what is under the target has them. May cover less than asked */
+  readonly own?: (offset: number, lengthBytes: number) => Promise<readonly Extent[]>;
+}
+
+interface Part {
+  readonly lengthBytes: number;
+  readonly kind: 'data' | 'zero' | 'below';
 }
 
 /** Copies a whole disk; holes of the source become holes of the target. @throws ImageError, or the reason of `signal` */
@@ -41,15 +48,15 @@ export async function copyImage(source: DiskImage, target: DiskImage, options: C
   let writing: Promise<void> = Promise.resolve();
   try {
     for (let at = 0; at < sizeBytes; ) {
-      for (const { lengthBytes, flags } of await extentsFrom(source, at)) {
+      for (const { lengthBytes, kind } of await partsFrom(source, at, options)) {
         const end = Math.min(sizeBytes, at + lengthBytes);
-        const zero = (flags & STATE.ZERO) !== 0 && options.sparseBytes > 0;
+        const zero = kind === 'below' || (kind === 'zero' && options.sparseBytes > 0);
         const zeroEnd = zero ? wholeBlocksEnd(end, sizeBytes, options) : 0;
         while (at < end) {
           options.signal?.throwIfAborted();
           if (at < zeroEnd) {
             await writing;
-            await zeroTarget(target, offset + at, zeroEnd - at, options);
+            if (kind === 'zero') await zeroTarget(target, offset + at, zeroEnd - at, options);
             at = zeroEnd;
           } else {
             const piece = buffers[turn]!.subarray(0, pieceBytes(at, sizeBytes, end, options));
@@ -83,10 +90,33 @@ function pieceBytes(at: number, sizeBytes: number, extentEnd: number, { compress
   return Math.min(extentEnd - at, PIECE_BYTES - (at % PIECE_BYTES));
 }
 
-async function extentsFrom(source: DiskImage, at: number) {
-  const extents = await source.blockStatus(at, Math.min(STATUS_BYTES, source.sizeBytes - at), MAX_EXTENTS);
+async function partsFrom(source: DiskImage, at: number, { own }: CopyOptions): Promise<Part[]> {
+  const length = Math.min(STATUS_BYTES, source.sizeBytes - at);
+  if (own === undefined) return statusFrom(source, at, length);
+  const parts: Part[] = [];
+  let from = at;
+  for (const { lengthBytes, flags } of await own(at, length)) {
+    if (flags === 0) parts.push({ lengthBytes, kind: 'below' });
+    else {
+      // The status may cover less: what is left comes with the next call.
+      const inside = await statusFrom(source, from, lengthBytes);
+      parts.push(...inside);
+      if (inside.reduce((sum, part) => sum + part.lengthBytes, 0) < lengthBytes) return parts;
+    }
+    from += lengthBytes;
+  }
+  return parts;
+}
+
+async function statusFrom(source: DiskImage, at: number, lengthBytes: number): Promise<Part[]> {
+  const extents = await source.blockStatus(at, lengthBytes, MAX_EXTENTS);
   if (extents.length === 0) throw new ImageError('EIO', `Cannot copy: the source says nothing about ${at}`);
-  return extents;
+  let left = lengthBytes;
+  return extents.map(({ lengthBytes: length, flags }) => {
+    const part = Math.min(length, left);
+    left -= part;
+    return { lengthBytes: part, kind: (flags & STATE.ZERO) !== 0 ? 'zero' : 'data' } as const;
+  });
 }
 
 async function zeroTarget(target: DiskImage, at: number, length: number, { targetIsZero }: CopyOptions): Promise<void> {

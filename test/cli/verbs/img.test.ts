@@ -9,10 +9,9 @@ import { helpOf, parseGiven, parseSize, type Subcommand } from '../../../cli/ver
 import { infoCommand } from '../../../cli/verbs/img/info.ts';
 import { sizeText } from '../../../cli/verbs/img/output.ts';
 import { ImageProgress } from '../../../cli/verbs/img/progress.ts';
-import { looksLike } from '../../../cli/verbs/img/source.ts';
 import { planTarget, replaceFile, targetHelp } from '../../../cli/verbs/img/target.ts';
 import { imgVerb } from '../../../cli/verbs/img.ts';
-import { createQcow2, createVhd, createVmdk } from '../../../services/nbd/images/mod.ts';
+import { createQcow2, createVhd, createVmdk, guessFormat } from '../../../services/nbd/images/mod.ts';
 import { vhdxImage } from '../../fixtures/vhdx_image.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-img-'));
@@ -54,7 +53,74 @@ for (const [what, args, status, message] of [
   ['no format, but a look', ['info', at('disk.vmdk')], 1, 'it looks like vmdk: add -f vmdk if it is one'],
   ['a format that is none', ['info', '-f', 'qcow3', at('raw.img')], 1, 'did you mean qcow2'],
   ['a misspelt command', ['inof'], 1, 'Cannot inof: unknown; did you mean info'],
-  ['a command that is not there', ['bench', 'x'], 1, 'this command of qemu-img is not there yet'],
+  ['a bench behind the end', ['bench', '-f', 'raw', '-o', '1M', at('raw.img')], 1, 'is behind the end'],
+  ['a bench of more memory than it may', ['bench', '-f', 'raw', '-s', '1G', at('raw.img')], 1, 'bytes at once'],
+  ['a bench of no requests', ['bench', '-f', 'raw', '-c', '0', at('raw.img')], 1, 'a number from 1'],
+  ['a bitmap without an action', ['bitmap', '-f', 'qcow2', at('disk.qcow2'), 'b'], 1, '--merge is given'],
+  ['a bitmap in raw', ['bitmap', '--add', '-f', 'raw', at('raw.img'), 'b'], 1, 'keep no bitmaps'],
+  ['a bitmap that is not there', ['bitmap', '--clear', '-f', 'qcow2', at('disk.qcow2'), 'b'], 1, 'there is none'],
+  [
+    'a granularity that is none',
+    ['bitmap', '--add', '-g', '3', '-f', 'qcow2', at('disk.qcow2'), 'b'],
+    1,
+    'a power of two',
+  ],
+  ['image options without a path', ['info', '--image-opts', 'driver=raw'], 1, 'file= is missing'],
+  [
+    'image options of a protocol',
+    ['info', '--image-opts', 'driver=raw,file.driver=nbd,file.filename=x'],
+    1,
+    'driver=nbd: expected file',
+  ],
+  [
+    'image options that are unknown',
+    ['info', '--image-opts', `driver=raw,file.filename=x,fle=1`],
+    1,
+    'fle=: unknown for driver raw',
+  ],
+  ['a name in JSON that is none', ['info', 'json:{"driver":'], 1, 'expected json: and an object'],
+  [
+    'two formats',
+    ['info', '-f', 'raw', '--image-opts', `driver=raw,file.filename=${at('raw.img')}`],
+    1,
+    'it says its driver',
+  ],
+  [
+    'a commit into what is not in the chain',
+    ['commit', '-f', 'qcow2', `--backing=raw:${at('raw.img')}`, '-b', 'x', at('top.qcow2')],
+    1,
+    'in the chain of',
+  ],
+  [
+    'convert over a file without its format',
+    ['convert', '-f', 'raw', '-O', 'qcow2', '-B', 'b', at('raw.img'), at('new')],
+    1,
+    'never guessed',
+  ],
+  [
+    'convert of two over one',
+    ['convert', '-f', 'raw', '-O', 'qcow2', '-B', at('raw.img'), '-F', 'raw', at('raw.img'), at('raw.img'), at('new')],
+    1,
+    '-B is for one SOURCE',
+  ],
+  [
+    'bitmaps into raw',
+    ['convert', '-f', 'qcow2', '--bitmaps', at('disk.qcow2'), at('new')],
+    1,
+    '--bitmaps is for -O qcow2',
+  ],
+  [
+    'bitmaps of raw',
+    ['convert', '-f', 'raw', '-O', 'qcow2', '--bitmaps', at('raw.img'), at('new')],
+    1,
+    'a SOURCE that is qcow2',
+  ],
+  [
+    'an empty part of options',
+    ['convert', '-f', 'raw', '-O', 'qcow2', '-o', 'compat=1.1,', at('raw.img'), at('new')],
+    1,
+    'expected key=value',
+  ],
   ['a misspelt option', ['info', '--outptu=json', 'x'], 1, '--outptu is unknown; did you mean --output'],
   ['an unknown letter', ['info', '-Z', 'x'], 1, '-Z is unknown'],
   ['a value that is none', ['info', '-f', 'raw', '--output=jsno', at('raw.img')], 1, 'did you mean json'],
@@ -224,10 +290,11 @@ test('sizes are read and written as qemu-img does', (t) => {
     ['1.5G', 1.5 * 2 ** 30],
     ['20T', 20 * 2 ** 40],
     ['10b', 10],
+    ['0x10', 16],
   ] as const) {
     t.is(parseSize(text, 'SIZE'), bytes);
   }
-  for (const text of ['', 'x', '-1', '1x', '1e3', '9000P', '0x10', ' 1']) {
+  for (const text of ['', 'x', '-1', '1x', '1e3', '9000P', '0x', ' 1']) {
     t.throws(() => parseSize(text, 'SIZE'), { instanceOf: UsageError }, text);
   }
   t.deepEqual([0, 999, 1000, 1023, 10 * MIB, 1.5 * 2 ** 30].map(sizeText), [
@@ -270,10 +337,10 @@ test('progress is a bar on a terminal, and the line of qemu-img elsewhere', (t) 
   t.notThrows(() => new ImageProgress(0, { write }).end());
 });
 
-test('looksLike() looks for advice only', (t) => {
+test('guessFormat() looks for advice only', (t) => {
   const names = ['raw.img', 'disk.qcow2', 'disk.vhd', 'disk.vhdx', 'disk.vmdk', 'none'];
   t.deepEqual(
-    names.map((name) => looksLike(at(name))),
+    names.map((name) => guessFormat(at(name))),
     [undefined, 'qcow2', 'vpc', 'vhdx', 'vmdk', undefined],
   );
 });

@@ -1,4 +1,4 @@
-import { COMPATIBLE } from '../../../../protocols/qcow2/mod.ts';
+import { AUTOCLEAR, COMPATIBLE, hasFeature, INCOMPATIBLE } from '../../../../protocols/qcow2/mod.ts';
 import { type DiskImage, ImageError } from '../disk_image.ts';
 import { isZero } from '../zeroes.ts';
 import { writeHeader } from './header_update.ts';
@@ -7,20 +7,26 @@ import { readMetadata } from './metadata.ts';
 import type { Qcow2Image } from './qcow2_image.ts';
 
 const PIECE_BYTES = 1 << 20;
+const MAX_EXTENTS = 1 << 16;
 
 /** Called with how much is done of how much, in `bytes` */
 export type Progress = (doneBytes: number, allBytes: number) => void;
+
+export interface CommitOptions {
+  /** The image keeps what it has (default false) */
+  readonly keep?: boolean;
+  /** How many images of the chain are committed: 1, the image alone (default), 2 with the one under it, and so on */
+  readonly depth?: number;
+  readonly onProgress?: Progress;
+}
 
 /**
  * Writes everything that an image has by itself into the disk below it, which the caller opened for writing; the
  * image then has nothing of its own unless `keep`. Nobody else uses the two.
  */
-export async function commitQcow2(
-  image: Qcow2Image,
-  below: DiskImage,
-  options: { readonly keep?: boolean; readonly onProgress?: Progress } = {},
-): Promise<void> {
+export async function commitQcow2(image: Qcow2Image, below: DiskImage, options: CommitOptions = {}): Promise<void> {
   const { sizeBytes } = image;
+  const { depth = 1 } = options;
   if (below.sizeBytes < sizeBytes) {
     if (below.resize === undefined) {
       throw new ImageError('ENOSPC', `Cannot commit ${sizeBytes} bytes into a disk of ${below.sizeBytes}`);
@@ -28,8 +34,11 @@ export async function commitQcow2(
     await below.resize(sizeBytes);
   }
   for (let at = 0; at < sizeBytes; ) {
-    for (const { lengthBytes, flags } of await image.ownExtents(at, Math.min(PIECE_BYTES, sizeBytes - at))) {
-      if (flags !== 0) {
+    const length = Math.min(PIECE_BYTES, sizeBytes - at);
+    const extents =
+      depth === 1 ? await image.ownExtents(at, length) : await image.allocationDepth(at, length, MAX_EXTENTS);
+    for (const { lengthBytes, flags } of extents) {
+      if (flags !== 0 && flags <= depth) {
         const piece = new Uint8Array(lengthBytes);
         await image.read(at, piece);
         if (isZero(piece)) await below.writeZeroes(at, lengthBytes, { mayUnmap: true, fast: false });
@@ -63,7 +72,7 @@ export async function rebaseQcow2(
         await image.read(at, before);
         const there = Math.max(0, Math.min(lengthBytes, (below?.sizeBytes ?? 0) - at));
         if (there > 0) await below!.read(at, after.subarray(0, there));
-        if (Buffer.compare(before, after) !== 0) await image.write(at, before);
+        await writeDifferences(image, at, before, after);
       }
       at += lengthBytes;
     }
@@ -85,20 +94,62 @@ export async function renameBacking(
   await writeHeader(file, header, { backingFile: name.file, backingFormat: name.format });
 }
 
-/** Changes the format of an image without touching its contents: version 3 from 2, lazy refcounts on or off. */
-export async function amendQcow2(
+/**
+ * By whole clusters of the image: what is the same below stays there, neighbours go together. Zeroes are written as data:
+ * an image over nothing would not keep them as what hides the disk that comes under it.
+ */
+async function writeDifferences(
   image: Qcow2Image,
-  changes: { readonly version?: 3; readonly lazyRefcounts?: boolean },
+  offset: number,
+  before: Uint8Array,
+  after: Uint8Array,
 ): Promise<void> {
+  const { clusterBytes } = image.header;
+  const clusterEnd = (from: number): number =>
+    Math.min(before.length, from + clusterBytes - ((offset + from) % clusterBytes));
+  const differs = (from: number): boolean =>
+    Buffer.compare(before.subarray(from, clusterEnd(from)), after.subarray(from, clusterEnd(from))) !== 0;
+  for (let from = 0; from < before.length; ) {
+    let to = clusterEnd(from);
+    if (differs(from)) {
+      while (to < before.length && differs(to)) to = clusterEnd(to);
+      await image.write(offset + from, before.subarray(from, to));
+    }
+    from = to;
+  }
+}
+
+export interface AmendOptions {
+  /** From version 2 */
+  readonly version?: 3;
+  readonly lazyRefcounts?: boolean;
+  /** Another name for the external data file, which stays the same file */
+  readonly dataFile?: string;
+  /** False: that file need not stay a raw image any more */
+  readonly rawData?: false;
+}
+
+/** Changes the header of an image without touching its contents. */
+export async function amendQcow2(image: Qcow2Image, changes: AmendOptions): Promise<void> {
   const version = changes.version ?? image.header.version;
   if (version === 2 && changes.lazyRefcounts === true) {
     throw new ImageError('EINVAL', 'Cannot amend the image: lazy refcounts need version 3');
+  }
+  const external = hasFeature(image.header, INCOMPATIBLE.externalDataFile);
+  if (!external && (changes.dataFile !== undefined || changes.rawData !== undefined)) {
+    throw new ImageError('EINVAL', 'Cannot amend the image: it has no data file');
   }
   await image.rewrite(async ({ header }) => {
     const bit = 1n << BigInt(COMPATIBLE.lazyRefcounts);
     const others = header.compatibleFeatures & ~bit;
     const lazy = changes.lazyRefcounts ?? (header.compatibleFeatures & bit) !== 0n;
-    return { version, compatibleFeatures: lazy ? others | bit : others };
+    const raw = 1n << BigInt(AUTOCLEAR.rawExternalData);
+    return {
+      version,
+      compatibleFeatures: lazy ? others | bit : others,
+      ...(changes.dataFile === undefined ? {} : { dataFile: changes.dataFile }),
+      ...(changes.rawData === undefined ? {} : { autoclearFeatures: header.autoclearFeatures & ~raw }),
+    };
   });
 }
 

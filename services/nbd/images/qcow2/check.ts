@@ -1,5 +1,7 @@
 import {
+  AUTOCLEAR,
   decodeBitmapTable,
+  HEADER_FIELD,
   hasFeature,
   INCOMPATIBLE,
   type L2Format,
@@ -65,6 +67,7 @@ export async function checkFile(file: ImageFile, repair: Qcow2Repair = 'none'): 
   const marks = (1n << BigInt(corrupt)) | (1n << BigInt(dirty));
   const marked = (before.header.incompatibleFeatures & marks) !== 0n;
   const { result } = before;
+  if (repair !== 'none') await clearUnknown(file, before.header);
   if (repair === 'none' || (result.leaks === 0 && result.corruptions === 0 && !(marked && repair === 'all'))) {
     return result;
   }
@@ -83,8 +86,24 @@ export async function checkFile(file: ImageFile, repair: Qcow2Repair = 'none'): 
     ...after.result,
     leaksFixed: Math.max(0, result.leaks - after.result.leaks),
     corruptionsFixed: Math.max(0, result.corruptions - after.result.corruptions),
-    problems: [...result.problems, ...after.result.problems].slice(0, MAX_PROBLEMS),
+    problems: [...result.problems.map((text) => mended(text, repair)), ...after.result.problems].slice(0, MAX_PROBLEMS),
   };
+}
+
+/** "Autoclear": software that opens the image for writing and does not know a bit clears it. */
+async function clearUnknown(file: ImageFile, { version, autoclearFeatures }: Qcow2Header): Promise<void> {
+  const known = (1n << BigInt(AUTOCLEAR.bitmaps)) | (1n << BigInt(AUTOCLEAR.rawExternalData));
+  const kept = autoclearFeatures & known;
+  if (version === 2 || kept === autoclearFeatures) return;
+  const field = new DataView(new ArrayBuffer(8));
+  field.setBigUint64(0, kept);
+  await file.write(HEADER_FIELD.autoclearFeatures, new Uint8Array(field.buffer));
+  await file.sync();
+}
+
+/** What was found, in the words for what was done about it. */
+function mended(problem: string, repair: Qcow2Repair): string {
+  return problem.replace(repair === 'all' ? /^(?:Leaked|ERROR) (?=cluster|OFLAG)/ : /^Leaked /, 'Repairing ');
 }
 
 interface Found {
@@ -248,18 +267,18 @@ class Check {
   }
 
   #compare(tables: TableRewrite): void {
-    const { clusterBytes } = this.#metadata.header;
     const { counts } = tables;
     // As QEMU: what is counted behind the end of the file is not there to be leaked.
     for (let cluster = 0; cluster < this.#references.length; cluster++) {
       const count = counts[cluster] ?? 0;
       const wanted = this.#references[cluster] ?? 0;
       if (count === wanted) continue;
-      const text = `cluster at ${cluster * clusterBytes}: refcount ${count}, ${wanted} references`;
-      if (count < wanted) this.#corruption(text);
+      // qemu-img's words: scripts count these lines.
+      const text = `cluster ${cluster} refcount=${count} reference=${wanted}`;
+      if (count < wanted) this.#corruption(`ERROR ${text}`);
       else {
         this.#leaks++;
-        this.#note(`leaked ${text}`);
+        this.#note(`Leaked ${text}`);
       }
     }
   }
@@ -268,11 +287,17 @@ class Check {
     const { header } = this.#metadata;
     if (hasFeature(header, INCOMPATIBLE.externalDataFile)) return;
     for await (const { index, host, copied, bytes } of l2Tables(this.#file, header, l1, () => {})) {
-      if (copied !== (tables.count(host) === 1)) this.#corruption(`COPIED flag of L1 entry ${index} is wrong`);
+      if (copied !== (tables.count(host) === 1)) {
+        const l1Entry = hex(l1, index * 8);
+        this.#corruption(
+          `ERROR OFLAG_COPIED L2 cluster: l1_index=${index} l1_entry=${l1Entry} refcount=${tables.count(host)}`,
+        );
+      }
       for (const [at, entry] of l2Entries(bytes, this.#format)) {
         if (entry.kind !== 'standard' || entry.host === 0) continue;
         if (entry.copied !== (tables.count(entry.host) === 1)) {
-          this.#corruption(`COPIED flag of the L2 entry at ${host + at} is wrong`);
+          const refcount = tables.count(entry.host);
+          this.#corruption(`ERROR OFLAG_COPIED data cluster: l2_entry=${hex(bytes, at)} refcount=${refcount}`);
         }
       }
     }
@@ -317,6 +342,11 @@ class Check {
   #note(text: string): void {
     if (this.#problems.length < MAX_PROBLEMS) this.#problems.push(text);
   }
+}
+
+/** An entry of 8 bytes as qemu-img prints it. */
+function hex(table: Uint8Array, at: number): string {
+  return new DataView(table.buffer, table.byteOffset + at, 8).getBigUint64(0).toString(16);
 }
 
 /** An image with the dirty bit gets its refcounts back: what opening it for writing does first. @throws ImageError */

@@ -4,6 +4,7 @@ import {
   COMPATIBLE,
   type CompressionType,
   encodeHeader,
+  featureNamesFor,
   INCOMPATIBLE,
   QCOW2_LIMITS,
   refcountsPerBlock,
@@ -120,6 +121,7 @@ export function emptyImage(options: CreateQcow2Options): Uint8Array {
       autoclearFeatures: bits([AUTOCLEAR.rawExternalData, dataFile?.raw === true]),
       dataFile: dataFile?.file,
       compression,
+      featureNames: featureNamesFor(version, clusterBytes),
     }),
   );
   if (options.luksHeader !== undefined) image.set(options.luksHeader, luksAt);

@@ -1,4 +1,9 @@
-import { encodeHeaderArea, type HeaderFields, type Qcow2Header } from '../../../../protocols/qcow2/mod.ts';
+import {
+  encodeHeaderArea,
+  featureNamesFor,
+  type HeaderFields,
+  type Qcow2Header,
+} from '../../../../protocols/qcow2/mod.ts';
 import { ImageError } from '../disk_image.ts';
 import type { ImageFile } from './image_file.ts';
 
@@ -14,7 +19,9 @@ export type HeaderChanges = { readonly [K in keyof HeaderFields]?: HeaderFields[
  * @throws ImageError where it does not fit
  */
 export async function writeHeader(file: ImageFile, old: Qcow2Header, changes: HeaderChanges): Promise<void> {
-  const header = { ...old, ...changes } as HeaderFields;
+  const merged = { ...old, ...changes } as HeaderFields;
+  const ourNames = featureNamesFor(merged.version, old.clusterBytes);
+  const header = { ...merged, featureNames: merged.version === 2 ? undefined : (merged.featureNames ?? ourNames) };
   const name = new TextEncoder().encode(header.backingFile ?? '');
   const same = header.backingFile === old.backingFile;
   const clusterBytes = 2 ** header.clusterBits;

@@ -18,6 +18,8 @@ function goodImage(options: { extendedL2?: boolean; zstd?: boolean } = {}): { by
   const { extendedL2 = false, zstd = false } = options;
   const bytes = new Uint8Array(8 * CLUSTER);
   bytes.set(emptyImage({ sizeBytes: 16 << 20, extendedL2, compression: zstd ? 'zstd' : 'zlib' }));
+  // Without extensions: the tests write their own.
+  bytes.fill(0, 112, CLUSTER);
   const view = new DataView(bytes.buffer);
   view.setBigUint64(L1, BigInt(L2) | COPIED);
   view.setBigUint64(L2, BigInt(DATA) | COPIED);
@@ -64,8 +66,19 @@ test('Q3 a feature name that is not terminated is shown up to its end, and no fu
   view.setUint32(116, 48);
   bytes.fill(0x41, 120, 168);
   bytes.set([0, 40], 120);
+  bytes.fill(0, 168, 176);
   bytes.fill(0x42, 176, 300);
   await refused(t, bytes, /features: A{46}$/);
+});
+
+test('Q3 a feature name that is cut off by the end of its table is shown as far as it goes', async (t) => {
+  const { bytes, view } = goodImage();
+  view.setBigUint64(72, 1n << 40n);
+  view.setUint32(112, 0x6803f857);
+  view.setUint32(116, 5);
+  bytes.set([0, 40, 0x41, 0x42, 0x43, 0, 0, 0], 120);
+  bytes.fill(0, 128, 136);
+  await refused(t, bytes, /features: ABC$/);
 });
 
 test('Q1 version 2 does not look at the fields of version 3', async (t) => {

@@ -1,0 +1,127 @@
+import { UsageError } from '../../usage_error.ts';
+
+type Rule = readonly [ours: RegExp, qemus: string | ((...parts: string[]) => string)];
+
+const ERRNO: Readonly<Record<string, string>> = {
+  ENOENT: 'No such file or directory',
+  EACCES: 'Permission denied',
+  EISDIR: 'Is a directory',
+};
+
+const INVALID_SIZE =
+  'Invalid image size specified. You may use k, M, G, T, P or E suffixes for\nqemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.';
+
+/** What is wrong with a qcow2 image, behind "Cannot open the qcow2 image: " */
+const OPEN_RULES: readonly Rule[] = [
+  [/^unknown incompatible features: (.*)$/, (_all, list) => `Unsupported qcow2 feature(s): ${features(list!)}`],
+  [/^disk of .* bytes, limit is/, 'Image is too big'],
+  [/^l1_size \d+, the disk needs/, 'L1 table is too small'],
+  [/^l1_size \d+, limit is/, 'Active L1 table too large'],
+  [/^L1 table at/, 'Active L1 table offset invalid'],
+  [/^no refcount table$/, 'Image does not contain a reference count table'],
+  [/^refcount table of \d+ clusters, limit/, 'Image does not contain a reference count table'],
+  [/^refcount table at/, 'Reference count table offset invalid'],
+  [/^refcount_order/, 'Reference count entry width too large; may not exceed 64 bits'],
+  [/^\d+ snapshots, limit/, 'Snapshot table too large'],
+  [/^snapshot table at/, 'Snapshot table offset invalid'],
+  [/^backing_file_offset/, 'Invalid backing file offset'],
+  [/^backing file name of/, 'Backing file name too long'],
+  [/^header_length .* to \d+/, 'qcow2 header too short'],
+  [/^cluster_bits (\d+)/, (_all, bits) => `Unsupported cluster size: 2^${bits}`],
+  [/^version (\d+)/, (_all, version) => `Unsupported qcow2 version ${version}`],
+  [/^it keeps its data in an external file, and none was given/, "'data-file' is required for this image"],
+  [/^a data file was given, it has none/, "'data-file' can only be set for images with an external data file"],
+  [/^it is marked corrupt/, 'qcow2: Image is corrupt; cannot be opened read/write'],
+];
+
+/**
+ * Our errors and qemu-img's. Scripts read the latter; where a text has no counterpart, it stays ours. Texts are
+ * matched, because the layers below do not know who asks.
+ */
+const RULES: readonly Rule[] = [
+  [/^(.*): Cannot open the qcow2 image: (.*)$/s, (_all, path, why) => `Could not open '${path}': ${reason(why!)}`],
+  [
+    /^(.*): Cannot read the snapshot table: (.*)$/s,
+    (_all, path) => `Could not open '${path}': Snapshot table is too big`,
+  ],
+  [
+    /^(ENOENT|EACCES|EISDIR): .*, \w+ '(.*)'$/s,
+    (_all, code, path) => `Could not open '${path}': Could not open '${path}': ${ERRNO[code!]}`,
+  ],
+  [/^Cannot follow (.*): it comes twice in its own chain$/, "Backing file '$1' creates an infinite loop."],
+  [
+    /^Cannot follow (.*): its backing file "(.*)" cannot be opened: (\w+) \((.*)\)$/,
+    (_all, path, _name, code, at) =>
+      `Could not open '${path}': Could not open backing file: Could not open '${at}': ${ERRNO[code!] ?? code}`,
+  ],
+  [
+    /^Cannot follow (.*): its data file "(.*)" cannot be opened: (\w+) \((.*)\)$/,
+    (_all, path, _name, code, at) => `Could not open '${path}': Could not open '${at}': ${ERRNO[code!] ?? code}`,
+  ],
+  [
+    /^Cannot follow (.*): the format of its backing file "(.*)" is not known/,
+    "Could not open '$1': Could not open backing file: Unknown driver '$2'",
+  ],
+  [/^Cannot find (.*) in the chain of (.*): it has/, "Did not find '$1' in the backing chain of '$2'"],
+  [
+    /^Cannot copy bitmap '(.*)': it was not written back/,
+    "Cannot copy inconsistent bitmap '$1'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
+  ],
+  [/^Cannot run convert: --bitmaps .* images of format (\w+) keep none/, "Format driver '$1' does not support bitmaps"],
+  [
+    /^Cannot run convert: -B is for one SOURCE/,
+    'Having a backing file for the target makes no sense when concatenating multiple input images',
+  ],
+  [/^Cannot run convert: the format of .* is not given/, 'Use of backing file requires explicit backing format'],
+  [
+    /^Cannot amend the image: it has no data file/,
+    'data-file can only be set for images that use an external data file',
+  ],
+  [/^Cannot run convert: -C and -S exclude/, 'Cannot enable copy offloading when -S is used'],
+  [/^Cannot run convert: -C and -c exclude/, 'Cannot enable copy offloading when -c is used'],
+  [/^Cannot run convert: -C and --salvage exclude/, 'Cannot use copy offloading in salvaging mode'],
+  [/^Cannot read -o (.*): expected key=value$/s, 'Invalid option list: $1'],
+  [/^Cannot use -o with (\w+)=: unknown/, "Invalid parameter '$1'"],
+  [
+    /^Cannot run rebase: the format of (.*) is not given/,
+    "Could not change the backing file to '$1': backing format must be specified",
+  ],
+  [/^Cannot use SIZE /, INVALID_SIZE],
+  [
+    /^Cannot resize the image to \d+ bytes: version 2, and it has snapshots$/,
+    "Can't resize a v2 image which has snapshots",
+  ],
+];
+
+/** The text of an error as qemu-img has it, without its name in front. */
+export function inQemusWords(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  const found = applied(RULES, text);
+  return found ?? (error instanceof UsageError ? text.replace(/ \(caisson img .* --help\)$/, '') : text);
+}
+
+function applied(rules: readonly Rule[], text: string): string | undefined {
+  for (const [ours, qemus] of rules) {
+    if (!ours.test(text)) continue;
+    if (typeof qemus !== 'string') return qemus(...(ours.exec(text) as string[]));
+    const match = ours.exec(text)!;
+    return qemus.replace(/\$(\d)/g, (_all, index: string) => match[Number(index)] ?? '');
+  }
+  return undefined;
+}
+
+function reason(why: string): string {
+  return applied(OPEN_RULES, why) ?? why;
+}
+
+/** Names of features, and the bits without one as a number in hexadecimal. */
+function features(list: string): string {
+  const named: string[] = [];
+  let rest = 0n;
+  for (const item of list.split(', ')) {
+    const bit = /^bit (\d+)$/.exec(item)?.[1];
+    if (bit === undefined) named.push(item);
+    else rest |= 1n << BigInt(bit);
+  }
+  return [...named, ...(rest === 0n ? [] : [`Unknown incompatible feature: ${rest.toString(16)}`])].join(', ');
+}
