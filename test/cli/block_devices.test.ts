@@ -107,7 +107,8 @@ test('-object tls-creds-* gives an NBD disk its credentials', (t) => {
   refuses(t, ['-drive', 'file=nbd://h,format=raw,tls-hostname=x'], /it needs tls-creds=/);
   refuses(t, ['-object', 'tls-creds-x509,id=t,dir=d,endpoint=server'], /expected endpoint=client/);
   refuses(t, ['-object', 'tls-creds-x509,id=t,dir=d,endpoint=client,verify-peer=off'], /verify-peer=off/);
-  refuses(t, ['-object', 'secret,id=t'], /qom-type=secret/);
+  refuses(t, ['-object', 'secret,id=t'], /secret t: expected one of file= and data=/);
+  refuses(t, ['-object', 'iothread,id=t'], /qom-type=iothread/);
 });
 
 test('options as JSON are checked, too: URI, vsock and snapshot', (t) => {

@@ -129,7 +129,8 @@ test('a file that is truncated while it is served gives EIO, in place and on the
   };
   t.throws(inPlace, { code: 'EIO' });
   await t.throwsAsync(image.read(900, into), { instanceOf: ImageError, code: 'EIO' });
-  t.true(image.readNow(0, into));
+  // Here, too, the slow reads before may have sent it to the pool.
+  t.true(Array.from({ length: 257 }, () => image.readNow(0, into)).includes(true));
   await image.close();
 });
 
