@@ -42,7 +42,8 @@ function manyBitmaps(count: number): { bytes: Uint8Array; bitmapBytes: number } 
   for (let index = 0; index < entries; index++) view.setBigUint64(tableAt + index * 8, 1n);
   bytes.set(directory, tableAt + CLUSTER);
   view.setBigUint64(88, 1n << BigInt(AUTOCLEAR.bitmaps));
-  // The bitmaps extension, in the place of the end marker
+  // The bitmaps extension, in the place of all others
+  bytes.fill(0, 112, 152);
   view.setUint32(112, 0x23852875);
   view.setUint32(116, 24);
   view.setUint32(120, count);
