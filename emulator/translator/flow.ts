@@ -145,7 +145,8 @@ function dispatch(
     for (const from of component) for (const edge of from.edges) if (edge.to === to) total++;
     return total;
   };
-  const heads = [...entering.keys()].sort((a, b) => weight(b) - weight(a));
+  const weights = new Map([...entering.keys()].map((head) => [head, weight(head)]));
+  const heads = [...weights.keys()].sort((a, b) => weights.get(b)! - weights.get(a)!);
   const made = node('dispatch');
   for (const [value, to] of heads.entries()) {
     for (const edge of entering.get(to)!) {
