@@ -1,5 +1,5 @@
-// Waits until the host sends a byte, runs the workload once and prints its result, ticks of the 10 MHz clock and
-// instructions retired; powers off at a second byte. Meanwhile the host looks at its own clocks.
+// Waits until the host sends a byte, runs the workload and prints its result, ticks of the 10 MHz clock and
+// instructions retired, again and again; powers off at a `q`. Meanwhile the host looks at its own clocks.
 #include "bench.h"
 
 static volatile uint8_t *const uart = (volatile uint8_t *)0x10000000;
@@ -51,25 +51,32 @@ void *memcpy(void *to, const void *from, unsigned long size) {
   return to;
 }
 
-void bench_main(void) {
-#ifndef ALONE
-  put('.');
-  start_byte = take();
-#endif
+static uint64_t run(uint64_t *for_ticks, uint64_t *for_retired) {
   uint64_t from_ticks = ticks(), from_retired = retired();
   uint64_t result = workload();
-  uint64_t to_retired = retired(), to_ticks = ticks();
-#ifndef ALONE
-  put('=');
-  put_hex(result);
-  put(' ');
-  put_hex(to_ticks - from_ticks);
-  put(' ');
-  put_hex(to_retired - from_retired);
-  put('\n');
-  take();
+  *for_retired = retired() - from_retired;
+  *for_ticks = ticks() - from_ticks;
+  return result;
+}
+
+void bench_main(void) {
+  uint64_t for_ticks, for_retired;
+#ifdef ALONE
+  run(&for_ticks, &for_retired);
 #else
-  (void)(result + to_ticks + to_retired + from_ticks + from_retired);
+  for (;;) {
+    put('.');
+    start_byte = take();
+    if (start_byte == 'q') break;
+    uint64_t result = run(&for_ticks, &for_retired);
+    put('=');
+    put_hex(result);
+    put(' ');
+    put_hex(for_ticks);
+    put(' ');
+    put_hex(for_retired);
+    put('\n');
+  }
 #endif
   *test_device = 0x5555;
 }

@@ -1,4 +1,4 @@
-// The dialogue with the programs of bench/guest: a dot, the host's byte, figures, a result, a last byte.
+// The dialogue with the programs of bench/guest: a dot, the host's byte, figures, a result, as often as the host likes.
 import { type CpuUsed, cpuBetween, readProcessCpu } from './process_cpu.ts';
 import type { GuestSpec, RunningGuest, Side } from './sides.ts';
 
@@ -8,6 +8,8 @@ const START_TIMEOUT_MS = 60_000;
 /** A guest that takes longer hangs, in `ms` */
 const LONGEST_MS = 300_000;
 const TICKS_PER_MS = 10_000;
+/** The program powers off */
+const END_BYTE = 'q';
 
 export interface GuestResult {
   /** What the workload computed: the same on both sides */
@@ -39,7 +41,7 @@ export interface BareRun extends GuestResult {
   readonly wallMs: number;
   /** Of the process meanwhile */
   readonly cpu: CpuUsed;
-  /** What the process used before the guest's first byte, in `ms` */
+  /** What the process used before this run, in `ms` */
   readonly startCpuMs: number;
   /** What the guest said meanwhile, in `bytes` */
   readonly textBytes: number;
@@ -52,10 +54,29 @@ export function bareSpec(elf: string): GuestSpec {
 /** Starts the program, has it run its workload once, and ends it. */
 export async function runBare(side: Side, elf: string, startByte = 'g'): Promise<BareRun> {
   await using guest = await side.start(bareSpec(elf));
-  return await runWorkload(guest, startByte);
+  const run = await runWorkload(guest, startByte);
+  guest.line.write(END_BYTE);
+  return run;
 }
 
-export async function runWorkload(guest: RunningGuest, startByte: string): Promise<BareRun> {
+/** The first run, in which the emulator still compiles, and the last of `times`, in which it need not any more. */
+export interface RepeatedRun {
+  readonly first: BareRun;
+  readonly last: BareRun;
+  /** Of all runs, in order: a workload may go on from where the one before it ended */
+  readonly results: readonly string[];
+}
+
+/** Starts the program, has it run its workload `times` times, one after the other, and ends it. */
+export async function runBareRepeatedly(side: Side, elf: string, times: number): Promise<RepeatedRun> {
+  await using guest = await side.start(bareSpec(elf));
+  const runs: BareRun[] = [];
+  while (runs.length < times) runs.push(await runWorkload(guest, 'g'));
+  guest.line.write(END_BYTE);
+  return { first: runs[0]!, last: runs.at(-1)!, results: runs.map(({ result }) => result) };
+}
+
+async function runWorkload(guest: RunningGuest, startByte: string): Promise<BareRun> {
   const { line, pid } = guest;
   await line.until('.', START_TIMEOUT_MS);
   const before = readProcessCpu(pid);
@@ -65,7 +86,6 @@ export async function runWorkload(guest: RunningGuest, startByte: string): Promi
   const wallMs = performance.now() - from;
   const after = readProcessCpu(pid);
   const result = parseResult(await line.until('\n', START_TIMEOUT_MS));
-  line.write('q');
   return {
     ...result,
     figures: parseFigures(output),
@@ -77,7 +97,7 @@ export async function runWorkload(guest: RunningGuest, startByte: string): Promi
 }
 
 /** @throws Error where the runs did not all compute the same */
-export function checkResults(name: string, runs: readonly GuestResult[]): void {
-  const results = new Set(runs.map(({ result }) => result));
+export function checkResults(name: string, computed: readonly string[]): void {
+  const results = new Set(computed);
   if (results.size > 1) throw new Error(`${name}: the machines disagree: ${[...results].join(', ')}`);
 }

@@ -6,7 +6,7 @@ export type Engine = 'interpreter' | 'translator';
 const ENGINES: readonly Engine[] = ['interpreter', 'translator'];
 
 export const COMPUTE = [
-  ...['mix', 'calls', 'hash', 'sort', 'records', 'interpreter', 'floating', 'fused', 'copy', 'chase'],
+  ...['mix', 'calls', 'hash', 'sort', 'quicksort', 'records', 'interpreter', 'floating', 'fused', 'copy', 'chase'],
 ] as const;
 export const LINUX = ['boot', 'commands', 'parallel'] as const;
 export const LATENCY = ['mmio', 'idle', 'timer', 'serial'] as const;

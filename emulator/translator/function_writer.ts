@@ -184,8 +184,9 @@ class FunctionWriter {
       fusesMultiplyAdd: context.fusesMultiplyAdd,
       strongOrder: context.strongOrder,
       call: (name) => context.call(name),
-      leaveIf: () => {
+      leaveIf: (looked) => {
         f.hint(false).if();
+        if (looked !== undefined) f.get(looked).set(this.#result);
         f.i32(site(this.#at, this.#spent, true)).set(this.#site);
         f.br(this.#leaveWith(this.#dirtyX, this.#dirtyF));
         f.end();

@@ -61,8 +61,11 @@ export interface EmitterFrame {
   /** Plain loads and stores of the host are ordered as x86 orders them */
   readonly strongOrder: boolean;
   call(name: string): number;
-  /** Leaves the function before this instruction if the i32 on the stack is not 0: the interpreter does it */
-  leaveIf(): void;
+  /**
+   * Leaves the function before this instruction if the i32 on the stack is not 0: the interpreter does it. `looked`:
+   * i64 local that was compared; see RegisterEmitter's look-up
+   */
+  leaveIf(looked?: number): void;
   /** What the loop that is being written remembers of the page that a register points into */
   pageCache(register: number): PageCache | undefined;
 }
@@ -214,10 +217,11 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
     f.get(va);
     if (bytes > 1) f.i64(bytes - 1).op(OP64.add);
     f.i64(-4096).op(OP64.and);
-    this.#entryOf(va).tee(entry).mem(LOAD64.d, tagOffset);
+    const tag = this.temp64();
+    this.#entryOf(va).tee(entry).mem(LOAD64.d, tagOffset).tee(tag);
     this.#host(va, entry).set(host);
     f.op(OP64.ne);
-    this.#frame.leaveIf();
+    this.#frame.leaveIf(tag);
   }
   /** The same by what the loop remembers of the page of this instruction's pointer, where it remembers any. */
   #locate(va: number, host: number, bytes: number, loads: boolean, stores: boolean): void {
