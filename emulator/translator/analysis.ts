@@ -57,7 +57,9 @@ export function analyse(flow: Flow): Analysis {
 
 /** Blocks that follow in the same frame: after a call or the kernel all registers come from memory again */
 function following(flow: Flow, block: Block): number[] {
-  if (block.end.kind === 'call' || block.end.kind === 'system') return [];
+  const { end } = block;
+  if (end.kind === 'call' || end.kind === 'system') return [];
+  if (end.kind === 'guess') return [end.to];
   return flow.nodeOf.get(block.at)!.edges.map(({ target }) => target);
 }
 
@@ -132,7 +134,12 @@ function countFuel(blocks: readonly Block[], facts: Map<number, BlockFacts>, flo
     if (kind === 'dispatch') for (const { target } of edges) if (target >= 0) facts.get(target)!.isSync = true;
   }
   for (const { end } of blocks) {
-    const back = end.kind === 'call' ? facts.get(end.back) : end.kind === 'system' ? facts.get(end.to) : undefined;
+    const back =
+      end.kind === 'call' || end.kind === 'guess'
+        ? facts.get(end.back)
+        : end.kind === 'system'
+          ? facts.get(end.to)
+          : undefined;
     if (back !== undefined) back.isSync = true;
   }
   for (const block of blocks) {

@@ -1,5 +1,6 @@
 // Control flow as WebAssembly wants it: nested blocks and loops, recovered by dominators (Ramsey, "Beyond Relooper",
 // ICFP 2022). Several entries, and loops with several, are made regular by dispatch nodes: a label, then one jump.
+import { isCopied } from './inlining.ts';
 import { type Block, type Region, successorsOf } from './region.ts';
 
 export interface FlowEdge {
@@ -95,7 +96,8 @@ function findEntries(region: Region, nodeOf: ReadonlyMap<number, FlowNode>): num
     const back = end.kind === 'call' ? end.back : end.kind === 'system' ? end.to : -1;
     if (nodeOf.has(back) && entries.size < MAX_ENTRIES) entries.add(back);
   }
-  return [...entries];
+  // A function is entered by its own code alone: what a copy goes on with depends on the call
+  return [...entries].filter((at) => !isCopied(at));
 }
 
 /**

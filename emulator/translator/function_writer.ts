@@ -16,6 +16,7 @@ import {
 import { groupAccesses } from './access_groups.ts';
 import { type Analysis, analyse, type BlockFacts, writesF, writesX } from './analysis.ts';
 import { type FlowEdge, type FlowNode, structure } from './flow.ts';
+import { placeOf } from './inlining.ts';
 import { planPageCaches } from './page_caches.ts';
 import type { Block, Region } from './region.ts';
 import { type EmitterFrame, type PageCache, RegisterEmitter } from './register_emitter.ts';
@@ -520,6 +521,13 @@ class FunctionWriter {
       case 'call':
         this.#callAndReturn(node, block, end.target, end.back);
         break;
+      case 'guess':
+        this.#f.get(this.#emitter.target);
+        this.#address(end.target).op(OP64.eq).hint(true).if();
+        this.#edge(node, block, end.to);
+        this.#f.end();
+        this.#callAndReturn(node, block, undefined, end.back);
+        break;
     }
   }
 
@@ -527,10 +535,11 @@ class FunctionWriter {
   #exitTo(block: Block, to: number): void {
     const { dirtyX, dirtyF, spent } = this.#facts(block.at);
     const uncounted = spent + block.instructions.length;
-    if (isNear(to)) this.#f.i32(site(to, uncounted, false)).set(this.#site);
+    const at = placeOf(to);
+    if (isNear(at)) this.#f.i32(site(at, uncounted, false)).set(this.#site);
     else {
       this.#storeFuel(() => this.#f.i32(uncounted));
-      this.#address(to).set(this.#result);
+      this.#address(at).set(this.#result);
       this.#f.i32(SITE_GO_ON).set(this.#site);
     }
     this.#f.br(this.#leaveWith(dirtyX, dirtyF));
@@ -549,7 +558,7 @@ class FunctionWriter {
     if (target.isSync) {
       f.get(this.#fuel).i32(spent).op(OP32.sub).tee(this.#fuel);
       f.i32(target.ahead).op(OP32.lt_s).hint(false).if();
-      f.i32(site(to, 0, false))
+      f.i32(site(placeOf(to), 0, false))
         .set(this.#site)
         .br(this.#leaveWith(its.dirtyX, its.dirtyF));
       f.end();
@@ -572,7 +581,10 @@ class FunctionWriter {
   #register(node: FlowNode, block: Block, targets: readonly number[]): void {
     const f = this.#f;
     const jump = block.instructions.at(-1)!;
-    if (node.edges.length > 0) this.#switch(node, block, targets);
+    if (node.edges.length > 0) {
+      if (jump.rs1 === RA) this.#returnTo(node, block, targets[0]!);
+      else this.#switch(node, block, targets);
+    }
     if (jump.rs1 !== RA) {
       // Who asks where this jump goes finds its host address there
       const page = this.#region.pages.get(jump.at >> 12)!;
@@ -584,6 +596,15 @@ class FunctionWriter {
     f.get(this.#emitter.target).set(this.#result);
     if (jump.rs1 !== RA) f.i32(SITE_GO_ON).set(this.#site);
     f.br(this.#leaveWith(dirtyX, dirtyF));
+  }
+
+  /** Goes on behind a call in the same function, if that is where the register says. */
+  #returnTo(node: FlowNode, block: Block, back: number): void {
+    const f = this.#f;
+    f.get(this.#emitter.target);
+    this.#address(placeOf(back)).op(OP64.eq).hint(true).if();
+    this.#edge(node, block, back);
+    f.end();
   }
 
   /** Goes to the known targets by a table of bytes, one for each halfword of the code that they span. */
@@ -635,13 +656,13 @@ class FunctionWriter {
       else f.i32(link!.index).callIndirect(this.#context.functionType);
     } else this.#callRegister();
     f.tee(this.#result);
-    this.#address(back).op(OP64.ne).hint(false).brIf(this.#leave);
+    this.#address(placeOf(back)).op(OP64.ne).hint(false).brIf(this.#leave);
     this.#goOn(node, back);
   }
   /** After a call or the kernel: `result` is the address of the block at `to`, registers are in memory, fuel is counted. */
   #goOn(node: FlowNode, to: number): void {
     const f = this.#f;
-    const edge = node.edges[0];
+    const edge = node.edges.find(({ target }) => target === to);
     if (edge === undefined) {
       f.br(this.#leave);
       return;

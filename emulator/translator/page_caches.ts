@@ -78,6 +78,7 @@ function bodyOf(flow: Flow, header: FlowNode): readonly FlowNode[] | undefined {
     ({ block, isLoop }) =>
       block !== undefined &&
       block.end.kind !== 'call' &&
+      block.end.kind !== 'guess' &&
       block.end.kind !== 'system' &&
       !(isLoop && block !== header.block),
   );

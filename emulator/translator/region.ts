@@ -25,7 +25,9 @@ export type BlockEnd =
   | { readonly kind: 'branch'; readonly taken: number; readonly to: number }
   /** `target` undefined: in a register; `back` is where it returns to */
   | { readonly kind: 'call'; readonly target: number | undefined; readonly back: number }
-  /** To where a register says: a return, a tail call; `targets` where it has gone before */
+  /** A call by register: of a function that begins at the block `to` of this region if it goes to `target` */
+  | { readonly kind: 'guess'; readonly target: number; readonly to: number; readonly back: number }
+  /** To where a register says: a return, a tail call; `targets` where it has gone before, or an inlined call's end */
   | { readonly kind: 'register'; readonly targets: readonly number[] }
   /** After a CSR instruction, which the kernel does: registers are in memory then */
   | { readonly kind: 'system'; readonly to: number }
@@ -33,6 +35,7 @@ export type BlockEnd =
   | { readonly kind: 'leave'; readonly to: number };
 
 export interface Block {
+  /** Offset of its first instruction; of a copy in inlining.ts, its name, and so are the places that `end` says */
   readonly at: number;
   readonly instructions: readonly Instruction[];
   readonly end: BlockEnd;
@@ -61,13 +64,14 @@ interface Found {
   readonly end: BlockEnd | undefined;
 }
 
-/** Reads what is reachable from `start`, an offset in page 0, through instructions that were run before. */
-export function findRegion(source: RegionSource, start: number): Region | undefined {
-  return new RegionFinder(source).find(start);
+/** Reads what is reachable from `start`, at most so many instructions, through those that were run before. */
+export function findRegion(source: RegionSource, start: number, most = MAX_INSTRUCTIONS): Region | undefined {
+  return new RegionFinder(source, most).find(start);
 }
 
 class RegionFinder {
   readonly #source: RegionSource;
+  readonly #most: number;
   readonly #pages = new Map<number, CodePage | undefined>();
   readonly #used = new Map<number, CodePage>();
   readonly #found = new Map<number, Found>();
@@ -75,8 +79,9 @@ class RegionFinder {
   readonly #resumes = new Set<number>();
   readonly #work: number[] = [];
 
-  constructor(source: RegionSource) {
+  constructor(source: RegionSource, most: number) {
     this.#source = source;
+    this.#most = most;
   }
 
   find(start: number): Region | undefined {
@@ -133,7 +138,7 @@ class RegionFinder {
   #follow(start: number): void {
     let at = start;
     while (!this.#found.has(at)) {
-      if (this.#found.size >= MAX_INSTRUCTIONS) return;
+      if (this.#found.size >= this.#most) return;
       const instruction = this.#read(at);
       if (instruction === undefined || instruction === 'illegal') return;
       const next = at + instruction.length;
@@ -233,8 +238,10 @@ export function successorsOf(region: Region, block: Block): readonly number[] {
         ? [end.taken, end.to]
         : end.kind === 'call'
           ? [end.back]
-          : end.kind === 'register'
-            ? end.targets
-            : [];
+          : end.kind === 'guess'
+            ? [end.to, end.back]
+            : end.kind === 'register'
+              ? end.targets
+              : [];
   return [...new Set(all)].filter((to) => region.blocks.has(to));
 }

@@ -3,11 +3,13 @@ import { addToCounter } from '../hart/counters.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import { type MemoryLayout, SWITCH_TABLE_BYTES } from '../memory/layout.ts';
 import { type WasmMemory, type WasmTable, wasm } from '../wasm/platform.ts';
+import { writesX } from './analysis.ts';
 import { ARGUMENT_PAGES_SHIFT, type EntryPoint } from './function_writer.ts';
-import { readSlot } from './instruction.ts';
+import { inlineCalls, MAX_INLINED, sizeOf } from './inlining.ts';
+import { type Instruction, readSlot } from './instruction.ts';
 import { belongingToStart } from './loops.ts';
 import { type ModulePart, writeModule } from './module_writer.ts';
-import { type CodePage, findRegion, type Region } from './region.ts';
+import { type CodePage, findRegion, type Region, type RegionSource } from './region.ts';
 
 /** Places in the table of functions; 0 is never used */
 export const TABLE_SIZE = 32768;
@@ -19,8 +21,11 @@ const MODULE_INSTRUCTIONS = 4000;
 const MAX_JUMP_TARGETS = 250;
 /** Indirect jumps that are remembered: the guest decides how many there are */
 const MAX_JUMPS = 4096;
+/** Bytes to a function that a call by register is guessed to go to: farther, it has no place in the caller's region */
+const MAX_GUESS = 0x2_0000;
 const NO_KEY = 0xffff;
 const PAGE = 4096;
+const SP = 2;
 
 /** What the kernel of the hart does for the translator */
 export interface TranslatorKernel {
@@ -88,14 +93,13 @@ export class Translator {
   hot(slot: number): void {
     const host = this.#hostOf(slot);
     if (host === 0) return;
-    // Counted from nothing again: what is translated now may be dropped when its page changes
-    this.#view.setUint16(this.#counterOf(slot), 0, true);
     this.#rememberJump(host);
     const pc = this.#view.getBigUint64(this.#hart + H.HART_PC, true);
     const privilege = this.#view.getUint32(this.#hart + H.HART_PRIV, true);
-    if (this.#isTranslated(host, privilege)) return;
     const started = performance.now();
-    const parts = this.#collect(pc, privilege);
+    const parts = this.#isTranslated(host, privilege) ? [] : this.#collect(pc, privilege);
+    // Counted from nothing again: what is translated now may be dropped when its page changes
+    this.#view.setUint16(this.#counterOf(slot), 0, true);
     if (parts.length > 0) this.#translate(parts, privilege, started);
   }
 
@@ -171,13 +175,13 @@ export class Translator {
     if (known.size < MAX_JUMP_TARGETS) known.add(host - jump);
   }
 
-  /** Whether the `jr` at a host address goes to HART_PC by what its register holds now. */
+  /** Whether the jump or call by register at a host address goes to HART_PC by what its register holds now. */
   #jumpsHere(jump: number): boolean {
     const low = this.#view.getUint16(jump, true);
-    // c.jr, or jalr with rd = 0
+    // c.jr and c.jalr, or jalr with rd = x0 or ra
     const compressed = (low & 3) !== 3;
     const word = compressed || (jump & 0xfff) === 0xffe ? low : this.#view.getInt32(jump, true);
-    if (compressed ? (low & 0xf07f) !== 0x8002 : (word & 0xfff) !== 0x67) return false;
+    if (compressed ? (low & 0xe07f) !== 0x8002 : (word & 0xf7f) !== 0x67) return false;
     const register = compressed ? (word >>> 7) & 31 : (word >>> 15) & 31;
     const base = this.#view.getBigUint64(this.#hart + H.HART_X + register * 8, true);
     const target = BigInt.asUintN(64, base + BigInt(compressed ? 0 : word >> 20)) & ~1n;
@@ -200,20 +204,55 @@ export class Translator {
       if (at !== pc && this.#visits(slots + offset * 8) < this.#options.calleeVisits) continue;
       const { host } = this.#page(slots);
       if (this.#isTranslated(host + offset, privilege)) continue;
-      const whole = this.#find(va, offset);
+      const source = this.#source(va);
+      const whole = findRegion(source, offset);
       if (whole === undefined) continue;
-      const region =
+      const own =
         at === pc && !this.#wasCalled(pc)
           ? belongingToStart(whole, (at) => this.#isEntered(whole, at, privilege))
           : whole;
+      const region = inlineCalls(own, {
+        at: (target) => this.#callee(source, target, privilege),
+        guess: (call, region) => this.#guessTargets(source, va, call, region),
+      });
       found.push({ region, va, host });
-      for (const block of region.blocks.values()) {
-        instructions += block.instructions.length;
-        const { end } = block;
+      instructions += sizeOf(region);
+      for (const { end } of region.blocks.values()) {
         if (end.kind === 'call' && end.target !== undefined) work.push(va + BigInt(end.target));
       }
     }
     return found;
+  }
+
+  /** What is called at `target`, an offset from the source's base page, if it is small and was called often. */
+  #callee(source: RegionSource, target: number, privilege: number): Region | undefined {
+    const page = source.page(target >> 12);
+    if (page === undefined) return undefined;
+    const offset = target & 0xfff;
+    const isHot =
+      this.#visits(page.slots + offset * 8) >= this.#options.calleeVisits ||
+      this.#isTranslated(page.host + offset, privilege);
+    return isHot ? findRegion(source, target, MAX_INLINED + 1) : undefined;
+  }
+
+  /**
+   * Where a call by register may go, as offsets from the source's base page `va`, likely ones first: where it was seen
+   * to go, or where its register, or one that is moved to it, points now.
+   */
+  #guessTargets(source: RegionSource, va: bigint, call: Instruction, region: Region): readonly number[] {
+    const page = region.pages.get(call.at >> 12)!;
+    const seen = source.jumpTargets(page.host + (call.at & 0xfff));
+    if (seen.length > 0) return seen.length === 1 ? [call.at + seen[0]!] : [];
+    const writers = [...region.blocks.values()].flatMap(({ instructions }) =>
+      instructions.filter((one) => writesX(one) === 1 << call.rs1 && !isRestore(one)),
+    );
+    const moved = writers.map(movedFrom);
+    if (moved.includes(undefined)) return [];
+    const targets = [...moved, call.rs1].map((register) => {
+      const points = this.#view.getBigInt64(this.#hart + H.HART_X + register! * 8, true);
+      return Number(BigInt.asIntN(64, points + BigInt(call.imm) - va));
+    });
+    return targets.filter((target) => Math.abs(target) < MAX_GUESS && target % 2 === 0);
   }
 
   /** Whether a translated function may be entered at a place of the region. */
@@ -240,18 +279,16 @@ export class Translator {
     });
   }
 
-  #find(va: bigint, offset: number): Region | undefined {
-    return findRegion(
-      {
-        view: this.#view,
-        page: (number) => {
-          const slots = this.#options.kernel.codePage(BigInt.asIntN(64, va + BigInt(number * PAGE))) >>> 0;
-          return slots === 0 ? undefined : this.#page(slots);
-        },
-        jumpTargets: (host) => [...(this.#jumpTargets.get(host) ?? [])],
+  /** Code as it is mapped around the page at `va` */
+  #source(va: bigint): RegionSource {
+    return {
+      view: this.#view,
+      page: (number) => {
+        const slots = this.#options.kernel.codePage(BigInt.asIntN(64, va + BigInt(number * PAGE))) >>> 0;
+        return slots === 0 ? undefined : this.#page(slots);
       },
-      offset,
-    );
+      jumpTargets: (host) => [...(this.#jumpTargets.get(host) ?? [])],
+    };
   }
 
   // --- modules ------------------------------------------------------------------------------------------------------
@@ -289,10 +326,7 @@ export class Translator {
     for (const [index, candidate] of candidates.entries()) {
       this.#install(candidate, privilege, tableAt + index, written.entries[index]!);
     }
-    let instructions = 0;
-    for (const { region } of candidates) {
-      for (const block of region.blocks.values()) instructions += block.instructions.length;
-    }
+    const instructions = candidates.reduce((sum, { region }) => sum + sizeOf(region), 0);
     this.#count(H.COUNT_TRANSLATED_FUNCTIONS, candidates.length);
     this.#count(H.COUNT_TRANSLATED_INSTRUCTIONS, instructions);
     this.#count(H.COUNT_TRANSLATED_BYTES, written.bytes.length);
@@ -396,6 +430,16 @@ export class Translator {
       this.#view.setUint16(entry + H.ENTRY_KEYS + i * 2, keys[i] ?? NO_KEY, true);
     }
   }
+}
+
+/** The register that an instruction copies, as `mv` is encoded; undefined for all others */
+function movedFrom({ facts, imm, rs1, rs2 }: Instruction): number | undefined {
+  if (facts.row.name === 'addi') return imm === 0 ? rs1 : undefined;
+  return facts.row.name === 'add' && rs1 === 0 ? rs2 : undefined;
+}
+/** A load from the stack, as functions end with for the registers that they saved */
+function isRestore({ facts, rs1 }: Instruction): boolean {
+  return facts.row.name === 'ld' && rs1 === SP;
 }
 
 /** Whether the host's relaxed multiply-add rounds once: (1 + ε)² − (1 + 2ε + ε²) tells. */
