@@ -3,9 +3,9 @@ import type { Instruction } from './instruction.ts';
 import { type Block, type BlockEnd, type CodePage, MAX_PAGES, type Region } from './region.ts';
 
 /** Longer functions are called: the call costs them less than its copies cost the compiler */
-export const MAX_INLINED = 48;
+export const MAX_INLINED = 32;
 /** Instructions that one region may grow by */
-const MAX_ADDED = 256;
+const MAX_ADDED = 128;
 /** Calls within calls; a function within itself, beside the one that it is in */
 const MAX_DEPTH = 3;
 const MAX_RECURSION = 1;
@@ -63,7 +63,10 @@ class Inliner {
   inline(): Region {
     const { start, resumes, blocks } = this.#region;
     for (const block of blocks.values()) this.#add(block, this.#region, 0, block.end, [start]);
-    return { start, resumes, blocks: this.#blocks, pages: this.#pages };
+    // A copy may be left, and the interpreter comes back behind the call
+    const backs = [...blocks.values()].flatMap(({ end }) => (end.kind === 'call' ? [end.back] : []));
+    const known = backs.filter((at) => blocks.has(at));
+    return { start, resumes: new Set([...resumes, ...known]), blocks: this.#blocks, pages: this.#pages };
   }
 
   /** Adds a block of `region` whose `end` names blocks of copy `copy`. */

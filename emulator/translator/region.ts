@@ -47,7 +47,7 @@ export interface Region {
   readonly blocks: ReadonlyMap<number, Block>;
   /** Pages that its instructions lie in, by page number from the base page */
   readonly pages: ReadonlyMap<number, CodePage>;
-  /** Places where execution goes on after an instruction that the interpreter does */
+  /** Places where execution goes on after an instruction that the interpreter does, or comes back from a call */
   readonly resumes: ReadonlySet<number>;
 }
 

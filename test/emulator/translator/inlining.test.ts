@@ -100,8 +100,8 @@ test('A region grows by a bounded number of instructions', (t) => {
   ]);
   const callee = region(0x800, [[...Array.from({ length: 30 }, (_, i) => nop(0x800 + 4 * i)), ret(0x878)], returns]);
   const inlined = inlineCalls(region(0, ...calls), only({ 2048: callee }));
-  t.true(sizeOf(inlined) > 300);
-  t.true(sizeOf(inlined) <= 100 + 256);
+  t.true(sizeOf(inlined) > 200);
+  t.true(sizeOf(inlined) <= 100 + 128);
 });
 
 // --- what it computes -----------------------------------------------------------------------------------------------
