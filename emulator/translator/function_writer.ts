@@ -1,4 +1,5 @@
-// Writes one region as one WebAssembly function: (address, argument, hart) → where to go on.
+// Writes one region as one WebAssembly function: (address, argument, hart) → where to go on. Longer than most files,
+// for it is one walk: what is written at one place says what the next may take for granted.
 import { SYSTEM_NAMES, type SystemName } from '../isa/emitter.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import type { FunctionBody } from '../wasm/module_builder.ts';
@@ -20,6 +21,8 @@ import { placeOf } from './inlining.ts';
 import { planPageCaches } from './page_caches.ts';
 import type { Block, Region } from './region.ts';
 import { type EmitterFrame, type PageCache, RegisterEmitter } from './register_emitter.ts';
+import { chainSets, type RegisterSet, setKey } from './register_sets.ts';
+import { isNear, SITE_AT_SHIFT, SITE_GO_ON, SPENT_MASK, site } from './sites.ts';
 
 /** Parameters of every translated function */
 const PC = 0;
@@ -29,28 +32,6 @@ const HART = 2;
 export const ARGUMENT_PAGES_SHIFT = 8;
 export const ARGUMENT_DEPTH_SHIFT = 16;
 const RA = 1;
-/** Instructions that a path may have executed since they were counted; one more fits into twelve bits */
-const MAX_SPENT = 0xffe;
-const SPENT_MASK = 0xfff;
-const SITE_AT_SHIFT = 13;
-/** A site's word where `result` says where to go on, the fuel is counted, and another function may do that */
-const SITE_GO_ON = -1;
-
-/** A call goes anywhere in 4 GiB; a site has room for what a region reaches */
-function isNear(at: number): boolean {
-  return (at << SITE_AT_SHIFT) >> SITE_AT_SHIFT === at;
-}
-
-/**
- * Where a function is left: place, one more than the instructions not yet counted, and whether the interpreter is to do
- * the instruction there. Never 0, which says that `result` is the place
- */
-function site(at: number, spent: number, interpret: boolean): number {
-  if (!isNear(at)) throw new RangeError(`A function cannot be left for ${at} bytes from its page by a site`);
-  if (spent > MAX_SPENT) throw new RangeError(`A path of ${spent} instructions is too long for one function`);
-  return (at << SITE_AT_SHIFT) | ((spent + 1) << 1) | (interpret ? 1 : 0);
-}
-
 export interface EntryPoint {
   readonly at: number;
   readonly number: number;
@@ -84,32 +65,6 @@ export interface WriterContext {
 /** Appends the region's code to `f`; gives its entry points. */
 export function writeFunction(f: FunctionBody, region: Region, context: WriterContext): readonly EntryPoint[] {
   return new FunctionWriter(f, region, context).write();
-}
-
-/** Registers that one way out of a function stores */
-interface RegisterSet {
-  readonly key: string;
-  readonly x: number;
-  readonly fp: number;
-}
-
-/** Chains of sets, each within the next: what they have in common is stored by the same code. */
-function chainSets(sets: readonly RegisterSet[]): RegisterSet[][] {
-  const chains: RegisterSet[][] = [];
-  for (const set of sets.toSorted((a, b) => sizeOf(a) - sizeOf(b))) {
-    const chain = chains.find((known) => {
-      const last = known.at(-1)!;
-      return (last.x & ~set.x) === 0 && (last.fp & ~set.fp) === 0;
-    });
-    if (chain === undefined) chains.push([set]);
-    else chain.push(set);
-  }
-  return chains;
-}
-function sizeOf({ x, fp }: RegisterSet): number {
-  let size = 0;
-  for (let register = 0; register < 32; register++) size += ((x >>> register) & 1) + ((fp >>> register) & 1);
-  return size;
 }
 
 class FunctionWriter {
@@ -297,7 +252,7 @@ class FunctionWriter {
     const sets = new Map<string, RegisterSet>();
     const add = (x: number, fp: number): void => {
       if (x === 0 && fp === 0) return;
-      const key = `${x}:${fp}`;
+      const key = setKey(x, fp);
       if (!sets.has(key)) sets.set(key, { key, x, fp });
     };
     for (const { block } of this.#flow.nodes) {
@@ -314,7 +269,7 @@ class FunctionWriter {
   }
   #leaveWith(x: number, fp: number): number {
     if (x === 0 && fp === 0) return this.#leave;
-    const label = this.#leaveBy.get(`${x}:${fp}`);
+    const label = this.#leaveBy.get(setKey(x, fp));
     if (label === undefined) throw new Error(`No way out stores the registers ${x.toString(16)}, ${fp.toString(16)}`);
     return label;
   }
