@@ -197,6 +197,10 @@ export class InstructionRunner {
       }
       this.#refresh();
       this.#setRunState(RUN_STATE_RUNNING);
+      if (this.#options.inputs.outputHeld) {
+        await this.#sleep(MAX_SLEEP_MS);
+        continue;
+      }
       await this.#turnOfRound();
       if (performance.now() - this.#eventsAt > EVENTS_MS) await this.#hostEvents();
     }

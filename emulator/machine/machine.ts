@@ -458,6 +458,7 @@ export class Machine implements MachineApi {
         await this.#reset('guest-reset');
         return;
       }
+      this.#devices.virtioConsole?.flush();
       await this.#stopHarts();
       // The end of a replay that went another way is not the guest's end
       if (this.#replayFailed) return;
