@@ -39,6 +39,8 @@ export const HART_COUNTERS: readonly CounterDescription[] = [
   { ...count('translated-code', H.COUNT_TRANSLATED_BYTES), unit: 'bytes' },
   { ...count('translation-time', H.COUNT_TRANSLATE_TIME), unit: 'seconds', exponent: -6 },
   { ...count('baseline-compilation-time', H.COUNT_COMPILE_TIME), unit: 'seconds', exponent: -6 },
+  count('modules-translated', H.COUNT_TRANSLATED_MODULES),
+  count('translations-deferred', H.COUNT_TRANSLATIONS_DEFERRED),
   count('translation-flushes', H.COUNT_TRANSLATION_FLUSHES),
 ];
 

@@ -140,6 +140,8 @@ export const COUNT_TRANSLATED_BYTES = 0x988;
 export const COUNT_TRANSLATE_TIME = 0x990;
 export const COUNT_COMPILE_TIME = 0x998;
 export const COUNT_TRANSLATION_FLUSHES = 0x9a0;
+export const COUNT_TRANSLATED_MODULES = 0x9a8;
+export const COUNT_TRANSLATIONS_DEFERRED = 0x9b0;
 /** Counters may go up to here */
 export const HART_COUNTERS_END = 0x1000;
 
