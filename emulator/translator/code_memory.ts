@@ -10,9 +10,9 @@ const PER_CODE_BYTE = 3;
  * whatever a guest of one hart makes it translate: it takes 110 to 130 MiB without any, the slots of the interpreter
  * 32, and what was forgotten is still there until the collector has run.
  */
-export const MACHINE_CODE_BYTES = 48 << 20;
+export const MACHINE_CODE_BYTES = 80 << 20;
 /** And no hart less than that: it would forget what an honest guest needs all the time */
-const LEAST_CODE_BYTES = 16 << 20;
+const LEAST_CODE_BYTES = 24 << 20;
 
 /** Estimates what the translations of one hart take in the engine, which tells nobody. */
 export class CodeMemory {

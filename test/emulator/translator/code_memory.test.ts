@@ -56,7 +56,7 @@ test('CodeMemory is full by bytes, by what was dropped until it is collected, an
 test('CodeMemory: harts share what the machine may take, down to a least share', (t) => {
   t.is(CodeMemory.limitFor(1), MACHINE_CODE_BYTES);
   t.is(CodeMemory.limitFor(2), MACHINE_CODE_BYTES / 2);
-  t.is(CodeMemory.limitFor(8), 16 << 20);
+  t.is(CodeMemory.limitFor(8), 24 << 20);
 });
 
 test('A guest that makes new code for ever keeps no more modules than fit, and the collector gets the others', async (t) => {
