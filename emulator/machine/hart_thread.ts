@@ -105,8 +105,8 @@ class HartThread {
       mmioRead: (address, size) => {
         const window = bus.find(address, size);
         if (window === undefined) {
-          const status = this.#devices.pci.acknowledge(address);
-          if (status >= 0) return status;
+          const known = this.#devices.readInside(address, size as AccessSize);
+          if (known >= 0) return known;
           this.#count(H.COUNT_MAILBOX);
           const value = mailbox.read(address, size);
           if (value < 0) this.#log?.invalidAccess('read', address, size);
