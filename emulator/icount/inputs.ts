@@ -3,7 +3,8 @@ import { Subject } from 'rxjs/internal/Subject';
 import { MAX_TEXT_BYTES } from '../../protocols/replay/mod.ts';
 import type { BlockBackend, CharacterPort, KeyboardSink, TabletSink } from '../devices/backends.ts';
 import { BlockError } from '../devices/backends.ts';
-import { ReplayError, type ReplayLog } from './replay_log.ts';
+import { ReplayError } from './replay_error.ts';
+import type { ReplayLog } from './replay_log.ts';
 
 /** Keys and pointer moves that wait for the guest's next turn; more are forgotten */
 const MAX_WAITING_EVENTS = 1024;

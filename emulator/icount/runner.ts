@@ -21,7 +21,7 @@ import { GuestTimers } from './guest_timers.ts';
 import type { Inputs } from './inputs.ts';
 import { type Lane, type LaneRun, makeLane } from './lane.ts';
 import { Recording, type RecordingOptions } from './recording.ts';
-import { ReplayError } from './replay_log.ts';
+import { ReplayError } from './replay_error.ts';
 
 /** Instructions of one hart before the next has its turn */
 const QUANTUM = 4096;

@@ -1,6 +1,7 @@
 import test, { type ExecutionContext } from 'ava';
 import type { BlockBackend } from '../../../emulator/devices/backends.ts';
-import { ReplayError, type ReplayFile } from '../../../emulator/icount/replay_log.ts';
+import { ReplayError } from '../../../emulator/icount/replay_error.ts';
+import type { ReplayFile } from '../../../emulator/icount/replay_log.ts';
 import type { MachineOptions } from '../../../emulator/machine/machine_api.ts';
 import { MachineRig } from '../../fixtures/machine_rig.ts';
 
