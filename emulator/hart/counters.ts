@@ -27,6 +27,7 @@ export const HART_COUNTERS: readonly CounterDescription[] = [
   count('data-tlb-misses', H.COUNT_DATA_MISSES),
   count('page-walks', H.COUNT_PAGE_WALKS),
   count('tlb-flushes', H.COUNT_TLB_FLUSHES),
+  count('tlb-page-flushes', H.COUNT_PAGE_FLUSHES),
   count('mmio-reads', H.COUNT_MMIO_READS),
   count('mmio-writes', H.COUNT_MMIO_WRITES),
   count('mailbox-round-trips', H.COUNT_MAILBOX),
