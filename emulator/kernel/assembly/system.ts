@@ -6,7 +6,8 @@ import { HART } from './hart';
 import * as H from './hart_layout';
 import { ACCESS_READ, ACCESS_WRITE } from './pmp';
 import * as R from './registers';
-import { flushAll, flushInstructions, flushPage } from './tlb';
+import { flushAll, flushPage } from './tlb';
+import { fenceInstructions } from './translation';
 import {
   CAUSE_BREAKPOINT,
   CAUSE_ECALL_U,
@@ -107,8 +108,7 @@ export function systemWord(code: u32, word: u64, length: u32): u32 {
       R.set64(H.HART_PC, next);
       return H.EXIT_FUEL;
     case FENCE_I:
-      // Stale predecoded pages are found when the fetch TLB is filled again
-      flushInstructions();
+      fenceInstructions();
       R.set64(H.HART_PC, next);
       return H.EXIT_FUEL;
     default:

@@ -34,6 +34,14 @@ export function flushInstructions(): void {
   R.set32(H.HART_EXEC_COUNT, 0);
 }
 
+/** A predecoded page is given up: no fetch may find its slots. What is translated of it has no slots, and stays. */
+export function forgetSlots(slots: u32): void {
+  const end = HART + H.HART_ITLB_SETS + 4 * H.ITLB_SET_BYTES;
+  for (let entry = HART + H.HART_ITLB_SETS; entry < end; entry += H.ITLB_ENTRY_BYTES) {
+    if (load<u32>(entry + 8) == slots) store<u64>(entry, ~0);
+  }
+}
+
 // @ts-ignore: decorator
 @inline
 function superpageBit(va: u64, level: u32): u32 {
