@@ -1,5 +1,5 @@
 import { resolve } from 'node:path';
-import { formatNbdUri, type NbdUri, parseNbdUri } from '../protocols/nbd/mod.ts';
+import { formatNbdUri, type NbdUri, parseNbdUri } from '../protocols/nbd/uri.ts';
 import type { NbdSource } from '../services/supervisor/mod.ts';
 import { KeyValues } from './key_value.ts';
 import { UsageError } from './usage_error.ts';

@@ -1,5 +1,5 @@
 import { resolve } from 'node:path';
-import { MAX_SHIFT } from '../protocols/replay/mod.ts';
+import { MAX_SHIFT } from '../protocols/replay/limits.ts';
 import type { IcountOptions } from '../services/supervisor/mod.ts';
 import { KeyValues } from './key_value.ts';
 import { UsageError } from './usage_error.ts';

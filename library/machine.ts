@@ -1,4 +1,3 @@
-import { Readable, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   DEFAULT_VM_OPTIONS,
@@ -8,6 +7,7 @@ import {
   type VmExit,
   type VmOptions,
 } from '../services/supervisor/mod.ts';
+import { SerialStreams } from './serial_streams.ts';
 
 /** {@link VmOptions}, where only the name is required; the command line's options as JSON. */
 export type MachineOptions = Partial<Omit<VmOptions, 'paused' | 'serial'>> & Pick<VmOptions, 'name'>;
@@ -52,15 +52,15 @@ const FINAL = new Set(['completed', 'failed', 'cancelled']);
  */
 export class Machine implements AsyncDisposable {
   readonly #vm: RunningVm;
-  /** The guest's serial port, as Web streams of bytes */
+  /**
+   * The guest's serial port, as Web streams of bytes. The guest waits for who reads; while nobody has asked for
+   * `readable`, it does not, and only the first 64 KiB are kept.
+   */
   readonly serial: { readonly readable: ReadableStream<Uint8Array>; readonly writable: WritableStream<Uint8Array> };
 
   private constructor(vm: RunningVm) {
     this.#vm = vm;
-    this.serial = {
-      readable: Readable.toWeb(vm.serial) as ReadableStream<Uint8Array>,
-      writable: Writable.toWeb(vm.serial) as WritableStream<Uint8Array>,
-    };
+    this.serial = new SerialStreams(vm.serial);
   }
 
   /**

@@ -90,4 +90,9 @@ export interface CharacterPort {
   write(bytes: Uint8Array): number;
   /** Room for input again */
   readonly ready: Observable<void>;
+  /**
+   * True: whoever takes `output` has no room, and the guest waits as on a line with flow control. What was under way
+   * still comes: at most a FIFO ring or one buffer of the guest.
+   */
+  holdOutput(held: boolean): void;
 }

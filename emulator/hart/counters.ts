@@ -27,6 +27,7 @@ export const HART_COUNTERS: readonly CounterDescription[] = [
   count('data-tlb-misses', H.COUNT_DATA_MISSES),
   count('page-walks', H.COUNT_PAGE_WALKS),
   count('tlb-flushes', H.COUNT_TLB_FLUSHES),
+  count('tlb-page-flushes', H.COUNT_PAGE_FLUSHES),
   count('mmio-reads', H.COUNT_MMIO_READS),
   count('mmio-writes', H.COUNT_MMIO_WRITES),
   count('mailbox-round-trips', H.COUNT_MAILBOX),
@@ -39,6 +40,8 @@ export const HART_COUNTERS: readonly CounterDescription[] = [
   { ...count('translated-code', H.COUNT_TRANSLATED_BYTES), unit: 'bytes' },
   { ...count('translation-time', H.COUNT_TRANSLATE_TIME), unit: 'seconds', exponent: -6 },
   { ...count('baseline-compilation-time', H.COUNT_COMPILE_TIME), unit: 'seconds', exponent: -6 },
+  count('modules-translated', H.COUNT_TRANSLATED_MODULES),
+  count('translations-deferred', H.COUNT_TRANSLATIONS_DEFERRED),
   count('translation-flushes', H.COUNT_TRANSLATION_FLUSHES),
 ];
 

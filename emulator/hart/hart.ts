@@ -58,6 +58,10 @@ export interface HartOptions {
   readonly strongOrder?: boolean;
   /** How deep translated functions call each other before they return to the interpreter: a frame takes up to 1 KB or so */
   readonly callDepth?: number;
+  /** What translated code may take in the engine, in `bytes`; default: the hart's share of the machine's */
+  readonly codeBytes?: number;
+  /** Makes the engine give back memory that nothing refers to; see code_memory.ts */
+  readonly collect?: (() => void) | undefined;
 }
 
 let kernelModule: WasmModule | undefined;
@@ -183,6 +187,8 @@ export class Hart {
         leave,
         strongOrder: options.strongOrder ?? false,
         calleeVisits: hotAfter >> 2,
+        codeBytes: options.codeBytes,
+        collect: options.collect,
       });
     }
     this.#run = interpreter.exports.run as (fuel: number) => number;

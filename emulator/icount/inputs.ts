@@ -3,7 +3,8 @@ import { Subject } from 'rxjs/internal/Subject';
 import { MAX_TEXT_BYTES } from '../../protocols/replay/mod.ts';
 import type { BlockBackend, CharacterPort, KeyboardSink, TabletSink } from '../devices/backends.ts';
 import { BlockError } from '../devices/backends.ts';
-import { ReplayError, type ReplayLog } from './replay_log.ts';
+import { ReplayError } from './replay_error.ts';
+import type { ReplayLog } from './replay_log.ts';
 
 /** Keys and pointer moves that wait for the guest's next turn; more are forgotten */
 const MAX_WAITING_EVENTS = 1024;
@@ -38,6 +39,8 @@ export class Inputs {
   #deferred: (() => void)[] = [];
   #wake: (() => void) | undefined;
   #abandoned = false;
+  /** Ports whose output nobody takes now */
+  readonly #heldPorts = new Set<'serial' | 'console'>();
 
   constructor(log: ReplayLog, soon: (task: () => void) => void) {
     this.#log = log;
@@ -45,7 +48,10 @@ export class Inputs {
   }
 
   port(kind: 'serial' | 'console', port: CharacterPort): CharacterPort {
-    const gated = new GatedPort(port, this.#log.mode === 'replay', () => this.#arrived());
+    const gated = new GatedPort(port, this.#log.mode === 'replay', {
+      arrived: () => this.#arrived(),
+      held: (held) => this.#holdOutput(kind, held),
+    });
     this.#ports.set(kind, gated);
     return gated;
   }
@@ -220,6 +226,16 @@ export class Inputs {
     });
   }
 
+  /** Somebody who takes output has no room: no hart runs meanwhile, which the guest cannot see. */
+  get outputHeld(): boolean {
+    return this.#heldPorts.size > 0;
+  }
+
+  #holdOutput(kind: 'serial' | 'console', held: boolean): void {
+    if (held) this.#heldPorts.add(kind);
+    else if (this.#heldPorts.delete(kind)) this.#arrived();
+  }
+
   wake(): void {
     this.#wake?.();
     this.#wake = undefined;
@@ -236,23 +252,28 @@ export class Inputs {
   }
 }
 
+interface PortListener {
+  readonly arrived: () => void;
+  readonly held: (held: boolean) => void;
+}
+
 /** A port whose input waits. */
 class GatedPort implements CharacterPort {
   readonly #port: CharacterPort;
   readonly #deaf: boolean;
-  readonly #arrived: () => void;
+  readonly #tell: PortListener;
   readonly #ready = new Subject<void>();
   #waiting: Uint8Array = new Uint8Array(0);
   /** The guest had no room; looked at again when it has */
   #full = false;
 
-  constructor(port: CharacterPort, deaf: boolean, arrived: () => void) {
+  constructor(port: CharacterPort, deaf: boolean, tell: PortListener) {
     this.#port = port;
     this.#deaf = deaf;
-    this.#arrived = arrived;
+    this.#tell = tell;
     port.ready.subscribe(() => {
       this.#full = false;
-      this.#arrived();
+      this.#tell.arrived();
     });
   }
 
@@ -271,8 +292,13 @@ class GatedPort implements CharacterPort {
     joined.set(this.#waiting);
     joined.set(bytes.subarray(0, taken), this.#waiting.length);
     this.#waiting = joined;
-    this.#arrived();
+    this.#tell.arrived();
     return taken;
+  }
+
+  /** The device never refuses: that would depend on the host. All harts wait, see {@link Inputs.outputHeld}. */
+  holdOutput(held: boolean): void {
+    this.#tell.held(held);
   }
 
   get offers(): boolean {

@@ -6,7 +6,8 @@ import { InstructionClock } from './clock.ts';
 import { Digest } from './digest.ts';
 import { Inputs } from './inputs.ts';
 import { SeededRandom } from './random.ts';
-import { ReplayError, type ReplayFile, ReplayLog } from './replay_log.ts';
+import { ReplayError } from './replay_error.ts';
+import { type ReplayFile, ReplayLog } from './replay_log.ts';
 
 /** `-icount`: time follows from the instructions that were executed. */
 export interface InstructionOptions {

@@ -1,5 +1,6 @@
 import type { InstructionClock } from './clock.ts';
-import { ReplayError, type ReplayLog } from './replay_log.ts';
+import { ReplayError } from './replay_error.ts';
+import type { ReplayLog } from './replay_log.ts';
 
 /** Instructions between two checkpoints of a recording */
 const CHECKPOINT = 1 << 26;

@@ -5,18 +5,13 @@ import {
   type ReplayHeader,
   type ReplayRecord,
 } from '../../protocols/replay/mod.ts';
+import { ReplayError } from './replay_error.ts';
 
 /** Where a recording goes, or comes from; the platform's. */
 export type ReplayFile =
   | { readonly mode: 'record'; write(bytes: Uint8Array): void }
   /** Some next bytes; undefined at the end of the file */
   | { readonly mode: 'replay'; read(): Uint8Array | undefined };
-
-/** The run is not the recorded one any more. */
-export class ReplayError extends Error {
-  override readonly name = 'ReplayError';
-  readonly code = 'ERR_REPLAY';
-}
 
 /** What came in: written down, read back, or neither. */
 export class ReplayLog {

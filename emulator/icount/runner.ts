@@ -21,7 +21,7 @@ import { GuestTimers } from './guest_timers.ts';
 import type { Inputs } from './inputs.ts';
 import { type Lane, type LaneRun, makeLane } from './lane.ts';
 import { Recording, type RecordingOptions } from './recording.ts';
-import { ReplayError } from './replay_log.ts';
+import { ReplayError } from './replay_error.ts';
 
 /** Instructions of one hart before the next has its turn */
 const QUANTUM = 4096;
@@ -197,6 +197,10 @@ export class InstructionRunner {
       }
       this.#refresh();
       this.#setRunState(RUN_STATE_RUNNING);
+      if (this.#options.inputs.outputHeld) {
+        await this.#sleep(MAX_SLEEP_MS);
+        continue;
+      }
       await this.#turnOfRound();
       if (performance.now() - this.#eventsAt > EVENTS_MS) await this.#hostEvents();
     }

@@ -1,4 +1,4 @@
-import { expandCompressed } from './compressed.ts';
+import { expandAllCompressed } from './compressed.ts';
 import { FORMATS, type Row } from './row.ts';
 import { ATOMIC_ROWS } from './rows_atomic.ts';
 import { BIT_ROWS } from './rows_bits.ts';
@@ -48,12 +48,17 @@ export function buildDecodeTables(): DecodeTables {
   const buckets = new Uint8Array(DECODE_BUCKETS * 4);
   const bucketView = new DataView(buckets.buffer);
   const entries: { row: Row; handler: number }[] = [];
+  // All rows look at the whole opcode
+  const byOpcode: { row: Row; handler: number }[][] = Array.from({ length: 32 }, () => []);
+  for (const [index, row] of INSTRUCTIONS.entries()) {
+    byOpcode[(row.match >>> 2) & 31]!.push({ row, handler: handlerOf(index, false) });
+  }
   for (let bucket = 0; bucket < DECODE_BUCKETS; bucket++) {
-    const word = ((bucket & 31) << 2) | 3 | ((bucket >> 5) << 12);
+    const funct3 = (bucket >> 5) << 12;
     const first = entries.length;
-    for (const [index, row] of INSTRUCTIONS.entries()) {
-      const known = row.mask & 0x707f;
-      if ((word & known) === (row.match & known)) entries.push({ row, handler: handlerOf(index, false) });
+    for (const entry of byOpcode[bucket & 31]!) {
+      const { mask, match } = entry.row;
+      if ((funct3 & mask & 0x7000) === (match & mask & 0x7000)) entries.push(entry);
     }
     bucketView.setUint16(bucket * 4, first, true);
     bucketView.setUint16(bucket * 4 + 2, entries.length - first, true);
@@ -66,9 +71,7 @@ export function buildDecodeTables(): DecodeTables {
     view.setUint16(index * DECODE_ENTRY_BYTES + 8, handler, true);
     view.setUint16(index * DECODE_ENTRY_BYTES + 10, FORMATS.indexOf(row.format) | (operandCode(row) << 8), true);
   }
-  const compressed = new Uint32Array(65536);
-  for (let word = 0; word < 65536; word++) compressed[word] = expandCompressed(word);
-  return { buckets, entries: bytes, compressed };
+  return { buckets, entries: bytes, compressed: expandAllCompressed() };
 }
 
 /** Bit 0: rd is an integer register of a floating-point row, so writes to x0 are discarded */

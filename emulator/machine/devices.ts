@@ -1,4 +1,4 @@
-import type { CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
+import type { DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
 import type { MmioDevice } from '../devices/device.ts';
 import { FwCfg } from '../devices/fw_cfg/mod.ts';
 import { PciHost } from '../devices/pci/mod.ts';
@@ -49,7 +49,7 @@ export interface MainDevices {
   /** Reset in this order: transports and buses before what hangs on them */
   readonly resets: readonly { reset(): void }[];
   readonly stateful: readonly Stateful[];
-  readonly virtioConsole: CharacterPort | undefined;
+  readonly virtioConsole: VirtioConsole | undefined;
   readonly display: DisplayHead | undefined;
   readonly keyboard: KeyboardSink | undefined;
   readonly tablet: TabletSink | undefined;

@@ -57,6 +57,8 @@ export interface HartInit {
 export interface HartHooks {
   /** Takes text of the log; may drop it */
   readonly writeLog?: (text: string) => void;
+  /** Makes the engine give back memory that nothing refers to: this thread never ends its task, when it would by itself */
+  readonly collect?: () => void;
 }
 
 /**
@@ -103,8 +105,8 @@ class HartThread {
       mmioRead: (address, size) => {
         const window = bus.find(address, size);
         if (window === undefined) {
-          const status = this.#devices.pci.acknowledge(address);
-          if (status >= 0) return status;
+          const known = this.#devices.readInside(address, size as AccessSize);
+          if (known >= 0) return known;
           this.#count(H.COUNT_MAILBOX);
           const value = mailbox.read(address, size);
           if (value < 0) this.#log?.invalidAccess('read', address, size);
@@ -128,7 +130,12 @@ class HartThread {
       log: (kind, first, second, third) => this.#log?.event(kind, first, second, third),
     };
     const { engine, strongOrder = false } = init;
-    this.#hart = new Hart(memory, this.#layout, id, host, { engine, strongOrder, callDepth: CALL_DEPTH });
+    this.#hart = new Hart(memory, this.#layout, id, host, {
+      engine,
+      strongOrder,
+      callDepth: CALL_DEPTH,
+      collect: hooks.collect,
+    });
     const { log } = init;
     this.#log = log === undefined ? undefined : new HartLog(this.#hart, log, hooks.writeLog ?? (() => {}));
     const { samples } = init;

@@ -11,7 +11,7 @@ import { HartState } from '../hart/state.ts';
 import type { InstructionClock } from '../icount/clock.ts';
 import { canonicalText, Digest } from '../icount/digest.ts';
 import type { InstructionParts } from '../icount/parts.ts';
-import { ReplayError } from '../icount/replay_log.ts';
+import { ReplayError } from '../icount/replay_error.ts';
 import type { InstructionRunner } from '../icount/runner.ts';
 import { HART_HSM, HART_RUN_STATE } from '../kernel/assembly/hart_layout.ts';
 import { DirtyMap } from '../memory/dirty_map.ts';
@@ -458,6 +458,7 @@ export class Machine implements MachineApi {
         await this.#reset('guest-reset');
         return;
       }
+      this.#devices.virtioConsole?.flush();
       await this.#stopHarts();
       // The end of a replay that went another way is not the guest's end
       if (this.#replayFailed) return;

@@ -1,5 +1,5 @@
 import { Aclint } from '../devices/aclint/mod.ts';
-import type { Clock, HartSignals } from '../devices/device.ts';
+import type { AccessSize, Clock, HartSignals } from '../devices/device.ts';
 import { GoldfishRtc } from '../devices/goldfish_rtc/device.ts';
 import { PciShared } from '../devices/pci/shared.ts';
 import { Plic } from '../devices/plic/mod.ts';
@@ -9,7 +9,7 @@ import { MMIO_INTERRUPT_BYTES, MMIO_INTERRUPT_OFFSET, MmioInterrupt } from '../d
 import { GuestMemory, PAGE_BYTES } from '../memory/guest_memory.ts';
 import type { MemoryLayout } from '../memory/layout.ts';
 import type { Window } from './bus.ts';
-import { CLINT, IRQ, PLIC, RTC, TEST_DEVICE, UART0, virtioMmioSlot } from './memory_map.ts';
+import { CLINT, IRQ, PCIE_ECAM, PLIC, RTC, TEST_DEVICE, UART0, virtioMmioSlot } from './memory_map.ts';
 import { deviceWords } from './words.ts';
 
 /** One thread's objects over the devices whose whole state is in shared words: no other thread need be asked. */
@@ -19,13 +19,15 @@ export interface SharedDevices {
   readonly uart: Uart16550;
   readonly rtc: GoldfishRtc;
   readonly syscon: Syscon;
-  /** Status registers of PCI functions, which harts serve though the bus lives on the main thread */
+  /** Configuration and status registers of PCI functions, which harts read though the bus lives on the main thread */
   readonly pci: PciShared;
   /** Interrupt registers of the virtio-mmio slots, likewise */
   readonly mmio: readonly MmioInterrupt[];
   readonly windows: readonly Window[];
   /** What a hart finds inside windows of the main thread */
   readonly insets: readonly Window[];
+  /** What a hart reads by itself inside other windows of the main thread; -1: it has to ask */
+  readonly readInside: (address: number, size: AccessSize) => number;
 }
 
 export function attachSharedDevices(
@@ -57,6 +59,10 @@ export function attachSharedDevices(
       range: { base: virtioMmioSlot(slot).base + MMIO_INTERRUPT_OFFSET, size: MMIO_INTERRUPT_BYTES },
       device,
     })),
+    readInside: (address, size) => {
+      const offset = address - PCIE_ECAM.base;
+      return offset >= 0 && offset <= PCIE_ECAM.size - size ? pci.config.read(offset, size) : pci.acknowledge(address);
+    },
     windows: [
       { range: PLIC, device: plic },
       { range: CLINT, device: aclint },

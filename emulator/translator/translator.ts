@@ -4,6 +4,8 @@ import * as H from '../kernel/assembly/hart_layout.ts';
 import { type MemoryLayout, SWITCH_TABLE_BYTES } from '../memory/layout.ts';
 import { type WasmMemory, type WasmTable, wasm } from '../wasm/platform.ts';
 import { writesX } from './analysis.ts';
+import { ChangingPages } from './changing_pages.ts';
+import { CodeMemory } from './code_memory.ts';
 import { ARGUMENT_PAGES_SHIFT, type EntryPoint } from './function_writer.ts';
 import { inlineCalls, MAX_INLINED, sizeOf } from './inlining.ts';
 import { type Instruction, readSlot } from './instruction.ts';
@@ -47,6 +49,10 @@ export interface TranslatorOptions {
   readonly strongOrder: boolean;
   /** A callee that was entered so often is translated with its caller */
   readonly calleeVisits: number;
+  /** What translations may take in the engine (code_memory.ts), in `bytes`; default: this hart's share */
+  readonly codeBytes?: number | undefined;
+  /** Makes the engine give back what is forgotten */
+  readonly collect?: (() => void) | undefined;
 }
 
 /** One region that is part of a module, where it is in guest memory now */
@@ -75,6 +81,8 @@ export class Translator {
   readonly #translated = new Map<string, { readonly keys: readonly number[]; readonly place: number }>();
   /** By host address of an indirect jump: distances that it went */
   readonly #jumpTargets = new Map<number, Set<number>>();
+  readonly #memory: CodeMemory;
+  readonly #changing = new ChangingPages();
   #tableNext = 1;
   #entries = 0;
   #dataNext = 0;
@@ -86,6 +94,10 @@ export class Translator {
     this.#hart = options.layout.hart(options.hart);
     this.#code = options.layout.code(options.hart);
     this.#fuses = fusesMultiplyAdd();
+    this.#memory = new CodeMemory({
+      limitBytes: options.codeBytes ?? CodeMemory.limitFor(options.layout.harts),
+      collect: options.collect,
+    });
     this.#view.setUint32(this.#hart + H.HART_TRANSLATING, 1, true);
   }
 
@@ -94,12 +106,21 @@ export class Translator {
     const host = this.#hostOf(slot);
     if (host === 0) return;
     this.#rememberJump(host);
-    const pc = this.#view.getBigUint64(this.#hart + H.HART_PC, true);
     const privilege = this.#view.getUint32(this.#hart + H.HART_PRIV, true);
-    const started = performance.now();
-    const parts = this.#isTranslated(host, privilege) ? [] : this.#collect(pc, privilege);
+    if (!this.#isTranslated(host, privilege)) this.#translateAt(host, privilege);
     // Counted from nothing again: what is translated now may be dropped when its page changes
     this.#view.setUint16(this.#counterOf(slot), 0, true);
+  }
+
+  #translateAt(host: number, privilege: number): void {
+    const retired = this.#view.getBigUint64(this.#hart + H.HART_INSTRET_END, true);
+    if (!this.#changing.mayTranslate(host & -PAGE, this.#version(host), retired)) {
+      this.#count(H.COUNT_TRANSLATIONS_DEFERRED, 1);
+      return;
+    }
+    const started = performance.now();
+    const pc = this.#view.getBigUint64(this.#hart + H.HART_PC, true);
+    const parts = this.#collect(pc, privilege);
     if (parts.length > 0) this.#translate(parts, privilege, started);
   }
 
@@ -118,6 +139,7 @@ export class Translator {
     new Uint8Array(this.#view.buffer, this.#hart + H.HART_ENTRY_CACHE, H.ENTRY_CACHE_ENTRIES * 16).fill(0);
     new Uint8Array(this.#view.buffer, this.#hart + H.HART_JUMP_CACHE, H.JUMP_CACHE_ENTRIES * 16).fill(0xff);
     this.#options.kernel.flushInstructions();
+    this.#memory.drop();
   }
 
   #isTranslated(host: number, privilege: number): boolean {
@@ -322,11 +344,13 @@ export class Translator {
     });
     const generated = performance.now();
     const module = new wasm.Module(written.bytes);
+    this.#memory.add(written.bytes.length);
     new wasm.Instance(module, { env: { memory, table, ...this.#options.imports } });
     for (const [index, candidate] of candidates.entries()) {
       this.#install(candidate, privilege, tableAt + index, written.entries[index]!);
     }
     const instructions = candidates.reduce((sum, { region }) => sum + sizeOf(region), 0);
+    this.#count(H.COUNT_TRANSLATED_MODULES, 1);
     this.#count(H.COUNT_TRANSLATED_FUNCTIONS, candidates.length);
     this.#count(H.COUNT_TRANSLATED_INSTRUCTIONS, instructions);
     this.#count(H.COUNT_TRANSLATED_BYTES, written.bytes.length);
@@ -340,6 +364,7 @@ export class Translator {
 
   /** By what the candidates can need at most: a place for each and each call, an entry for each block, a key a page */
   #isFull(candidates: readonly Candidate[]): boolean {
+    if (this.#memory.isFull) return true;
     let [places, entries, keys] = [this.#tableNext + candidates.length, this.#entries, this.#keys.size];
     for (const { region } of candidates) {
       for (const { end } of region.blocks.values()) if (end.kind === 'call') places++;

@@ -7,6 +7,11 @@ import type { HartWork } from './hart_worker.ts';
 
 /** Translated guest functions call each other on the thread's stack */
 const HART_STACK_MB = 32;
+/**
+ * A hart's thread makes garbage only where it translates. V8 would let its young generation grow to 32 MiB and more for
+ * that; a third of this is one semi-space
+ */
+const HART_YOUNG_MB = 12;
 
 /** Threads for harts; some may be started before there is a machine, and wait for their hart. */
 export class HartThreads {
@@ -53,7 +58,7 @@ class HartThread implements HartThreadHandle {
 function makeWorker(): Worker {
   const cache = getCompileCacheDir();
   return new Worker(new URL('./hart_worker.ts', import.meta.url), {
-    resourceLimits: { stackSizeMb: HART_STACK_MB },
+    resourceLimits: { stackSizeMb: HART_STACK_MB, maxYoungGenerationSizeMb: HART_YOUNG_MB },
     // A hart needs no environment, arguments or standard streams of the process; only its code, as fast as it can
     env: cache === undefined ? {} : { NODE_COMPILE_CACHE: dirname(cache) },
     argv: [],

@@ -10,5 +10,10 @@ export interface HartWork {
 }
 
 parentPort!.once('message', ({ init, log }: HartWork) => {
-  runHart(init, log === undefined ? {} : { writeLog: new LogSink(log).write });
+  // There with --expose-gc, which the machine's process has
+  const collect = globalThis.gc;
+  runHart(init, {
+    ...(log === undefined ? {} : { writeLog: new LogSink(log).write }),
+    ...(collect === undefined ? {} : { collect: () => collect() }),
+  });
 });

@@ -18,7 +18,7 @@ import type { HartThreads } from './hart_threads.ts';
 import { logTarget } from './log_sink.ts';
 import { nodePlatform } from './node_platform.ts';
 import { openReplay } from './replay_file.ts';
-import { joinSerial } from './serial_link.ts';
+import { joinSerial, type SerialLink } from './serial_link.ts';
 
 /** A file that the supervisor opened for us */
 export interface InheritedFile {
@@ -60,6 +60,11 @@ export interface MachineRoleOptions {
 
 /** How long a terminal may take for what the guest wrote last, in `ms` */
 const LAST_WORDS_MS = 1000;
+/**
+ * A virtio console waits so long for a terminal that takes nothing, in `ms`; then what the guest writes is lost. Not for
+ * ever, as the serial port does: Linux spins on it with interrupts off, and QEMU does not wait at all.
+ */
+const CONSOLE_PATIENCE_MS = 4000;
 /** Disk requests in flight at once; more wait in their queues */
 const DISK_REQUESTS = 64;
 
@@ -80,6 +85,7 @@ export async function runMachine(links: RoleLinks, options: MachineRoleOptions, 
     end();
     return {};
   });
+  let serial: SerialLink | undefined;
   if (parts === undefined) {
     for (const method of ['start', 'cont', 'query-status']) {
       rpc.handle(method, () => {
@@ -87,20 +93,16 @@ export async function runMachine(links: RoleLinks, options: MachineRoleOptions, 
       });
     }
   } else {
+    serial = joinTerminal(links.serial, parts.machine);
     const migration = connectLinks(links, parts.machine, rpc);
     serveControl(rpc, parts.machine, options, migration);
     if (options.incoming) parts.machine.awaitMigration();
   }
   await ended;
   await parts?.machine.close();
-  await endSerial(links.serial);
+  // The guest's last words: the process ends when they have left, or nobody takes them
+  await Promise.race([serial?.end(), sleep(LAST_WORDS_MS)]);
   for (const client of parts?.clients ?? []) client.close();
-}
-
-/** The guest's last words are still in the link: the process ends when they have left, or nobody takes them. */
-async function endSerial(serial: Duplex | undefined): Promise<void> {
-  if (serial === undefined || serial.destroyed) return;
-  await Promise.race([new Promise<void>((resolve) => serial.end(() => resolve())), sleep(LAST_WORDS_MS)]);
 }
 
 async function build(
@@ -183,9 +185,16 @@ async function openDisks(
   );
 }
 
+function joinTerminal(link: Duplex | undefined, machine: Machine): SerialLink | undefined {
+  if (link === undefined) return undefined;
+  const { virtioConsole, serial } = machine;
+  return virtioConsole === undefined
+    ? joinSerial(link, serial)
+    : joinSerial(link, virtioConsole, { patienceMs: CONSOLE_PATIENCE_MS });
+}
+
 /** Gives what serves migrations, which knows when the guest must not run here. */
 function connectLinks(links: RoleLinks, machine: Machine, rpc: Rpc): RunGuard | undefined {
-  if (links.serial !== undefined) joinSerial(links.serial, machine.virtioConsole ?? machine.serial);
   if (links.display !== undefined && machine.display !== undefined) {
     attachDisplay(new Channel(links.display, { name: 'display' }), machine.display, machine.keyboard, machine.tablet);
   }

@@ -1,22 +1,28 @@
 import type { Duplex } from 'node:stream';
 import type { CharacterPort } from '../../emulator/devices/backends.ts';
+import { LinkOutput } from './link_output.ts';
 
 /** Input that waits for room in the guest's FIFO; beyond it the link is paused, in `bytes` */
 const MAX_WAITING_BYTES = 65536;
-/** Output that a reader has not taken; beyond it a serial line loses bytes rather than stop the guest, in `bytes` */
-const MAX_UNREAD_BYTES = 1 << 20;
 
-/** Joins a byte stream to the guest's serial port, both ways. */
-export function joinSerial(link: Duplex, port: CharacterPort): void {
+/** A byte stream that was joined to the guest's port. */
+export interface SerialLink {
+  /** Resolves when the reader has taken what the guest has written; then the stream is ended */
+  end(): Promise<void>;
+}
+
+/**
+ * Joins a byte stream to the guest's serial port, both ways. `patienceMs`: how long the guest is made to wait for a
+ * reader that takes nothing; for ever by default.
+ */
+export function joinSerial(link: Duplex, port: CharacterPort, options: { patienceMs?: number } = {}): SerialLink {
   let waiting = new Uint8Array(0);
   const offer = (): void => {
     if (waiting.length > 0) waiting = waiting.slice(port.write(waiting));
     if (waiting.length < MAX_WAITING_BYTES) link.resume();
   };
-  port.output.subscribe((bytes) => {
-    if (link.writableEnded || link.destroyed || link.writableLength > MAX_UNREAD_BYTES) return;
-    link.write(bytes);
-  });
+  const output = new LinkOutput(link, { ...options, hold: (held) => port.holdOutput(held) });
+  port.output.subscribe((bytes) => output.write(bytes));
   port.ready.subscribe(offer);
   link.on('data', (chunk: Uint8Array) => {
     const joined = new Uint8Array(waiting.length + chunk.length);
@@ -28,4 +34,5 @@ export function joinSerial(link: Duplex, port: CharacterPort): void {
   });
   // The terminal may go away; the guest runs on without it
   link.on('error', () => {});
+  return output;
 }

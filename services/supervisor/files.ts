@@ -12,7 +12,6 @@ import {
 import { copyFile, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { firmwareElf } from '../../guests/firmware/mod.ts';
 import type { ImageSource } from '../nbd/images/open_image.ts';
 import { readSecret } from '../shared/secret.ts';
 import type { DiskFile, DiskSource, FileSource } from './vm_options.ts';
@@ -34,7 +33,10 @@ export class FileError extends Error {
  * @throws FileError
  */
 export async function openBootFile(what: string, source: FileSource): Promise<number> {
-  if ('builtin' in source) return openBytes(firmwareElf());
+  if ('builtin' in source) {
+    const { firmwareElf } = await import('../../guests/firmware/mod.ts');
+    return openBytes(firmwareElf());
+  }
   return openChecked(what, source.file, constants.O_RDONLY, (facts) =>
     facts.isFile() && facts.size <= MAX_BOOT_FILE_BYTES
       ? undefined

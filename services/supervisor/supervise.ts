@@ -20,11 +20,13 @@ import { checkVmOptions, type FileSource, uuidOfName, type VmOptions } from './v
 
 /**
  * By role. The machine's translated code is optimised sooner than code of web pages: it was run often before. Its loops
- * are not unrolled or peeled and its calls not inlined: each made compiling longer and none the guest faster.
+ * are not unrolled or peeled and its calls not inlined: each made compiling longer and none the guest faster. Its harts ask
+ * for the collector when they have forgotten code.
  */
 const NODE_FLAGS: Partial<Record<RoleName, readonly string[]>> = {
   machine: [
     '--wasm-tiering-budget=3000000',
+    '--expose-gc',
     ...['--no-wasm-loop-unrolling', '--no-wasm-loop-peeling', '--no-wasm-inlining'],
   ],
 };

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import type { Engine } from '../../emulator/hart/hart.ts';
 import { isLogItem, type LogItem } from '../../emulator/trace/log_items.ts';
-import { parseNbdUri } from '../../protocols/nbd/mod.ts';
-import { MAX_SHIFT } from '../../protocols/replay/mod.ts';
+import { parseNbdUri } from '../../protocols/nbd/uri.ts';
+import { MAX_SHIFT } from '../../protocols/replay/limits.ts';
 import type { ImageFormat } from '../nbd/images/image_format.ts';
 import type { ThrottleLimits } from '../nbd/jobs/throttle.ts';
 import type { SecretSource } from '../shared/secret.ts';

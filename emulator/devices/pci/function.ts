@@ -1,31 +1,25 @@
 import { StateError } from '../../state/state.ts';
 import type { AccessSize } from '../device.ts';
-import type { InterruptStatus } from './shared.ts';
-
-/** Configuration space of a conventional function, in `bytes` */
-export const PCI_CONFIG_BYTES = 256;
-
-// Type 0 header (PCI Local Bus 3.0 §6.1)
-export const PCI_COMMAND = 0x04;
-export const PCI_STATUS = 0x06;
-const PCI_CLASS_REVISION = 0x08;
-const PCI_CACHE_LINE_SIZE = 0x0c;
-export const PCI_BASE_ADDRESS_0 = 0x10;
-const PCI_SUBSYSTEM_VENDOR_ID = 0x2c;
-const PCI_CAPABILITY_LIST = 0x34;
-const PCI_INTERRUPT_LINE = 0x3c;
-const PCI_INTERRUPT_PIN = 0x3d;
-/** First byte after the header, where capabilities begin */
-export const PCI_STD_HEADER_BYTES = 0x40;
-
-export const PCI_COMMAND_IO = 0x001;
-export const PCI_COMMAND_MEMORY = 0x002;
-export const PCI_COMMAND_MASTER = 0x004;
-export const PCI_COMMAND_INTX_DISABLE = 0x400;
-/** I/O, memory, bus master, parity, SERR, INTx disable */
-const PCI_COMMAND_WRITABLE = 0x547;
-const PCI_STATUS_INTERRUPT = 0x08;
-const PCI_STATUS_CAP_LIST = 0x10;
+import {
+  PCI_BASE_ADDRESS_0,
+  PCI_CACHE_LINE_SIZE,
+  PCI_CAPABILITY_LIST,
+  PCI_CLASS_REVISION,
+  PCI_COMMAND,
+  PCI_COMMAND_INTX_DISABLE,
+  PCI_COMMAND_IO,
+  PCI_COMMAND_MEMORY,
+  PCI_COMMAND_WRITABLE,
+  PCI_CONFIG_BYTES,
+  PCI_INTERRUPT_LINE,
+  PCI_INTERRUPT_PIN,
+  PCI_STATUS,
+  PCI_STATUS_CAP_LIST,
+  PCI_STATUS_INTERRUPT,
+  PCI_STD_HEADER_BYTES,
+  PCI_SUBSYSTEM_VENDOR_ID,
+} from './registers.ts';
+import { InterruptStatus } from './shared.ts';
 
 const BAR_IO = 0x1;
 const BAR_MEM_64 = 0x4;
@@ -81,6 +75,8 @@ export interface PciBus {
   interruptChanged(pciFunction: PciFunction): void;
   /** Of this function's slot: harts may read it on their own threads, see {@link PciFunction.statusRegister} */
   readonly status: InterruptStatus;
+  /** Configuration space, 256 bytes that harts read on their own threads */
+  readonly config: Uint8Array;
 }
 
 /** One function: configuration space with BAR sizing, capabilities and an INTx output. */
@@ -88,14 +84,16 @@ export class PciFunction {
   readonly name: string;
   readonly interruptPin: number;
   readonly #bars: readonly PciBar[];
-  readonly #config = new Uint8Array(PCI_CONFIG_BYTES);
-  readonly #view = new DataView(this.#config.buffer);
+  /** Shared with harts once there is a bus. Never holds the interrupt bit of the status register */
+  #config: Uint8Array = new Uint8Array(PCI_CONFIG_BYTES);
+  #view: DataView = new DataView(this.#config.buffer);
   readonly #initial: Uint8Array;
   /** Bits that the guest may change */
   readonly #writable = new Uint8Array(PCI_CONFIG_BYTES);
   readonly #capabilityOffsets: number[] = [];
   #bus: PciBus | undefined;
-  #interrupt = false;
+  /** Not 0 while the function wants an interrupt */
+  #status = new InterruptStatus();
 
   constructor(options: PciFunctionOptions) {
     this.name = options.name;
@@ -118,6 +116,11 @@ export class PciFunction {
 
   connect(bus: PciBus): void {
     this.#bus = bus;
+    bus.status.value = this.#status.value;
+    this.#status = bus.status;
+    bus.config.set(this.#config);
+    this.#config = bus.config;
+    this.#view = new DataView(bus.config.buffer, bus.config.byteOffset, PCI_CONFIG_BYTES);
   }
 
   /** Offset of a capability in configuration space, by its place in the list given. */
@@ -133,17 +136,19 @@ export class PciFunction {
 
   /** `offset` is below 256 and a multiple of `size`. */
   readConfig(offset: number, size: AccessSize): number {
-    this.#showInterrupt();
-    if (size === 1) return this.#view.getUint8(offset);
-    return size === 2 ? this.#view.getUint16(offset, true) : this.#view.getUint32(offset, true);
+    const at = offset & ~3;
+    const word = this.#view.getUint32(at, true) | (at === (PCI_STATUS & ~3) ? this.#interruptBit << 16 : 0);
+    const value = word >>> (8 * (offset - at));
+    return size === 4 ? value : value & (2 ** (8 * size) - 1);
   }
 
   writeConfig(offset: number, size: AccessSize, value: number): void {
-    for (let index = 0; index < size; index++) {
-      const at = offset + index;
-      const mask = this.#writable[at]!;
-      this.#config[at] = (this.#config[at]! & ~mask) | ((value >>> (8 * index)) & mask);
-    }
+    // A word at once: a hart may be reading it
+    const at = offset & ~3;
+    const shift = 8 * (offset - at);
+    const written = size === 4 ? -1 : (2 ** (8 * size) - 1) << shift;
+    const mask = new DataView(this.#writable.buffer).getUint32(at, true) & written;
+    this.#view.setUint32(at, (this.#view.getUint32(at, true) & ~mask) | ((value << shift) & mask), true);
     const end = offset + size;
     if (end > PCI_COMMAND && offset < PCI_STATUS) this.#commandWritten();
     if (end > PCI_BASE_ADDRESS_0 && offset < PCI_BASE_ADDRESS_0 + 24) this.#bus?.regionsChanged();
@@ -151,7 +156,7 @@ export class PciFunction {
 
   /** Level of the INTx output before the disable bit. */
   setInterrupt(level: boolean): void {
-    this.#interrupt = level;
+    this.#status.value = level ? 1 : 0;
     this.interruptChanged();
   }
 
@@ -162,7 +167,7 @@ export class PciFunction {
 
   /** The level as it is now; another thread may change it where a status register is shared. */
   protected get interruptLevel(): boolean {
-    return this.#interrupt;
+    return this.#status.value !== 0;
   }
 
   /** True while the function pulls its interrupt pin. */
@@ -176,6 +181,11 @@ export class PciFunction {
    */
   get statusRegister(): { readonly bar: number; readonly offset: number } | undefined {
     return undefined;
+  }
+
+  /** Offsets of configuration registers that only {@link readConfig} can read: more than what is stored there. */
+  get activeRegisters(): readonly number[] {
+    return [];
   }
 
   /** BARs that are decoded now: those of a space that the command register enables. */
@@ -201,13 +211,14 @@ export class PciFunction {
   /** Configuration to power-on values, INTx low. */
   reset(): void {
     this.#config.set(this.#initial);
-    this.#interrupt = false;
+    this.#status.value = 0;
     this.#commandWritten();
   }
 
   saveConfig(): Uint8Array {
-    this.#showInterrupt();
-    return this.#config.slice();
+    const config = Uint8Array.from(this.#config);
+    config[PCI_STATUS]! |= this.#interruptBit;
+    return config;
   }
 
   /** @throws StateError where a bit differs that the guest could not have changed */
@@ -220,6 +231,7 @@ export class PciFunction {
       }
     }
     const copy = config.slice();
+    copy[PCI_STATUS]! &= ~PCI_STATUS_INTERRUPT;
     return () => {
       this.#config.set(copy);
       this.#commandWritten();
@@ -232,9 +244,8 @@ export class PciFunction {
   }
 
   /** The status register's interrupt bit follows the level (PCI Local Bus 3.0 §6.2.3). */
-  #showInterrupt(): void {
-    const status = this.#config[PCI_STATUS]!;
-    this.#config[PCI_STATUS] = this.interruptLevel ? status | PCI_STATUS_INTERRUPT : status & ~PCI_STATUS_INTERRUPT;
+  get #interruptBit(): number {
+    return this.interruptLevel ? PCI_STATUS_INTERRUPT : 0;
   }
 
   #commandWritten(): void {

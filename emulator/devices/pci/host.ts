@@ -1,7 +1,8 @@
 import { StateReader } from '../../state/read_state.ts';
 import { StateError, type StateValue } from '../../state/state.ts';
 import type { AccessSize, Device, MmioDevice } from '../device.ts';
-import { PCI_CONFIG_BYTES, PciFunction, type PciRegion } from './function.ts';
+import { PciFunction, type PciRegion } from './function.ts';
+import { PCI_CONFIG_BYTES, PCI_SLOTS } from './registers.ts';
 import type { PciShared } from './shared.ts';
 
 // Windows of QEMU `-M virt`
@@ -16,7 +17,6 @@ export const PCI_MMIO64_BYTES = 0x4_0000_0000;
 
 /** INTx lines of the root bus */
 export const PCI_INTERRUPT_LINES = 4;
-const PCI_SLOTS = 32;
 
 /** Which of the four lines a slot's pin (1..4) is wired to; the device tree's interrupt-map says the same. */
 export function pciInterruptLine(slot: number, pin: number): number {
@@ -82,6 +82,7 @@ export class PciHost implements Device {
     }
     this.#slots.set(slot, pciFunction);
     this.#regions = undefined;
+    const { config } = this.#shared;
     pciFunction.connect({
       regionsChanged: () => {
         this.#regions = undefined;
@@ -89,7 +90,9 @@ export class PciHost implements Device {
       },
       interruptChanged: () => this.#updateInterrupt(slot, pciFunction),
       status: this.#shared.status(slot),
+      config: config.bytes(slot),
     });
+    config.add(slot, pciFunction.activeRegisters);
   }
 
   reset(): void {

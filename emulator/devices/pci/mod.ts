@@ -1,6 +1,4 @@
 export {
-  PCI_COMMAND_MASTER,
-  PCI_CONFIG_BYTES,
   type PciBar,
   type PciBarTarget,
   type PciBus,
@@ -22,4 +20,5 @@ export {
   type PciHostOptions,
   pciInterruptLine,
 } from './host.ts';
+export { PCI_COMMAND_MASTER, PCI_CONFIG_BYTES } from './registers.ts';
 export { InterruptStatus, PciShared } from './shared.ts';

@@ -1,7 +1,8 @@
 import type { InterruptLine } from '../device.ts';
 import { SpinLock } from '../shared/mod.ts';
+import { PCI_SLOTS as SLOTS } from './registers.ts';
+import { SharedConfig } from './shared_config.ts';
 
-const SLOTS = 32;
 const LINES = 4;
 
 // Words of the shared state
@@ -14,15 +15,17 @@ const STATUS = ASSERTED + LINES;
 const ADDRESS = STATUS + SLOTS;
 /** For each slot, the line of its pin */
 const LINE = ADDRESS + SLOTS * 2;
+const CONFIG = LINE + SLOTS;
 
 /**
- * What the harts' threads share of the PCI bus: who pulls the four INTx lines, and the status registers that a driver
+ * What the harts' threads share of the PCI bus: configuration space; who pulls the four INTx lines, and the status registers that a driver
  * reads at every interrupt to see why and to acknowledge (virtio 1.2 §4.1.4.5). So a hart reads them by itself, and
  * no interrupt waits for the main thread to wake. Every thread has its own object over the same words.
  */
 export class PciShared {
-  static readonly WORDS = LINE + SLOTS;
+  static readonly WORDS = CONFIG + SharedConfig.WORDS;
 
+  readonly config: SharedConfig;
   readonly #words: Int32Array;
   readonly #lines: readonly InterruptLine[];
   readonly #lock: SpinLock;
@@ -34,6 +37,10 @@ export class PciShared {
     this.#words = words;
     this.#lines = lines;
     this.#lock = new SpinLock(words, LOCK);
+    this.config = new SharedConfig(
+      words.subarray(CONFIG, CONFIG + SharedConfig.WORDS),
+      (slot) => Atomics.load(words, STATUS + slot) !== 0,
+    );
   }
 
   /** The status register of a slot. */

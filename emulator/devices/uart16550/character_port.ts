@@ -18,6 +18,9 @@ export class UartPort implements CharacterPort {
   readonly #output = new Subject<Uint8Array>();
   readonly #ready = new Subject<void>();
   #closed = false;
+  /** Ends a hold; undefined while there is none */
+  #releaseOutput: (() => void) | undefined;
+  #held: Promise<void> | undefined;
 
   constructor(uart: Uart16550) {
     this.#uart = uart;
@@ -37,7 +40,20 @@ export class UartPort implements CharacterPort {
     return this.#closed ? 0 : this.#uart.pushInput(bytes);
   }
 
-  /** Hands on what is there already, without waiting: before a pause, a save or the end. */
+  /** The ring fills up meanwhile, and then "transmitter empty" stays clear. */
+  holdOutput(held: boolean): void {
+    if (held && this.#held === undefined) {
+      this.#held = new Promise((resolve) => {
+        this.#releaseOutput = resolve;
+      });
+    } else if (!held) {
+      this.#releaseOutput?.();
+      this.#held = undefined;
+      this.#releaseOutput = undefined;
+    }
+  }
+
+  /** Hands on what is there already, without waiting, also during a hold: before a pause, a save or the end. */
   flush(): void {
     const bytes = this.#uart.drainOutput();
     if (bytes.length > 0) this.#output.next(bytes);
@@ -48,6 +64,7 @@ export class UartPort implements CharacterPort {
     if (this.#closed) return;
     this.flush();
     this.#closed = true;
+    this.holdOutput(false);
     const { words } = this.#uart;
     for (const index of [WORD.outputNotify, WORD.inputNotify]) {
       Atomics.add(words, index, 1);
@@ -60,6 +77,10 @@ export class UartPort implements CharacterPort {
   async #pumpOutput(): Promise<void> {
     const { words } = this.#uart;
     while (!this.#closed) {
+      if (this.#held !== undefined) {
+        await this.#held;
+        continue;
+      }
       // The count is read before the ring: a byte that comes in between makes the wait end at once
       const seen = Atomics.load(words, WORD.outputNotify);
       this.flush();

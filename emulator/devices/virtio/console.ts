@@ -21,7 +21,10 @@ const INPUT_BYTES = 4096;
 /** One write of the guest, in `bytes` */
 const MAX_CHAIN_BYTES = 1024 * 1024;
 
-/** Console device (virtio 1.2 §5.3) with its one port; input is bounded, output goes out as it comes. */
+/**
+ * Console device (virtio 1.2 §5.3) with its one port. Input is bounded; output goes out as it comes, and while its taker
+ * has no room the guest's buffers stay in their queue.
+ */
 export class VirtioConsole extends VirtioDevice implements CharacterPort {
   readonly output: Observable<Uint8Array>;
   readonly ready: Observable<void>;
@@ -30,6 +33,8 @@ export class VirtioConsole extends VirtioDevice implements CharacterPort {
   #input = new Uint8Array(0);
   /** Somebody was told that not all fits */
   #refused = false;
+  /** Whoever takes the output has no room */
+  #outputHeld = false;
   #size = { cols: 0, rows: 0 };
 
   constructor(options: VirtioDeviceOptions) {
@@ -59,6 +64,19 @@ export class VirtioConsole extends VirtioDevice implements CharacterPort {
     return taken;
   }
 
+  holdOutput(held: boolean): void {
+    this.#outputHeld = held;
+    if (!held) this.notify(TRANSMIT_QUEUE);
+  }
+
+  /** Hands on what the driver has queued, also during a hold: the guest ends, and these are its last words. */
+  flush(): void {
+    const held = this.#outputHeld;
+    this.#outputHeld = false;
+    this.notify(TRANSMIT_QUEUE);
+    this.#outputHeld = held;
+  }
+
   /** Size of the terminal behind the port, for VIRTIO_CONSOLE_F_SIZE. */
   resize(cols: number, rows: number): void {
     this.#size = { cols: cols & 0xffff, rows: rows & 0xffff };
@@ -76,11 +94,15 @@ export class VirtioConsole extends VirtioDevice implements CharacterPort {
 
   protected serve(queue: VirtQueue): void {
     if (queue.index === TRANSMIT_QUEUE) {
-      this.drain(queue, (chain) => {
-        const bytes = chain.read(0, chain.readableBytes);
-        this.finish(queue, chain, 0);
-        if (bytes.length > 0) this.#output.next(bytes);
-      });
+      this.drain(
+        queue,
+        (chain) => {
+          const bytes = chain.read(0, chain.readableBytes);
+          this.finish(queue, chain, 0);
+          if (bytes.length > 0) this.#output.next(bytes);
+        },
+        () => !this.#outputHeld,
+      );
       return;
     }
     this.drain(

@@ -108,6 +108,10 @@ export class VirtioPciTransport extends PciFunction implements Stateful, VirtioI
     return { bar: BAR, offset: ISR_PART * PART_BYTES };
   }
 
+  override get activeRegisters(): readonly number[] {
+    return [this.#window + 16];
+  }
+
   raise(cause: number): void {
     this.#busAccess.raise(cause);
   }

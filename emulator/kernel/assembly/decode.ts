@@ -17,7 +17,7 @@ import { HART } from './hart';
 import * as H from './hart_layout';
 import { ACCESS_EXECUTE, pmpAllows, pmpUniform } from './pmp';
 import * as R from './registers';
-import { fillInstruction, flushInstructions } from './tlb';
+import { fillInstruction, forgetSlots } from './tlb';
 import { CAUSE_FETCH_ACCESS, trap } from './trap';
 import { findTranslation } from './translation';
 import { walk, walkUnlogged, walkedPa } from './walk';
@@ -90,13 +90,13 @@ function pageSlots(host: u32): u32 {
   let next = R.get32(H.HART_CODE_NEXT);
   const meta = CODE_META_AT + next * H.CODE_META_BYTES;
   const old = load<u32>(meta);
+  const slots = CODE_PAGES_AT + next * H.CODE_PAGE_BYTES;
   R.count(H.COUNT_CODE_PAGES);
   if (old != 0) {
     R.count(H.COUNT_CODE_EVICTED);
     store<u16>(CODE_INDEX_AT + (pageIndex(old) << 1), 0);
-    flushInstructions(); // some entry may still name the slots
+    forgetSlots(slots);
   }
-  const slots = CODE_PAGES_AT + next * H.CODE_PAGE_BYTES;
   clearPage(slots);
   store<u32>(meta, host & ~0xfff);
   store<u32>(meta + 4, version);
@@ -168,6 +168,8 @@ export function decodeSlot(slot: u32, slots: u32): u32 {
     decodeWord(slot, low, host + 2);
     if (R.get32(H.HART_TRANSLATING) && findTranslation(host) != 0) {
       store<u16>(slot, load<u16>(slot) | <u16>H.HANDLER_TRANSLATED);
+      // Its line may be of a page that had these slots before
+      store<u32>(HART + H.HART_ENTRY_CACHE + (slot & ((H.ENTRY_CACHE_ENTRIES - 1) << 4)), 0);
     }
     return DECODED;
   }

@@ -94,6 +94,9 @@ export const HART_EXEC_COUNT = 0x4c8;
 export const HART_TRANSLATING = 0x4cc;
 /** u32: address of the slot of the last indirect jump that was no return */
 export const HART_JUMP_FROM = 0x4d0;
+/** Bits by a hash of address and level: superpages that translations may have been taken of since all were forgotten */
+export const HART_SUPERPAGES = 0x600;
+export const SUPERPAGE_BITS = 2048;
 
 // Words that other threads touch, on a cache line of their own
 /** i32, atomic: interrupt pins: SSIP 1, MSIP 3, STIP 5, MTIP 7, SEIP 9, MEIP 11 */
@@ -140,6 +143,9 @@ export const COUNT_TRANSLATED_BYTES = 0x988;
 export const COUNT_TRANSLATE_TIME = 0x990;
 export const COUNT_COMPILE_TIME = 0x998;
 export const COUNT_TRANSLATION_FLUSHES = 0x9a0;
+export const COUNT_TRANSLATED_MODULES = 0x9a8;
+export const COUNT_TRANSLATIONS_DEFERRED = 0x9b0;
+export const COUNT_PAGE_FLUSHES = 0x9b8;
 /** Counters may go up to here */
 export const HART_COUNTERS_END = 0x1000;
 

@@ -6,7 +6,8 @@ import { HART } from './hart';
 import * as H from './hart_layout';
 import { ACCESS_READ, ACCESS_WRITE } from './pmp';
 import * as R from './registers';
-import { flushAll, flushInstructions } from './tlb';
+import { flushAll, flushPage } from './tlb';
+import { fenceInstructions } from './translation';
 import {
   CAUSE_BREAKPOINT,
   CAUSE_ECALL_U,
@@ -96,7 +97,9 @@ export function systemWord(code: u32, word: u64, length: u32): u32 {
     case SFENCE_VMA:
     case SINVAL_VMA:
       if (priv == R.PRIV_U || (priv == R.PRIV_S && (status & R.TVM) != 0)) break;
-      flushAll();
+      // One address where rs1 names a register; an address space in rs2 would only be less
+      if ((<u32>word >> 15) & 31) flushPage(R.getX((<u32>word >> 15) & 31));
+      else flushAll();
       R.set64(H.HART_PC, next);
       return H.EXIT_FUEL;
     case SFENCE_W_INVAL:
@@ -105,8 +108,7 @@ export function systemWord(code: u32, word: u64, length: u32): u32 {
       R.set64(H.HART_PC, next);
       return H.EXIT_FUEL;
     case FENCE_I:
-      // Stale predecoded pages are found when the fetch TLB is filled again
-      flushInstructions();
+      fenceInstructions();
       R.set64(H.HART_PC, next);
       return H.EXIT_FUEL;
     default:

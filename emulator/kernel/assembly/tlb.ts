@@ -34,9 +34,68 @@ export function flushInstructions(): void {
   R.set32(H.HART_EXEC_COUNT, 0);
 }
 
+/** A predecoded page is given up: no fetch may find its slots. What is translated of it has no slots, and stays. */
+export function forgetSlots(slots: u32): void {
+  const end = HART + H.HART_ITLB_SETS + 4 * H.ITLB_SET_BYTES;
+  for (let entry = HART + H.HART_ITLB_SETS; entry < end; entry += H.ITLB_ENTRY_BYTES) {
+    if (load<u32>(entry + 8) == slots) store<u64>(entry, ~0);
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function superpageBit(va: u64, level: u32): u32 {
+  return (<u32>(va >> (12 + level * 9)) * 0x9e3779b1 + level * 0x85ebca6b) >> 21;
+}
+
+/** A translation is taken of a leaf above the last level: a fence for one of its addresses means all of it. */
+export function noteSuperpage(va: u64, level: u32): void {
+  const bit = superpageBit(va, level);
+  const at = HART + H.HART_SUPERPAGES + (bit >> 3);
+  store<u8>(at, load<u8>(at) | <u8>((<u32>1) << (bit & 7)));
+}
+
+/** Forgets the translations of the leaf at an address: sfence.vma with rs1. All of them where it may be a superpage. */
+export function flushPage(va: u64): void {
+  for (let level: u32 = 1; level < 5; level++) {
+    const bit = superpageBit(va, level);
+    if ((<u32>load<u8>(HART + H.HART_SUPERPAGES + (bit >> 3)) >> (bit & 7)) & 1) {
+      flushAll();
+      return;
+    }
+  }
+  R.count(H.COUNT_PAGE_FLUSHES);
+  const page = va & ~0xfff;
+  const data = HART + H.HART_DTLB_SETS + (<u32>(va >> 12) & (H.DTLB_ENTRIES - 1)) * H.DTLB_ENTRY_BYTES;
+  const code = HART + H.HART_ITLB_SETS + (<u32>(va >> 12) & (H.ITLB_ENTRIES - 1)) * H.ITLB_ENTRY_BYTES;
+  for (let set: u32 = 0; set < 4; set++) {
+    const entry = data + set * H.DTLB_SET_BYTES;
+    if (load<u64>(entry) == page || load<u64>(entry + 8) == page) {
+      store<u64>(entry, ~0);
+      store<u64>(entry + 8, ~0);
+    }
+    const fetch = code + set * H.ITLB_SET_BYTES;
+    if (load<u64>(fetch) == page) store<u64>(fetch, ~0);
+  }
+  let count = R.get32(H.HART_EXEC_COUNT);
+  for (let i: u32 = 0; i < count; ) {
+    const listed = HART + H.HART_EXEC_LIST + (i << 1);
+    const cell = HART + H.HART_EXEC_CELLS + (<u32>load<u16>(listed) << 3);
+    if ((load<u64>(cell) & ~0xfff) != page) {
+      i++;
+      continue;
+    }
+    store<u64>(cell, ~0);
+    count--;
+    store<u16>(listed, load<u16>(HART + H.HART_EXEC_LIST + (count << 1)));
+  }
+  R.set32(H.HART_EXEC_COUNT, count);
+}
+
 /** Forgets all translations: sfence.vma, satp, PMP. Sets that are empty already are left alone. */
 export function flushAll(): void {
   R.count(H.COUNT_TLB_FLUSHES);
+  memory.fill(HART + H.HART_SUPERPAGES, 0, H.SUPERPAGE_BITS / 8);
   const used = R.get32(H.HART_TLB_USED);
   for (let set: u32 = 0; set < 4; set++) {
     if (used & (1 << set)) memory.fill(HART + H.HART_DTLB_SETS + set * H.DTLB_SET_BYTES, 0xff, H.DTLB_SET_BYTES);

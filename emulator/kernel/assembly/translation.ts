@@ -84,6 +84,29 @@ export function validateCode(key: u32, va: u64): u32 {
   return 1;
 }
 
+/** fence.i: what was made of code that has changed since is found no more. What is unchanged need not be found again. */
+export function fenceInstructions(): void {
+  const end = HART + H.HART_ITLB_SETS + 4 * H.ITLB_SET_BYTES;
+  for (let entry = HART + H.HART_ITLB_SETS; entry < end; entry += H.ITLB_ENTRY_BYTES) {
+    if (load<u64>(entry) == ~0) continue;
+    const meta = CODE_META_AT + ((load<u32>(entry + 8) - CODE_PAGES_AT) / H.CODE_PAGE_BYTES) * H.CODE_META_BYTES;
+    if (codeVersion(pageIndex(load<u32>(meta))) != load<u32>(meta + 4)) store<u64>(entry, ~0);
+  }
+  let count = R.get32(H.HART_EXEC_COUNT);
+  for (let i: u32 = 0; i < count; ) {
+    const listed = HART + H.HART_EXEC_LIST + (i << 1);
+    const key = <u32>load<u16>(listed);
+    if (keyCurrent(key)) {
+      i++;
+      continue;
+    }
+    store<u64>(HART + H.HART_EXEC_CELLS + (key << 3), ~0);
+    count--;
+    store<u16>(listed, load<u16>(HART + H.HART_EXEC_LIST + (count << 1)));
+  }
+  R.set32(H.HART_EXEC_COUNT, count);
+}
+
 /** Slots of the page at `va` for execution now, without a trap; 0 where it is not mapped or was never run by this hart. */
 export function codePage(va: u64): u32 {
   const priv = R.get32(H.HART_PRIV);

@@ -3,6 +3,7 @@ import { hostAddress, hostLog, isRam, DIRTY_AT, ROM_AT } from './env';
 import * as H from './hart_layout';
 import { ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, pmpAllows } from './pmp';
 import * as R from './registers';
+import { noteSuperpage } from './tlb';
 import { CAUSE_FETCH_ACCESS, CAUSE_FETCH_PAGE, CAUSE_LOAD_ACCESS, CAUSE_LOAD_PAGE, CAUSE_STORE_ACCESS, CAUSE_STORE_PAGE } from './trap';
 
 const PTE_V: u64 = 1;
@@ -116,6 +117,7 @@ export function walkUnlogged(va: u64, access: u32, priv: u32): u64 {
         }
         markDirty(host);
       }
+      if (level != 0) noteSuperpage(va, level);
       walkedPa = ((ppn | ((va >> 12) & low)) << 12) | (va & 0xfff);
       walkedReadable = readable;
       // The write tag stands only where D does, so that the first store sets it

@@ -81,6 +81,9 @@ function smallPort() {
         taken.push(...bytes.subarray(0, 2));
         return Math.min(2, bytes.length);
       },
+      holdOutput: () => {
+        throw new Error('a device that refuses output depends on the host');
+      },
     },
   };
 }

@@ -1,6 +1,7 @@
 import test, { type ExecutionContext } from 'ava';
 import type { BlockBackend } from '../../../emulator/devices/backends.ts';
-import { ReplayError, type ReplayFile } from '../../../emulator/icount/replay_log.ts';
+import { ReplayError } from '../../../emulator/icount/replay_error.ts';
+import type { ReplayFile } from '../../../emulator/icount/replay_log.ts';
 import type { MachineOptions } from '../../../emulator/machine/machine_api.ts';
 import { MachineRig } from '../../fixtures/machine_rig.ts';
 
@@ -45,6 +46,29 @@ async function stateAt(rig: MachineRig, instructions: number): Promise<string> {
   await rig.machine.runTo(instructions);
   return `${rig.machine.instructions} ${rig.machine.digest().toString(16)}`;
 }
+
+test.serial(
+  'a taker of output without room stops all harts between two runs, and changes nothing of them',
+  async (t) => {
+    await using one = makeRig();
+    await using two = makeRig();
+    const expected = await stateAt(one, 3_000_000);
+    await two.machine.runTo(400_000);
+    two.machine.serial.holdOutput(true);
+    const reached = stateAt(two, 3_000_000);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    // It may be paused and go on; that lets it do no more
+    t.true(two.machine.instructions < 410_000);
+    await two.machine.pause();
+    t.true(two.machine.instructions < 410_000);
+    two.machine.resume();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    t.true(two.machine.instructions < 410_000);
+    two.machine.serial.holdOutput(false);
+    t.is(await reached, expected);
+    t.is(one.output, two.output);
+  },
+);
 
 for (const harts of [1, 3]) {
   test.serial(

@@ -8,16 +8,24 @@ import { makeMemory } from '../virtio/driver.ts';
 
 const WINDOWS = ['mmio32', 'mmio64', 'pio'] as const;
 
-function make(): { host: PciHost; lines: RecordedLine[]; functions: VirtioPciTransport[]; devices: VirtioRng[] } {
+function make(): {
+  host: PciHost;
+  hart: PciShared['config'];
+  lines: RecordedLine[];
+  functions: VirtioPciTransport[];
+  devices: VirtioRng[];
+} {
   const lines = [0, 1, 2, 3].map(() => new RecordedLine());
-  const host = new PciHost({ shared: new PciShared(sharedWords(PciShared.WORDS), lines) });
+  const words = sharedWords(PciShared.WORDS);
+  const host = new PciHost({ shared: new PciShared(words, lines) });
   const memory = makeMemory(16);
   const devices = [1, 2].map(
     (slot) => new VirtioRng({ memory, id: `virtio-rng${slot}`, fillRandom: (bytes) => bytes.fill(1), defer: () => {} }),
   );
   const functions = devices.map((device) => new VirtioPciTransport(device));
   for (const [index, pciFunction] of functions.entries()) host.add(index + 1, pciFunction);
-  return { host, lines, functions, devices };
+  const hart = new PciShared(words, lines).config;
+  return { host, hart, lines, functions, devices };
 }
 
 const access = fc.record({
@@ -39,13 +47,16 @@ const touch = fc.record({
 test('PciHost: configuration writes of all widths to all registers, and any access behind, never throw', (t) => {
   fc.assert(
     fc.property(fc.array(fc.tuple(access, touch), { maxLength: 60 }), (steps) => {
-      const { host } = make();
+      const { host, hart, functions } = make();
       for (const [config, window] of steps) {
+        if (window.value < 100) functions[window.value % 2]!.raise(1 + (window.value & 1));
         const { slot, size, value } = config;
         const at = (slot << 15) + config.register - (config.register % size);
         host.ecam.write(at, size, size === 4 ? value : value % 2 ** (8 * size));
         const found = host.ecam.read(at, size);
         if (!Number.isInteger(found) || found < 0 || found >= 2 ** (8 * size)) return false;
+        const byHart = hart.read(at, size);
+        if (byHart !== found && byHart !== -1) return false;
         const offset = window.offset - (window.offset % window.size);
         host[window.window].write(offset, window.size, window.value);
         const read = host[window.window].read(offset, window.size);

@@ -4,7 +4,7 @@ import { PciFunction, PciHost, PciShared } from '../../../../emulator/devices/pc
 import { VirtioPciTransport, VirtioRng } from '../../../../emulator/devices/virtio/mod.ts';
 import { RecordedLine, sharedWords } from '../../../macros/platform.ts';
 import { makeMemory } from '../virtio/driver.ts';
-import { BAR_ADDRESS, PciRegisters } from '../virtio/registers.ts';
+import { BAR_ADDRESS, PciRegisters, SLOT } from '../virtio/registers.ts';
 
 const ISR_ADDRESS = BAR_ADDRESS + 0x1000;
 const COMMAND = 0x04;
@@ -31,6 +31,52 @@ test('PciShared: a hart takes the causes where the guest has put the BAR, and le
   t.true(pci.line.level, 'the next one comes again');
   t.is(pci.window.read(ISR_ADDRESS - 0x4_0000_0000, 1), 1, 'the main thread takes them as well');
   t.is(hart.acknowledge(ISR_ADDRESS), 0);
+});
+
+test('PciShared: a hart reads all of configuration space as the bus does, but for the window into the BAR', (t) => {
+  const { pci, raise, hart } = make();
+  raise(1);
+  const own = SLOT << 15;
+  const asked: number[] = [];
+  for (const size of [1, 2, 4] as const) {
+    for (const base of [own, 0, 2 << 15, own + 0x1000, 1 << 20, 0xfff_f000]) {
+      for (let at = 0; at < 0x400; at += size) {
+        const found = hart.config.read(base + at, size);
+        if (found === -1) asked.push(base + at - own);
+        else t.is(found, pci.host.ecam.read(base + at, size), `${(base + at).toString(16)}, ${size}`);
+      }
+    }
+  }
+  // The last capability's data register, in accesses of 1, 2 and 4 bytes
+  t.is(asked.length, 4 + 2 + 1);
+  t.is(new Set(asked.map((at) => at >>> 2)).size, 1);
+  t.is(pci.pciConfig(asked[0]! - 16, 1), 9, 'the capability is a vendor’s');
+  t.is(hart.config.read(own + 1, 2), -1, 'not aligned');
+});
+
+test('PciShared: a hart sees at once what was written, and the interrupt as it is', (t) => {
+  const { pci, raise, hart } = make();
+  const read = (register: number, size: 1 | 2 | 4) => hart.config.read((SLOT << 15) + register, size);
+  pci.setPciConfig(0x3c, 1, 0x5a);
+  t.is(read(0x3c, 1), 0x5a);
+  pci.setPciConfig(0x20, 4, 0xffff_ffff);
+  t.is(read(0x20, 4), 0xffff_c00c);
+  t.is(read(STATUS, 2) & 8, 0);
+  raise(1);
+  t.is(read(STATUS, 2) & 8, 8);
+  t.is(read(COMMAND, 4) >>> 16, pci.pciConfig(STATUS, 2));
+  pci.setPciConfig(0x20, 4, BAR_ADDRESS % 2 ** 32);
+  hart.acknowledge(ISR_ADDRESS);
+  t.is(read(STATUS, 2) & 8, 0);
+  raise(2);
+  const state = structuredClone(pci.host.saveState());
+  const there = make();
+  there.pci.host.prepareState(state, 1)();
+  t.is(there.hart.config.read((SLOT << 15) + 0x3c, 1), 0x5a);
+  t.is(there.hart.config.read((SLOT << 15) + STATUS, 1) & 8, 0, 'the cause is the device’s to bring');
+  pci.host.reset();
+  t.is(read(0x3c, 1), 0);
+  t.is(read(STATUS, 2) & 8, 0);
 });
 
 test('PciShared: what a hart has acknowledged does not come back when the command register is written', (t) => {

@@ -280,3 +280,34 @@ test('UartPort: a guest that prints without end leaves the event loop its turns,
   port.close();
   t.is(bytes, pieces * 4);
 });
+
+test('UartPort: while its output is held the guest finds the transmitter full, and nothing is lost', async (t) => {
+  const { uart, words } = make();
+  const port = new UartPort(uart);
+  const guest = new Uart16550(words, new RecordedLine());
+  let text = '';
+  port.output.subscribe((bytes) => (text += decode(bytes)));
+  const pause = () => new Promise((resolve) => setTimeout(resolve, 20));
+  await pause();
+  port.holdOutput(true);
+  send(guest, 'first');
+  await pause();
+  let sent = 'first';
+  t.is(text, '');
+  const ready = () => (guest.read(5, 1) & 0x20) !== 0;
+  while (ready()) {
+    send(guest, 'x'.repeat(16));
+    sent += 'x'.repeat(16);
+  }
+  await pause();
+  t.is(text, '');
+  t.false(ready());
+  port.holdOutput(false);
+  await pause();
+  t.true(ready());
+  t.is(text, sent);
+  port.holdOutput(true);
+  send(guest, 'last');
+  port.close();
+  t.is(text, `${sent}last`);
+});

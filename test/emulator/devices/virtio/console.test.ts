@@ -1,5 +1,6 @@
 import test from 'ava';
 import { VirtioConsole, VirtioRng } from '../../../../emulator/devices/virtio/mod.ts';
+import { RAM_BASE } from '../../../../emulator/memory/guest_memory.ts';
 import { Driver, MmioRegisters, makeMemory, PciRegisters } from './driver.ts';
 
 function make() {
@@ -11,7 +12,7 @@ function make() {
   let ready = 0;
   device.output.subscribe((bytes) => output.push(...bytes));
   device.ready.subscribe(() => ready++);
-  return { device, registers, driver, output, readyCount: () => ready };
+  return { memory, device, registers, driver, output, readyCount: () => ready };
 }
 
 test('VirtioConsole carries output as it comes and input into the guest’s buffers', (t) => {
@@ -42,6 +43,55 @@ test('VirtioConsole bounds the input of a guest that takes none, and says when t
   t.is(driver.queues[0]!.takeUsed()[0]!.length, 64);
   t.is(readyCount(), 1);
   t.is(device.write(new Uint8Array(100)), 64);
+});
+
+test('VirtioConsole leaves buffers in their queue while nobody takes its output, and then takes all of them', (t) => {
+  const { driver, device, output } = make();
+  driver.start();
+  const transmit = driver.queues[1]!;
+  transmit.submit([Uint8Array.of(1)]);
+  device.holdOutput(true);
+  transmit.submit([Uint8Array.of(2)]);
+  transmit.submit([Uint8Array.of(3, 4)]);
+  t.deepEqual(output, [1]);
+  t.is(transmit.takeUsed().length, 1);
+  device.holdOutput(false);
+  t.deepEqual(output, [1, 2, 3, 4]);
+  t.is(transmit.takeUsed().length, 2);
+});
+
+test('VirtioConsole stops after the buffer that fills its taker', (t) => {
+  const { driver, device, output } = make();
+  device.output.subscribe(() => device.holdOutput(true));
+  driver.start();
+  const transmit = driver.queues[1]!;
+  transmit.submit([Uint8Array.of(1)]);
+  for (const byte of [2, 3]) transmit.submit([Uint8Array.of(byte)]);
+  t.deepEqual(output, [1]);
+  device.holdOutput(false);
+  t.deepEqual(output, [1, 2]);
+  // A guest that ends: its last words go out, and what comes after them waits again
+  device.flush();
+  t.deepEqual(output, [1, 2, 3]);
+  transmit.submit([Uint8Array.of(4)]);
+  t.deepEqual(output, [1, 2, 3]);
+});
+
+test('VirtioConsole output that waits for its taker is taken where the state goes', (t) => {
+  const here = make();
+  here.driver.start();
+  here.device.holdOutput(true);
+  here.driver.queues[1]!.submit([Uint8Array.of(5, 6)]);
+  here.device.hold();
+  const state = structuredClone(here.device.saveState());
+  const there = make();
+  there.device.hold();
+  there.memory.write(RAM_BASE, here.memory.read(RAM_BASE, here.memory.sizeBytes));
+  there.device.setDma(true);
+  there.device.prepareState(state, 1)();
+  there.device.release();
+  t.deepEqual(there.output, [5, 6]);
+  t.deepEqual(here.output, []);
 });
 
 test('VirtioConsole emergency write needs no queue and no driver', (t) => {
