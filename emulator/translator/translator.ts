@@ -3,12 +3,12 @@ import { addToCounter } from '../hart/counters.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import { type MemoryLayout, SWITCH_TABLE_BYTES } from '../memory/layout.ts';
 import { type WasmMemory, type WasmTable, wasm } from '../wasm/platform.ts';
-import { writesX } from './analysis.ts';
 import { ChangingPages } from './changing_pages.ts';
 import { CodeMemory } from './code_memory.ts';
 import { ARGUMENT_PAGES_SHIFT, type EntryPoint } from './function_writer.ts';
 import { inlineCalls, MAX_INLINED, sizeOf } from './inlining.ts';
-import { type Instruction, readSlot } from './instruction.ts';
+import { readSlot } from './instruction.ts';
+import { JumpTargets } from './jump_targets.ts';
 import { belongingToStart } from './loops.ts';
 import { type ModulePart, writeModule } from './module_writer.ts';
 import { type CodePage, findRegion, type Region, type RegionSource } from './region.ts';
@@ -19,15 +19,8 @@ export const TABLE_SIZE = 32768;
 const MAX_ENTRIES = H.ENTRIES / 2;
 /** Instructions that one module may hold before callees are left out */
 const MODULE_INSTRUCTIONS = 4000;
-/** Places that one indirect jump is remembered to go to */
-const MAX_JUMP_TARGETS = 250;
-/** Indirect jumps that are remembered: the guest decides how many there are */
-const MAX_JUMPS = 4096;
-/** Bytes to a function that a call by register is guessed to go to: farther, it has no place in the caller's region */
-const MAX_GUESS = 0x2_0000;
 const NO_KEY = 0xffff;
 const PAGE = 4096;
-const SP = 2;
 
 /** What the kernel of the hart does for the translator */
 export interface TranslatorKernel {
@@ -79,8 +72,7 @@ export class Translator {
   readonly #links = new Map<string, number>();
   /** By host address and privilege: what is translated, the code keys of its pages and its own place */
   readonly #translated = new Map<string, { readonly keys: readonly number[]; readonly place: number }>();
-  /** By host address of an indirect jump: distances that it went */
-  readonly #jumpTargets = new Map<number, Set<number>>();
+  readonly #jumps: JumpTargets;
   readonly #memory: CodeMemory;
   readonly #changing = new ChangingPages();
   #tableNext = 1;
@@ -94,6 +86,7 @@ export class Translator {
     this.#hart = options.layout.hart(options.hart);
     this.#code = options.layout.code(options.hart);
     this.#fuses = fusesMultiplyAdd();
+    this.#jumps = new JumpTargets(this.#view, this.#hart);
     this.#memory = new CodeMemory({
       limitBytes: options.codeBytes ?? CodeMemory.limitFor(options.layout.harts),
       collect: options.collect,
@@ -180,34 +173,13 @@ export class Translator {
     return { slots, host: this.#view.getUint32(this.#code.meta + index * H.CODE_META_BYTES, true) };
   }
 
-  /** The place that got hot may be where an indirect jump went: the last one of all, if its register says so. */
+  /** The place that got hot may be where the last indirect jump of all went. */
   #rememberJump(host: number): void {
     const at = this.#hart + H.HART_JUMP_FROM;
     const from = this.#view.getUint32(at, true);
     this.#view.setUint32(at, 0, true);
     const jump = from >= this.#options.layout.rom ? from : this.#hostOf(from);
-    if (jump === 0 || !this.#jumpsHere(jump)) return;
-    // A guess where host pages are no neighbours: a switch compares the real target, so a wrong one is never taken
-    let known = this.#jumpTargets.get(jump);
-    if (known === undefined) {
-      if (this.#jumpTargets.size === MAX_JUMPS) this.#jumpTargets.clear();
-      known = new Set();
-      this.#jumpTargets.set(jump, known);
-    }
-    if (known.size < MAX_JUMP_TARGETS) known.add(host - jump);
-  }
-
-  /** Whether the jump or call by register at a host address goes to HART_PC by what its register holds now. */
-  #jumpsHere(jump: number): boolean {
-    const low = this.#view.getUint16(jump, true);
-    // c.jr and c.jalr, or jalr with rd = x0 or ra
-    const compressed = (low & 3) !== 3;
-    const word = compressed || (jump & 0xfff) === 0xffe ? low : this.#view.getInt32(jump, true);
-    if (compressed ? (low & 0xe07f) !== 0x8002 : (word & 0xf7f) !== 0x67) return false;
-    const register = compressed ? (word >>> 7) & 31 : (word >>> 15) & 31;
-    const base = this.#view.getBigUint64(this.#hart + H.HART_X + register * 8, true);
-    const target = BigInt.asUintN(64, base + BigInt(compressed ? 0 : word >> 20)) & ~1n;
-    return target === this.#view.getBigUint64(this.#hart + H.HART_PC, true);
+    if (jump !== 0) this.#jumps.remember(jump, host);
   }
 
   /** The region at `pc`, and those that it calls and that are not translated yet. */
@@ -235,7 +207,7 @@ export class Translator {
           : whole;
       const region = inlineCalls(own, {
         at: (target) => this.#callee(source, target, privilege),
-        guess: (call, region) => this.#guessTargets(source, va, call, region),
+        guess: (call, region) => this.#jumps.guess(call, region, va),
       });
       found.push({ region, va, host });
       instructions += sizeOf(region);
@@ -255,26 +227,6 @@ export class Translator {
       this.#visits(page.slots + offset * 8) >= this.#options.calleeVisits ||
       this.#isTranslated(page.host + offset, privilege);
     return isHot ? findRegion(source, target, MAX_INLINED + 1) : undefined;
-  }
-
-  /**
-   * Where a call by register may go, as offsets from the source's base page `va`, likely ones first: where it was seen
-   * to go, or where its register, or one that is moved to it, points now.
-   */
-  #guessTargets(source: RegionSource, va: bigint, call: Instruction, region: Region): readonly number[] {
-    const page = region.pages.get(call.at >> 12)!;
-    const seen = source.jumpTargets(page.host + (call.at & 0xfff));
-    if (seen.length > 0) return seen.length === 1 ? [call.at + seen[0]!] : [];
-    const writers = [...region.blocks.values()].flatMap(({ instructions }) =>
-      instructions.filter((one) => writesX(one) === 1 << call.rs1 && !isRestore(one)),
-    );
-    const moved = writers.map(movedFrom);
-    if (moved.includes(undefined)) return [];
-    const targets = [...moved, call.rs1].map((register) => {
-      const points = this.#view.getBigInt64(this.#hart + H.HART_X + register! * 8, true);
-      return Number(BigInt.asIntN(64, points + BigInt(call.imm) - va));
-    });
-    return targets.filter((target) => Math.abs(target) < MAX_GUESS && target % 2 === 0);
   }
 
   /** Whether a translated function may be entered at a place of the region. */
@@ -309,7 +261,7 @@ export class Translator {
         const slots = this.#options.kernel.codePage(BigInt.asIntN(64, va + BigInt(number * PAGE))) >>> 0;
         return slots === 0 ? undefined : this.#page(slots);
       },
-      jumpTargets: (host) => [...(this.#jumpTargets.get(host) ?? [])],
+      jumpTargets: (host) => this.#jumps.of(host),
     };
   }
 
@@ -455,16 +407,6 @@ export class Translator {
       this.#view.setUint16(entry + H.ENTRY_KEYS + i * 2, keys[i] ?? NO_KEY, true);
     }
   }
-}
-
-/** The register that an instruction copies, as `mv` is encoded; undefined for all others */
-function movedFrom({ facts, imm, rs1, rs2 }: Instruction): number | undefined {
-  if (facts.row.name === 'addi') return imm === 0 ? rs1 : undefined;
-  return facts.row.name === 'add' && rs1 === 0 ? rs2 : undefined;
-}
-/** A load from the stack, as functions end with for the registers that they saved */
-function isRestore({ facts, rs1 }: Instruction): boolean {
-  return facts.row.name === 'ld' && rs1 === SP;
 }
 
 /** Whether the host's relaxed multiply-add rounds once: (1 + ε)² − (1 + 2ε + ε²) tells. */
