@@ -1,6 +1,7 @@
 import {
   AUTOCLEAR,
   decodeBitmapTable,
+  decodeL1Entry,
   HEADER_FIELD,
   hasFeature,
   INCOMPATIBLE,
@@ -8,11 +9,12 @@ import {
   type Qcow2Header,
 } from '../../../../protocols/qcow2/mod.ts';
 import { asImageError, ImageError } from '../disk_image.ts';
-import { formatOf, l2Entries, l2Tables, referredBytes } from './cluster_tree.ts';
+import { formatOf, l2Entries, referredBytes } from './cluster_tree.ts';
 import { FdImageFile, type ImageFile } from './image_file.ts';
 import { type Qcow2Metadata, readMetadata } from './metadata.ts';
 import { settleCopied } from './snapshot_operations.ts';
 import { TableRewrite } from './table_rewrite.ts';
+import { type L2Reference, l2References, sharedPlace } from './tree_references.ts';
 
 /** What was found, counted as `qemu-img check --output=json` counts it. */
 export interface Qcow2CheckResult {
@@ -38,6 +40,8 @@ export interface Qcow2CheckResult {
 export type Qcow2Repair = 'none' | 'leaks' | 'all';
 
 const MAX_PROBLEMS = 100;
+/** Of all bitmaps, in `bytes`: an entry stands for 32 GiB of disk at the usual sizes */
+const MAX_BITMAP_TABLE_BYTES = 256 << 20;
 
 /**
  * Checks the image at `path` and, if asked, mends it: refcounts become what is referred to, COPIED flags what the
@@ -68,6 +72,8 @@ export async function checkFile(file: ImageFile, repair: Qcow2Repair = 'none'): 
   const marked = (before.header.incompatibleFeatures & marks) !== 0n;
   const { result } = before;
   if (repair !== 'none') await clearUnknown(file, before.header);
+  // What could not be looked at may be in use: nothing of it may become free.
+  if (result.checkErrors > 0) return result;
   if (repair === 'none' || (result.leaks === 0 && result.corruptions === 0 && !(marked && repair === 'all'))) {
     return result;
   }
@@ -127,6 +133,7 @@ class Check {
   #fragmented = 0;
   #compressed = 0;
   #nextHost = 0;
+  #tables: ReadonlyMap<number, L2Reference> = new Map();
 
   constructor(file: ImageFile, metadata: Qcow2Metadata) {
     this.#file = file;
@@ -171,6 +178,7 @@ class Check {
     const metadata = await readMetadata(this.#file);
     const again = new Check(this.#file, metadata);
     await again.#referAll();
+    if (again.#errors > 0) throw new ImageError('EIO', `Cannot repair the image: ${again.#problems.at(-1)}`);
     const tables = await TableRewrite.loadDamaged(this.#file, metadata, () => {});
     tables.replaceAll(again.#references);
     const { header } = metadata;
@@ -182,11 +190,18 @@ class Check {
   async #referAll(): Promise<void> {
     const { header, l1, snapshots, snapshotTableBytes } = this.#metadata;
     this.#refer(0, header.clusterBytes, 'the header');
-    await this.#walk(header.l1Offset, l1, 'the disk', true);
-    for (const snapshot of snapshots) {
-      const table = new Uint8Array(snapshot.l1Entries * 8);
-      await this.#file.read(snapshot.l1Offset, table);
-      await this.#walk(snapshot.l1Offset, table, `snapshot ${snapshot.id}`, false);
+    if (l1.length > 0) this.#refer(header.l1Offset, l1.length, 'the L1 table of the disk');
+    for (const { id, l1Offset, l1Entries } of snapshots) {
+      if (l1Entries > 0) this.#refer(l1Offset, l1Entries * 8, `the L1 table of snapshot ${id}`);
+    }
+    try {
+      this.#tables = await l2References(this.#file, this.#metadata, ({ reason, times }) =>
+        this.#corruption(reason, times),
+      );
+      for (const [host, reference] of this.#tables) await this.#walk(host, reference);
+    } catch (error) {
+      this.#errors++;
+      this.#note(asImageError(error).message);
     }
     if (snapshotTableBytes > 0) this.#refer(header.snapshotsOffset, snapshotTableBytes, 'the snapshot table');
     const { encryptionHeader } = header;
@@ -196,41 +211,32 @@ class Check {
     await this.#referBitmaps();
   }
 
-  async #walk(l1Offset: number, l1: Uint8Array, whose: string, active: boolean): Promise<void> {
-    const { header } = this.#metadata;
-    if (l1.length > 0) this.#refer(l1Offset, l1.length, `the L1 table of ${whose}`);
-    const problem = ({ index, reason }: { index: number; reason: string }): void =>
-      this.#corruption(`${reason}, L1 entry ${index} of ${whose}`);
-    try {
-      for await (const { host, bytes } of l2Tables(this.#file, header, l1, problem)) {
-        this.#refer(host, header.clusterBytes, `an L2 table of ${whose}`);
-        this.#nextHost = 0;
-        for (const [at, entry] of l2Entries(bytes, this.#format)) {
-          if (entry.kind === 'invalid') {
-            this.#corruption(`${entry.reason}, at ${host + at} for ${whose}`);
-            continue;
-          }
-          const referred = referredBytes(entry, this.#format, header.clusterBytes);
-          if (referred > 0) this.#refer(entry.host, referred, `a cluster of ${whose}`);
-          if (active) this.#count(entry.kind === 'compressed', entry.host, entry.allocated !== 0 || referred > 0);
-        }
+  /** One L2 table, and all that it refers to, as often as the table itself is referred to */
+  async #walk(host: number, { active, total, whose }: L2Reference): Promise<void> {
+    const { clusterBytes } = this.#metadata.header;
+    this.#refer(host, clusterBytes, `an L2 table of ${whose}`, total);
+    this.#nextHost = 0;
+    for (const [at, entry] of l2Entries(await readTable(this.#file, host, clusterBytes), this.#format)) {
+      if (entry.kind === 'invalid') {
+        this.#corruption(`${entry.reason}, at ${host + at} for ${whose}`, total);
+        continue;
       }
-    } catch (error) {
-      this.#errors++;
-      this.#note(`${whose}: ${asImageError(error).message}`);
+      const referred = referredBytes(entry, this.#format, clusterBytes);
+      if (referred > 0) this.#refer(entry.host, referred, `a cluster of ${whose}`, total);
+      if (active > 0) this.#count(entry.kind === 'compressed', entry.host, entry.allocated !== 0 || referred > 0, active);
     }
   }
 
-  #count(compressed: boolean, host: number, allocated: boolean): void {
+  #count(compressed: boolean, host: number, allocated: boolean, times: number): void {
     if (!allocated) return;
-    this.#allocated++;
+    this.#allocated += times;
     if (compressed) {
       // As QEMU: compressed clusters are fragments, always.
-      this.#compressed++;
-      this.#fragmented++;
+      this.#compressed += times;
+      this.#fragmented += times;
       return;
     }
-    if (this.#nextHost !== 0 && host !== this.#nextHost) this.#fragmented++;
+    if (this.#nextHost !== 0 && host !== this.#nextHost) this.#fragmented += times;
     this.#nextHost = host + this.#metadata.header.clusterBytes;
   }
 
@@ -238,6 +244,12 @@ class Check {
     const { header, bitmaps } = this.#metadata;
     const { clusterBytes } = header;
     if (bitmaps.length === 0 || header.bitmaps === undefined) return;
+    // Many may share one table: what is read is counted, not what the file has.
+    if (bitmaps.reduce((sum, { tableEntries }) => sum + tableEntries * 8, 0) > MAX_BITMAP_TABLE_BYTES) {
+      this.#errors++;
+      this.#note(`bitmaps: their tables have more than ${MAX_BITMAP_TABLE_BYTES} bytes`);
+      return;
+    }
     this.#refer(header.bitmaps.directoryOffset, header.bitmaps.directoryBytes, 'the bitmap directory');
     for (const { name, tableOffset, tableEntries } of bitmaps) {
       if (tableEntries === 0) continue;
@@ -254,16 +266,18 @@ class Check {
     }
   }
 
-  #refer(host: number, bytes: number, what: string): void {
+  #refer(host: number, bytes: number, what: string, times = 1): void {
     const { clusterBytes } = this.#metadata.header;
     const first = Math.floor(host / clusterBytes);
     const last = Math.floor((host + bytes - 1) / clusterBytes);
     // The file may end inside its last cluster, and one that nobody has written yet may follow.
     if (last > this.#fileClusters) {
-      this.#corruption(`${what} at ${host}, behind the end of the file`);
+      this.#corruption(`${what} at ${host}, behind the end of the file`, times);
       return;
     }
-    for (let cluster = first; cluster <= last; cluster++) this.#references[cluster]!++;
+    for (let cluster = first; cluster <= last; cluster++) {
+      this.#references[cluster] = Math.min(0xffff_ffff, this.#references[cluster]! + times);
+    }
   }
 
   #compare(tables: TableRewrite): void {
@@ -286,62 +300,69 @@ class Check {
   async #checkCopied(tables: TableRewrite, l1: Uint8Array): Promise<void> {
     const { header } = this.#metadata;
     if (hasFeature(header, INCOMPATIBLE.externalDataFile)) return;
-    for await (const { index, host, copied, bytes } of l2Tables(this.#file, header, l1, () => {})) {
-      if (copied !== (tables.count(host) === 1)) {
-        const l1Entry = hex(l1, index * 8);
-        this.#corruption(
-          `ERROR OFLAG_COPIED L2 cluster: l1_index=${index} l1_entry=${l1Entry} refcount=${tables.count(host)}`,
-        );
-      }
-      for (const [at, entry] of l2Entries(bytes, this.#format)) {
-        if (entry.kind !== 'standard' || entry.host === 0) continue;
-        if (entry.copied !== (tables.count(entry.host) === 1)) {
-          const refcount = tables.count(entry.host);
-          this.#corruption(`ERROR OFLAG_COPIED data cluster: l2_entry=${hex(bytes, at)} refcount=${refcount}`);
-        }
+    for (let at = 0; at < l1.length; at += 8) {
+      const view = new DataView(l1.buffer, l1.byteOffset + at, 8);
+      const { kind, host, copied } = decodeL1Entry(view.getUint32(0), view.getUint32(4), header.clusterBytes);
+      if (kind !== 'data' || !this.#tables.has(host) || copied === (tables.count(host) === 1)) continue;
+      this.#corruption(
+        `ERROR OFLAG_COPIED L2 cluster: l1_index=${at / 8} l1_entry=${hex(l1, at)} refcount=${tables.count(host)}`,
+      );
+    }
+    for (const [table, { active }] of this.#tables) {
+      if (active === 0) continue;
+      const bytes = await readTable(this.#file, table, header.clusterBytes);
+      for (const [at, { kind, host, copied }] of l2Entries(bytes, this.#format)) {
+        if (kind !== 'standard' || host === 0 || copied === (tables.count(host) === 1)) continue;
+        const text = `ERROR OFLAG_COPIED data cluster: l2_entry=${hex(bytes, at)} refcount=${tables.count(host)}`;
+        this.#corruption(text, active);
       }
     }
   }
 
-  /** Entries that lead nowhere read as zeroes from now on, in version 2 as what is under the image. */
+  /**
+   * Entries that lead nowhere read as zeroes from now on, in version 2 as what is under the image. Tables are changed
+   * where they are, and nothing else is: what an L1 entry calls a table, and is another part of the image, is none.
+   */
   async #zeroWhatIsInvalid(): Promise<void> {
-    const { header, l1, snapshots } = this.#metadata;
+    const { header } = this.#metadata;
     const { clusterBytes } = header;
+    const overlap = sharedPlace(this.#file, this.#metadata);
+    if (overlap !== undefined) throw new ImageError('EINVAL', `Cannot repair the image: ${overlap}`);
     const lost = (host: number, bytes: number): boolean =>
       Math.floor((host + bytes - 1) / clusterBytes) > this.#fileClusters;
-    const mend = async (offset: number, table: Uint8Array): Promise<void> => {
-      const bad: number[] = [];
-      for await (const { host, bytes } of l2Tables(this.#file, header, table, ({ index }) => bad.push(index))) {
-        let changed = false;
-        for (const [at, entry] of l2Entries(bytes, this.#format)) {
-          const referred = referredBytes(entry, this.#format, clusterBytes);
-          if (entry.kind !== 'invalid' && !lost(entry.host, Math.max(1, referred))) continue;
-          bytes.fill(0, at, at + (this.#format.extended ? 16 : 8));
-          if (this.#format.extended) bytes.fill(0xff, at + 8, at + 12);
-          else if (header.version === 3) bytes[at + 7] = 1;
-          changed = true;
-        }
-        if (changed) await this.#file.write(host, bytes);
+    const bad: number[] = [];
+    const tables = await l2References(this.#file, this.#metadata, ({ at }) => bad.push(at));
+    for (const host of tables.keys()) {
+      const bytes = await readTable(this.#file, host, clusterBytes);
+      let changed = false;
+      for (const [at, entry] of l2Entries(bytes, this.#format)) {
+        const referred = referredBytes(entry, this.#format, clusterBytes);
+        if (entry.kind !== 'invalid' && !lost(entry.host, Math.max(1, referred))) continue;
+        bytes.fill(0, at, at + (this.#format.extended ? 16 : 8));
+        if (this.#format.extended) bytes.fill(0xff, at + 8, at + 12);
+        else if (header.version === 3) bytes[at + 7] = 1;
+        changed = true;
       }
-      for (const index of bad) await this.#file.write(offset + index * 8, new Uint8Array(8));
-    };
-    await mend(header.l1Offset, l1);
-    for (const snapshot of snapshots) {
-      const table = new Uint8Array(snapshot.l1Entries * 8);
-      await this.#file.read(snapshot.l1Offset, table);
-      await mend(snapshot.l1Offset, table);
+      if (changed) await this.#file.write(host, bytes);
     }
+    for (const at of bad) await this.#file.write(at, new Uint8Array(8));
     await this.#file.sync();
   }
 
-  #corruption(text: string): void {
-    this.#corruptions++;
+  #corruption(text: string, times = 1): void {
+    this.#corruptions += times;
     this.#note(text);
   }
 
   #note(text: string): void {
     if (this.#problems.length < MAX_PROBLEMS) this.#problems.push(text);
   }
+}
+
+async function readTable(file: ImageFile, host: number, bytes: number): Promise<Uint8Array> {
+  const table = new Uint8Array(bytes);
+  await file.read(host, table);
+  return table;
 }
 
 /** An entry of 8 bytes as qemu-img prints it. */
