@@ -1,4 +1,3 @@
-import { AUTOCLEAR, COMPATIBLE, hasFeature, INCOMPATIBLE } from '../../../../protocols/qcow2/mod.ts';
 import { type DiskImage, ImageError } from '../disk_image.ts';
 import { isZero } from '../zeroes.ts';
 import { writeHeader } from './header_update.ts';
@@ -117,40 +116,6 @@ async function writeDifferences(
     }
     from = to;
   }
-}
-
-export interface AmendOptions {
-  /** From version 2 */
-  readonly version?: 3;
-  readonly lazyRefcounts?: boolean;
-  /** Another name for the external data file, which stays the same file */
-  readonly dataFile?: string;
-  /** False: that file need not stay a raw image any more */
-  readonly rawData?: false;
-}
-
-/** Changes the header of an image without touching its contents. */
-export async function amendQcow2(image: Qcow2Image, changes: AmendOptions): Promise<void> {
-  const version = changes.version ?? image.header.version;
-  if (version === 2 && changes.lazyRefcounts === true) {
-    throw new ImageError('EINVAL', 'Cannot amend the image: lazy refcounts need version 3');
-  }
-  const external = hasFeature(image.header, INCOMPATIBLE.externalDataFile);
-  if (!external && (changes.dataFile !== undefined || changes.rawData !== undefined)) {
-    throw new ImageError('EINVAL', 'Cannot amend the image: it has no data file');
-  }
-  await image.rewrite(async ({ header }) => {
-    const bit = 1n << BigInt(COMPATIBLE.lazyRefcounts);
-    const others = header.compatibleFeatures & ~bit;
-    const lazy = changes.lazyRefcounts ?? (header.compatibleFeatures & bit) !== 0n;
-    const raw = 1n << BigInt(AUTOCLEAR.rawExternalData);
-    return {
-      version,
-      compatibleFeatures: lazy ? others | bit : others,
-      ...(changes.dataFile === undefined ? {} : { dataFile: changes.dataFile }),
-      ...(changes.rawData === undefined ? {} : { autoclearFeatures: header.autoclearFeatures & ~raw }),
-    };
-  });
 }
 
 /**

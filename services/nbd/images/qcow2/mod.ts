@@ -1,5 +1,5 @@
+export { type AmendOptions, amendQcow2 } from './amend.ts';
 export {
-  amendQcow2,
   commitQcow2,
   type Progress,
   preallocateQcow2,
