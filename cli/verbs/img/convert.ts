@@ -14,11 +14,13 @@ import {
   Qcow2Image,
   resolveChain,
 } from '../../../services/nbd/images/mod.ts';
+import { isNbdUri } from '../../block_devices.ts';
 import { KeyValues } from '../../key_value.ts';
 import { addBitmaps, bitmapsOf, ownExtentsOf } from './convert_parts.ts';
 import { type Given, parseSize, type Subcommand } from './grammar.ts';
 import { imageOptsOf, secretsOf } from './image_opts.ts';
 import { JoinedImage } from './joined_image.ts';
+import { openNbd } from './nbd_source.ts';
 import { mergedOptions } from './option_list.ts';
 import { ImageProgress } from './progress.ts';
 import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS, withAdvice } from './source.ts';
@@ -123,6 +125,9 @@ export async function write(
       await target.image.close();
     }
   };
+  if (isNbdUri(path) && !given.has('n')) {
+    throw given.usage(`${path} is an export, which cannot be made, only written to: add -n`);
+  }
   if (given.has('n')) {
     if (options !== '' && !given.asQemu) throw given.usage('-o is for a new TARGET, and -n says that it is there');
     if (options !== '') process.stderr.write('qemu-img: -o has no effect when skipping image creation\n');
@@ -239,7 +244,9 @@ async function openTarget(
     const stream = await openVmdkStream(source.path!);
     return { image: stream.image, packing: stream };
   }
-  const image = await openImage(source, { readOnly: false, unsafe });
+  const image = isNbdUri(source.path!)
+    ? await openNbd(given, source.path!, false)
+    : await openImage(source, { readOnly: false, unsafe });
   if (!compressed) return { image, packing: undefined };
   if (!(image instanceof Qcow2Image)) throw given.usage(`images of format ${format} have no compression`);
   const write = (offset: number, data: Uint8Array) => image.writeCompressed(offset, data);

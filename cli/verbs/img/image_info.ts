@@ -17,7 +17,8 @@ export interface ImageInfo {
   readonly filename: string;
   readonly 'cluster-size'?: number;
   readonly format: ImageFormat;
-  readonly 'actual-size': number;
+  /** Of the file; an export has none that anybody here could see */
+  readonly 'actual-size'?: number;
   readonly encrypted?: true;
   readonly snapshots?: readonly Readonly<Record<string, unknown>>[];
   readonly 'backing-filename'?: string;

@@ -5,13 +5,14 @@ import { KeyValues } from '../../key_value.ts';
 import { isSecret, parseSecret, Secrets } from '../../secrets.ts';
 import { UsageError } from '../../usage_error.ts';
 import type { Given, OptionRule } from './grammar.ts';
+import { isNbdWords, nameOfNbdWords } from './nbd_source.ts';
 
 /** Passphrases, and images by QEMU's words for them. */
 export const IMAGE_OPTS_OPTIONS: readonly OptionRule[] = [
   {
     long: 'object',
     value: 'OBJECT',
-    help: 'secret,id=ID,file=FILE[,format=base64]: a passphrase for key-secret=ID',
+    help: 'secret,id=ID,file=FILE[,format=base64]: a passphrase for key-secret=ID; tls-creds-x509 for driver=nbd',
     repeats: true,
   },
   {
@@ -50,9 +51,10 @@ const secretsBy = new WeakMap<Given, Secrets>();
 export function secretsOf(given: Given): Secrets {
   const before = secretsBy.get(given);
   if (before !== undefined) return before;
-  const objects = given.all('object').map((text) => {
-    if (!isSecret(text)) throw given.usage('--object: expected secret,id=ID,file=FILE');
-    return parseSecret('--object', text);
+  const objects = given.all('object').flatMap((text) => {
+    if (isSecret(text)) return [parseSecret('--object', text)];
+    if (/^(?:qom-type=)?tls-creds-(?:x509|psk),/.test(text)) return []; // for driver=nbd
+    throw given.usage('--object: expected secret,id=ID,file=FILE, or tls-creds-x509,id=ID,dir=FOLDER,endpoint=client');
   });
   const secrets = new Secrets('--object', objects, { read: true });
   secretsBy.set(given, secrets);
@@ -74,6 +76,10 @@ export function resolveImageOpts(command: string, given: Given): void {
     const rule = option === '--target-image-opts' ? 'O' : command === 'compare' && index === 1 ? 'F' : 'f';
     if (words.has('driver') && given.has(rule)) {
       throw new UsageError(`Cannot use -${rule} with ${text}: it says its driver`);
+    }
+    if (isNbdWords(words)) {
+      given.replaceOperand(index, `${prefix}${nameOfNbdWords(given, words)}`);
+      return;
     }
     addDrivers(given, words, rule);
     const source = toImageSource(withSecrets(imageWordsOf(option, words), secretsOf(given)));

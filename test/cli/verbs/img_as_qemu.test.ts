@@ -4,33 +4,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import test from 'ava';
-import { imgVerb } from '../../../cli/verbs/img.ts';
 import { createQcow2, type ImageSource, openImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
+import { type ImgResult, runImg } from '../../fixtures/img_verb.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-as-qemu-'));
 test.after.always(() => rmSync(directory, { recursive: true, force: true }));
 const CLUSTER = 65_536;
 const at = (name: string): string => join(directory, name);
 
-/** The verb in this process: its exit status, and what it said on both outputs, with `DIR` for the folder. */
-async function img(...args: string[]): Promise<{ status: number; out: string; said: string }> {
-  const { stdout, stderr } = process;
-  const writes = [stdout.write, stderr.write] as const;
-  const texts = ['', ''];
-  for (const [index, stream] of [stdout, stderr].entries()) {
-    stream.write = ((text: string) => {
-      texts[index] += text;
-      return true;
-    }) as typeof stream.write;
-  }
-  try {
-    const status = await imgVerb.run(args);
-    const [out, said] = texts.map((text) => text.replaceAll(directory, 'DIR')) as [string, string];
-    return { status, out, said };
-  } finally {
-    [stdout.write, stderr.write] = writes;
-  }
-}
+const img = (...args: string[]): Promise<ImgResult> => runImg(directory, ...args);
 
 async function make(name: string, fill: Readonly<Record<number, number>>, ...under: string[]): Promise<void> {
   const [file] = under;

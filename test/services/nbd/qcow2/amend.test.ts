@@ -89,7 +89,7 @@ for (const backing of [false, true]) {
       await disk.close();
       await sound(t, file);
       t.is(new DataView(file.contents.slice().buffer).getUint32(4), 2);
-      for (const [index, view] of views.entries()) t.is(await contents(file, options, view), before[index]);
+      for (const [index, view] of views.entries()) t.is(await contents(file, options, view), before[index]!);
       const again = await open(file, options);
       await again.write(5 * CLUSTER, new Uint8Array(CLUSTER).fill(4));
       await amendQcow2(again, { version: 3, lazyRefcounts: true });
