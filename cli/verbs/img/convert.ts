@@ -9,6 +9,7 @@ import {
   guessFormat,
   type ImageFormat,
   type ImageSource,
+  inspectQcow2,
   openImage,
   openVmdkStream,
   Qcow2Image,
@@ -114,7 +115,7 @@ export async function write(
   const over = await overOf(given, path, format, options, sources.length);
   const bitmaps = given.has('bitmaps') ? bitmapsOf(given, sources, format) : [];
   const fill = async (source: ImageSource, targetIsZero: boolean, compressed: boolean): Promise<void> => {
-    const target = await openTarget(given, { ...source, ...over?.source }, compressed, isUnsafe(given));
+    const target = await openTarget(given, source, compressed, isUnsafe(given));
     try {
       const own = over === undefined ? undefined : ownExtentsOf(sources[0]!);
       await copyAll(given, sources, target.image, { sparseBytes, targetIsZero, packing: target.packing, own });
@@ -129,9 +130,9 @@ export async function write(
     throw given.usage(`${path} is an export, which cannot be made, only written to: add -n`);
   }
   if (given.has('n')) {
-    if (options !== '' && !given.asQemu) throw given.usage('-o is for a new TARGET, and -n says that it is there');
-    if (options !== '') process.stderr.write('qemu-img: -o has no effect when skipping image creation\n');
-    return fill(imageOptsOf(given, path) ?? { path, format }, given.has('target-is-zero'), given.has('c'));
+    if (options !== '') throw given.usage('-o is for a new TARGET, and -n says that it is there');
+    const there = imageOptsOf(given, path) ?? (await targetThere(given, path, format, over));
+    return fill(there, given.has('target-is-zero'), given.has('c'));
   }
   const target = planTarget({
     format,
@@ -154,7 +155,7 @@ export async function write(
     };
     // What is behind a new LUKS header is noise, not zeroes.
     const targetIsZero = over === undefined && format !== 'luks';
-    await fill({ path: partial, format, ...parts }, targetIsZero, given.has('c') || target.compressed);
+    await fill({ path: partial, format, ...parts, ...over?.source }, targetIsZero, given.has('c') || target.compressed);
     if (!given.has('t') && existsSync(path)) {
       if (data !== undefined) syncFile(data);
       syncFile(partial);
@@ -206,6 +207,19 @@ async function overOf(
       ? { path: at, format: known }
       : await withAdvice(at, () => resolveChain(at, known, { root, guess: given.asQemu }));
   return { name: { file, format: known }, source: { backing } };
+}
+
+/** A target that is there, with what its header says is under it as far as that may be followed, or as -B says. */
+async function targetThere(
+  given: Given,
+  path: string,
+  format: ImageFormat,
+  over: Over | undefined,
+): Promise<ImageSource> {
+  if (format !== 'qcow2' || (await inspectQcow2(path)).header.backingFile === undefined) return { path, format };
+  const root = given.text('backing-root') ?? (given.asQemu ? '/' : undefined);
+  if (root === undefined) return { path, format, ...over?.source };
+  return withAdvice(path, () => resolveChain(path, format, { root, guess: given.asQemu }));
 }
 
 async function copyAll(

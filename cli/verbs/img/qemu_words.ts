@@ -71,6 +71,7 @@ const RULES: readonly Rule[] = [
     /^Cannot copy bitmap '(.*)': it was not written back/,
     "Cannot copy inconsistent bitmap '$1'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
   ],
+  [/^Cannot run convert: -o is for a new TARGET/, '-o has no effect when skipping image creation'],
   [/^Cannot run convert: --bitmaps .* images of format (\w+) keep none/, "Format driver '$1' does not support bitmaps"],
   [
     /^Cannot run convert: -B is for one SOURCE/,

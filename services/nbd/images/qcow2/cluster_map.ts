@@ -133,8 +133,9 @@ export class ClusterMap {
     await this.#put(cluster, high, low, 0, 0);
   }
 
-  /** Where new data of a cluster goes */
+  /** Where new data of a cluster goes; behind the table that will name it, so that data follows data. */
   async allocate(cluster: number): Promise<number> {
+    await this.#tableForWrite(Math.floor(cluster / this.#perTable));
     return this.#external ? cluster * this.#clusterBytes : this.refcounts.allocate();
   }
 

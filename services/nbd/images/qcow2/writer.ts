@@ -1,6 +1,5 @@
 import type { ClusterEntry } from '../../../../protocols/qcow2/mod.ts';
 import { ImageError, type ZeroOptions } from '../disk_image.ts';
-import { isZero } from '../zeroes.ts';
 import { compressCluster } from './compress.ts';
 import type { Qcow2Context } from './context.ts';
 import { type ClusterReader, inPlace, type Run } from './reader.ts';
@@ -76,7 +75,7 @@ export class ClusterWriter {
     const { compression } = metadata.header;
     const whole = new Uint8Array(this.#clusterBytes);
     whole.set(bytes);
-    const small = isZero(whole) ? undefined : await compressCluster(compression, whole);
+    const small = await compressCluster(compression, whole);
     if (small === undefined) {
       await this.write(cluster * this.#clusterBytes, bytes);
       return;
