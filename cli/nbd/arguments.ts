@@ -64,7 +64,7 @@ const RULES: readonly OptionRule[] = [
   {
     long: 'object',
     value: 'OBJECT',
-    help: 'tls-creds-x509, tls-creds-psk, authz-simple, authz-list; secret,id=ID,file=FILE: a passphrase',
+    help: 'tls-creds-x509, tls-creds-psk [,priority=NORMAL: TLS 1.2, too], authz-simple, authz-list; secret,id=ID,file=FILE',
     repeats: true,
   },
   { long: 'websocket', value: '[HOST:]PORT', help: 'also serve NBD over WebSocket, subprotocol nbd' },
