@@ -1,6 +1,6 @@
 import { guessFormat, type ImageSource } from '../../../services/nbd/images/mod.ts';
 import { imageWordsOf } from '../../drives.ts';
-import { toImageSource, withSecrets } from '../../encryption.ts';
+import { toImageSource, withoutSecrets, withSecrets } from '../../encryption.ts';
 import { KeyValues } from '../../key_value.ts';
 import { isSecret, parseSecret, Secrets } from '../../secrets.ts';
 import { UsageError } from '../../usage_error.ts';
@@ -82,7 +82,9 @@ export function resolveImageOpts(command: string, given: Given): void {
       return;
     }
     addDrivers(given, words, rule);
-    const source = toImageSource(withSecrets(imageWordsOf(option, words), secretsOf(given)));
+    const image = imageWordsOf(option, words);
+    // What an image says of itself is told without its secret.
+    const source = toImageSource(command === 'info' ? withoutSecrets(image) : withSecrets(image, secretsOf(given)));
     const backing = [...words.keys()].some((key) => key === 'backing' || key.startsWith('backing.'));
     images.set(source.path!, { source, backing });
     given.replaceOperand(index, `${prefix}${source.path}`);

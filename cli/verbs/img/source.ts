@@ -4,6 +4,7 @@ import {
   IMAGE_FORMATS,
   type ImageFormat,
   type ImageSource,
+  inspectQcow2,
   openImage,
   resolveChain,
 } from '../../../services/nbd/images/mod.ts';
@@ -90,7 +91,8 @@ export async function sourceOf(given: Given, path: string, format: ImageFormat):
       throw given.usage('with --image-opts, what is under an image is said by backing.driver=, backing.file.filename=');
     }
     const named = given.asQemu && !saysBacking(given, path) ? await resolveChain(path, format, FOLLOW_ALL) : {};
-    return { ...named, ...said, ...(given.has('allow-extents') ? { allowExtents: true } : {}) };
+    const asked = given.asQemu && (await needsNoSecret(path, format)) ? withoutPassphrase(said) : said;
+    return { ...named, ...asked, ...(given.has('allow-extents') ? { allowExtents: true } : {}) };
   }
   const root = given.text('backing-root');
   const under = given.all('backing');
@@ -110,6 +112,15 @@ export async function sourceOf(given: Given, path: string, format: ImageFormat):
     backing = backing === undefined ? source : { ...source, backing };
   }
   return { path, format, ...extents, ...(backing === undefined ? {} : { backing }) };
+}
+
+/** qemu-img passes over a secret for a qcow2 that is not encrypted; without --qemu-img that is refused. */
+async function needsNoSecret(path: string, format: ImageFormat): Promise<boolean> {
+  return format === 'qcow2' && (await inspectQcow2(path)).header.encryption === 0;
+}
+
+function withoutPassphrase({ passphrase: _, ...source }: ImageSource): ImageSource {
+  return source;
 }
 
 /** Opens an image with what is under it. @throws as openImage(), with advice */
