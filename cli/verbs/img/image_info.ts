@@ -109,8 +109,8 @@ async function qcow2Details(path: string): Promise<Details> {
     ...(header.encryptionHeader === undefined || header.encryption !== 2
       ? {}
       : { encrypt: luksInfo((await inspectLuks(path, header.encryptionHeader)).header, 'luks') }),
-    ...(v3 ? { corrupt: has(INCOMPATIBLE.corrupt), 'extended-l2': header.extendedL2 } : {}),
     ...(header.dataFile === undefined ? {} : { 'data-file': header.dataFile, 'data-file-raw': rawData }),
+    ...(v3 ? { corrupt: has(INCOMPATIBLE.corrupt), 'extended-l2': header.extendedL2 } : {}),
   };
   return {
     'virtual-size': header.sizeBytes,

@@ -185,7 +185,8 @@ test.serial('rebase copies whole clusters that differ, and no others', async (t)
   t.deepEqual(
     runs.filter(({ data }) => data).map(({ start, length, depth }) => [start / CLUSTER, length / CLUSTER, depth]),
     [
-      [0, 3, 0],
+      // Cluster 2 reads as zeroes, and takes no space for that.
+      [0, 2, 0],
       [3, 1, 1],
     ],
   );

@@ -73,9 +73,12 @@ function features(header: Qcow2Header, version: 2 | 3, changes: AmendOptions): H
   const others = header.compatibleFeatures & ~bit;
   const lazy = changes.lazyRefcounts ?? (header.compatibleFeatures & bit) !== 0n;
   const raw = 1n << BigInt(AUTOCLEAR.rawExternalData);
+  const dirty = 1n << BigInt(INCOMPATIBLE.dirty);
   return {
     version,
     compatibleFeatures: lazy ? others | bit : others,
+    // All refcounts are in the file, and from here on they always are: nobody else would take the mark away.
+    ...(lazy ? {} : { incompatibleFeatures: header.incompatibleFeatures & ~dirty }),
     ...(changes.dataFile === undefined ? {} : { dataFile: changes.dataFile }),
     ...(changes.rawData === undefined ? {} : { autoclearFeatures: header.autoclearFeatures & ~raw }),
   };

@@ -94,8 +94,8 @@ export async function renameBacking(
 }
 
 /**
- * By whole clusters of the image: what is the same below stays there, neighbours go together. Zeroes are written as data:
- * an image over nothing would not keep them as what hides the disk that comes under it.
+ * By whole clusters of the image: what is the same below stays there, neighbours go together. Zeroes are said by entries
+ * that hide what comes under the image, also where nothing is under it yet.
  */
 async function writeDifferences(
   image: Qcow2Image,
@@ -106,14 +106,19 @@ async function writeDifferences(
   const { clusterBytes } = image.header;
   const clusterEnd = (from: number): number =>
     Math.min(before.length, from + clusterBytes - ((offset + from) % clusterBytes));
-  const differs = (from: number): boolean =>
-    Buffer.compare(before.subarray(from, clusterEnd(from)), after.subarray(from, clusterEnd(from))) !== 0;
+  const kindAt = (from: number): 'same' | 'zeroes' | 'data' => {
+    const to = clusterEnd(from);
+    const piece = before.subarray(from, to);
+    if (Buffer.compare(piece, after.subarray(from, to)) === 0) return 'same';
+    const whole = (offset + from) % clusterBytes === 0 && (to - from === clusterBytes || offset + to === image.sizeBytes);
+    return whole && isZero(piece) ? 'zeroes' : 'data';
+  };
   for (let from = 0; from < before.length; ) {
+    const kind = kindAt(from);
     let to = clusterEnd(from);
-    if (differs(from)) {
-      while (to < before.length && differs(to)) to = clusterEnd(to);
-      await image.write(offset + from, before.subarray(from, to));
-    }
+    while (to < before.length && kindAt(to) === kind) to = clusterEnd(to);
+    if (kind === 'data') await image.write(offset + from, before.subarray(from, to));
+    else if (kind === 'zeroes') await image.hide(offset + from, to - from);
     from = to;
   }
 }

@@ -314,6 +314,13 @@ export class Qcow2Image implements DiskImage {
     else if (zeroes) await this.#zero(offset, lengthBytes, { mayUnmap: true, fast: false });
   }
 
+  /** Whole clusters, and at the end what there is of one, read as zeroes whatever is put under the image. */
+  async hide(offset: number, lengthBytes: number): Promise<void> {
+    const hide = (cluster: number, from: number, to: number): Promise<void> =>
+      this.#engine.writer.zero(cluster, from, to, { mayUnmap: true, hides: true });
+    await this.#eachCluster(offset, lengthBytes, hide, true);
+  }
+
   /** Forgets all clusters that lie wholly behind `offset`. */
   async dropFrom(offset: number): Promise<void> {
     const { clusterBytes } = this.header;
@@ -360,11 +367,12 @@ export class Qcow2Image implements DiskImage {
     return [from, to];
   }
 
-  /** The whole grains in the range, cluster by cluster: `visit` gets where in the cluster they are, in `bytes`. */
+  /** The whole grains in the range, as bytes of their clusters; what has nothing, not even a table, only with `empty`. */
   async #eachCluster(
     offset: number,
     lengthBytes: number,
     visit: (cluster: number, from: number, to: number) => Promise<void>,
+    empty = false,
   ): Promise<void> {
     const { clusterBytes } = this.header;
     const [from, to] = this.#wholeGrains(offset, lengthBytes);
@@ -372,7 +380,7 @@ export class Qcow2Image implements DiskImage {
       await this.#engine.change(async () => {
         const { map, backing } = this.#engine.context;
         for (let count = 0; count < BATCH_CLUSTERS && at < to && !map.crowded; count++) {
-          if (backing === undefined && !map.hasTable(at)) {
+          if (backing === undefined && !empty && !map.hasTable(at)) {
             at = (Math.floor(at / map.spanBytes) + 1) * map.spanBytes;
             continue;
           }

@@ -90,16 +90,25 @@ export class ClusterWriter {
     map.release(old);
   }
 
-  /** Zeroes [from, to) of one cluster, whole grains of it, by its entry. */
-  async zero(cluster: number, from: number, to: number, options: Pick<ZeroOptions, 'mayUnmap'>): Promise<void> {
+  /**
+   * Zeroes [from, to) of one cluster, whole grains of it, by its entry. `hides`: also where nothing is under the image,
+   * for the time when something is.
+   */
+  async zero(
+    cluster: number,
+    from: number,
+    to: number,
+    options: Pick<ZeroOptions, 'mayUnmap'> & { readonly hides?: boolean },
+  ): Promise<void> {
     const { map, backing, metadata } = this.#context;
     const { version } = metadata.header;
     const old = await map.entry(cluster);
     const grains = this.#grains(from, to);
     const whole = grains === this.#allGrains;
-    if (isEmpty(old) && backing === undefined) return;
+    const shows = backing !== undefined || options.hides === true;
+    if (isEmpty(old) && !shows) return;
     if (version === 2) {
-      if (backing === undefined && options.mayUnmap) {
+      if (!shows && options.mayUnmap) {
         await map.set(cluster, 0, { copied: false, allocated: 0, zero: 0 });
         map.release(old);
       } else await this.#writePart(cluster, old, from, new Uint8Array(to - from));

@@ -136,6 +136,18 @@ for (const [what, options, changes, expected] of [
   });
 }
 
+test('Q8 Q17 an image whose lazy refcounts are turned off is clean when it is closed', async (t) => {
+  const file = new LogImageFile(emptyImage({ sizeBytes: MIB, clusterBytes: CLUSTER, lazyRefcounts: true }));
+  const disk = await open(file, {});
+  await disk.write(0, new Uint8Array(CLUSTER).fill(1));
+  await amendQcow2(disk, { lazyRefcounts: false });
+  await disk.write(CLUSTER, new Uint8Array(CLUSTER).fill(1));
+  await disk.close();
+  const { header } = await Qcow2Image.openFile(new LogImageFile(file.contents.slice()), { readOnly: true });
+  t.deepEqual([header.incompatibleFeatures, header.compatibleFeatures], [0n, 0n]);
+  await sound(t, file);
+});
+
 test('Q17 amend to version 2 refuses zstd, extended entries and snapshots of another size', async (t) => {
   for (const more of [{ compression: 'zstd' as const }, { extendedL2: true, clusterBytes: 16_384 }]) {
     const file = new LogImageFile(emptyImage({ sizeBytes: MIB, ...more }));
