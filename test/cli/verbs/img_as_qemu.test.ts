@@ -341,3 +341,21 @@ test.serial('convert joins several sources, compressed too, where they end insid
     t.true(got.equals(want));
   }
 });
+
+test.serial('Q13 Q17 measure looks at a snapshot, and counts bitmaps that are too large to be loaded', async (t) => {
+  await make('m.qcow2', { 0: 1 });
+  await img('snapshot', '-f', 'qcow2', '-c', 'first', at('m.qcow2'));
+  const image = await openImage(chain('m.qcow2'), { readOnly: false });
+  await image.write(CLUSTER, new Uint8Array(CLUSTER).fill(2));
+  await image.close();
+  const required = async (...args: string[]) => {
+    const { out, said } = await img('measure', '-f', 'qcow2', '-O', 'qcow2', '--output=json', ...args, at('m.qcow2'));
+    t.is(said, '');
+    return JSON.parse(out) as { required: number; bitmaps: number };
+  };
+  t.is((await required()).required - (await required('-l', 'first')).required, CLUSTER);
+  await img('bitmap', '-f', 'qcow2', '--add', '-g', '512', at('m.qcow2'), 'b');
+  t.is((await required()).bitmaps, 3 * CLUSTER);
+  const usage = await img('--qemu-img', 'measure');
+  t.is(usage.said, 'qemu-img: Either --size N or one filename must be specified.\n');
+});

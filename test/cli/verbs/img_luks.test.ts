@@ -65,3 +65,15 @@ test.serial('Q14 a secret for an image that is not encrypted is refused, and pas
   t.regex((await img('compare', ...SECRET, '--image-opts', words, plain)).said, /it is not encrypted/);
   await done(t, '--qemu-img', 'compare', ...SECRET, '--image-opts', words, plain);
 });
+
+test.serial('Q14 Q17 measure counts the header of an encrypted image, and all of a disk over another one', async (t) => {
+  const measured = async (...args: string[]) =>
+    JSON.parse(await done(t, 'measure', '--output=json', ...args)) as { required: number; 'fully-allocated': number };
+  const plain = await measured('--size=64M', '-O', 'qcow2');
+  const encrypted = await measured('--size=64M', '-O', 'qcow2', '-o', `encrypt.format=luks,encrypt.key-secret=s`);
+  t.is(encrypted.required - plain.required, 32 * 65_536);
+  t.is(encrypted['fully-allocated'] - plain['fully-allocated'], 32 * 65_536);
+  const over = await measured('--size=64M', '-O', 'qcow2', '-o', 'backing_file=base.raw');
+  t.is(over.required, plain['fully-allocated']);
+  t.is((await measured('--size=1M', '-O', 'luks')).required, readFileSync(at('disk.luks')).length - 3 * MIB);
+});
