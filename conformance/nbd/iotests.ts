@@ -28,7 +28,7 @@ export class Iotests {
     this.#path = path;
     this.#shims = {
       // qemu-nbd 8.2 says by one line more that it knows extended headers; the tests are older.
-      'qemu-nbd': `case " $* " in *' --list '*) ${command('nbd', '--qemu-nbd')} "$@" | sed '/^  transaction size: 64-bit$/d'; exit;; esac\nexec ${command('nbd', '--qemu-nbd')} "$@"`,
+      'qemu-nbd': `case " $* " in *' --list '*) ${command('nbd', '--qemu-nbd')} "$@" | sed '/^  transaction size: 64-bit$/d'; exit;; esac\nexec ${command('nbd', '--qemu-nbd', `--backing-root=${path('')}`)} "$@"`,
       'qemu-img': `exec ${command('img', '--qemu-img')} "$@"`,
     };
     const cache = `export NODE_COMPILE_CACHE='${path('compile-cache')}'`;
