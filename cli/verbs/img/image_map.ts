@@ -59,7 +59,10 @@ async function runAt(layers: readonly Layer[], depth: number, at: number, length
     const { kind, length, offset } = own;
     const data = own.allocated ?? (kind === 'data' || kind === 'compressed');
     const compressed = kind === 'compressed';
-    return { start: at, length, depth, present: true, zero: kind === 'zero', data, compressed, offset, file };
+    // As qemu-img: what is neither data nor zeroes is nowhere.
+    const present = data || kind === 'zero';
+    const where = { offset: present ? offset : undefined, file: present ? file : undefined };
+    return { start: at, length, depth, present, zero: kind === 'zero', data, compressed, ...where };
   }
   if (depth + 1 < layers.length) return runAt(layers, depth + 1, at, own.length);
   return holeRun(at, own.length, depth, own.present);

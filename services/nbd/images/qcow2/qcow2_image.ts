@@ -5,6 +5,7 @@ import { type DiskImage, ImageError, type StatusBudget, type ZeroOptions } from 
 import { InPlaceGate } from '../in_place_gate.ts';
 import { SECTOR_BYTES } from '../luks/mod.ts';
 import { isZero } from '../zeroes.ts';
+import { bitmapExtents, bitmapNames } from './chain_bitmaps.ts';
 import { Qcow2Engine, type Qcow2ImageOptions } from './engine.ts';
 import type { HeaderChanges } from './header_update.ts';
 import { FdImageFile, type ImageFile } from './image_file.ts';
@@ -74,11 +75,11 @@ export class Qcow2Image implements DiskImage {
   }
 
   dirtyBitmaps(): readonly string[] {
-    return this.bitmaps.names;
+    return bitmapNames(this.bitmaps, this.backing);
   }
 
   async dirtyBitmap(name: string, offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
-    return this.bitmaps.get(name).extents(offset, lengthBytes, maxExtents);
+    return bitmapExtents(this.bitmaps, this.backing, { name, offset, lengthBytes, maxExtents });
   }
 
   activate(): Promise<void> {
