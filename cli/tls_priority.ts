@@ -28,7 +28,8 @@ export function tlsVersions(option: string, priority: string): TlsVersions {
   for (const word of words) {
     const [, sign, name] = /^([-!+])VERS-(.+)$/.exec(word) ?? [];
     if (sign === undefined || name === undefined) throw bad(`${word} is not about versions`);
-    const named = name === 'ALL' || name === 'TLS-ALL' ? ORDER : ORDER.filter((it) => it === name.replace('TLS', 'TLSv'));
+    const named =
+      name === 'ALL' || name === 'TLS-ALL' ? ORDER : ORDER.filter((it) => it === name.replace('TLS', 'TLSv'));
     if (named.length === 0 && !(NEVER.includes(name) && sign !== '+')) throw bad(`${word} is not spoken here`);
     for (const version of named) {
       if (sign === '+') spoken.add(version);

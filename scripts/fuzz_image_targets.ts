@@ -56,7 +56,8 @@ const qcow2Snapshots: FuzzTarget = {
   seeds: () => [qcow2.encodeSnapshotTable([snapshot]), qcow2.encodeSnapshotTable([snapshot, snapshot, snapshot])],
   run(input) {
     const table = qcow2.decodeSnapshotTable(input, { ...header, snapshotCount: (input[0] ?? 0) + 1 }, FILE_BYTES);
-    if (table.lengthBytes > input.length) throw new Error(`a table of ${table.lengthBytes} bytes out of ${input.length}`);
+    if (table.lengthBytes > input.length)
+      throw new Error(`a table of ${table.lengthBytes} bytes out of ${input.length}`);
   },
 };
 

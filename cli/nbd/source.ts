@@ -69,7 +69,8 @@ function sourceOf(path: string, values: NbdArguments): ImageSource {
 async function withNames(source: ImageSource, values: NbdArguments): Promise<ImageSource> {
   const root = values.get('backing-root');
   if (root === undefined || source.path === undefined) return source;
-  if (source.backing !== undefined) throw new UsageError('Cannot use --backing-root: what is under IMAGE is said already');
+  if (source.backing !== undefined)
+    throw new UsageError('Cannot use --backing-root: what is under IMAGE is said already');
   return { ...(await resolveChain(source.path, source.format, { root, guess: values.has('qemu-nbd') })), ...source };
 }
 

@@ -10,7 +10,15 @@ import { formatOf, openSource, SHARED_OPTIONS, SOURCE_OPTIONS } from './source.t
 const MAX_EXTENTS = 1024;
 const STATUS_BYTES = 1 << 30;
 const TARGETS = ['raw', 'qcow2', 'luks'] as const;
-const ENCRYPTION_KEYS = ['key-secret', 'iter-time', 'cipher-alg', 'cipher-mode', 'ivgen-alg', 'ivgen-hash-alg', 'hash-alg'];
+const ENCRYPTION_KEYS = [
+  'key-secret',
+  'iter-time',
+  'cipher-alg',
+  'cipher-mode',
+  'ivgen-alg',
+  'ivgen-hash-alg',
+  'hash-alg',
+];
 /** Header and key material of the LUKS that is made here, in `bytes` */
 const LUKS_BYTES = luksMaterialOffset(8, 64);
 

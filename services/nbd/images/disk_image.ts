@@ -81,12 +81,7 @@ export interface DiskImage {
   /** Extents of a dirty bitmap from `offset` on, STATE_DIRTY or 0; may cover less than `lengthBytes`, not nothing */
   dirtyBitmap?(name: string, offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]>;
   /** Extents by where they are allocated: 0 nowhere, 1 in this image, 2 in the one under it, and so on */
-  allocationDepth?(
-    offset: number,
-    lengthBytes: number,
-    maxExtents: number,
-    budget?: StatusBudget,
-  ): Promise<Extent[]>;
+  allocationDepth?(offset: number, lengthBytes: number, maxExtents: number, budget?: StatusBudget): Promise<Extent[]>;
   /** Changes `sizeBytes`; what is new reads as zeroes. No other access is under way meanwhile */
   resize?(sizeBytes: number): Promise<void>;
   /** Reads in place where that should not block. False: use read() */

@@ -42,38 +42,50 @@ test.serial('Q14 --qemu-img makes, fills, shows and compares a luks disk as qemu
 });
 
 for (const raw of ['off', 'on']) {
-  test.serial(`Q11 Q14 an encrypted qcow2 keeps its clusters in a data file, encrypted; data_file_raw=${raw}`, async (t) => {
-    const [image, data] = [at(`e-${raw}.qcow2`), at(`e-${raw}.data`)];
-    const options = `${KEY},data_file=${data}${raw === 'on' ? ',data_file_raw=on' : ''}`;
-    await done(t, 'convert', ...SECRET, '-f', 'raw', '-O', 'qcow2', '-o', options, at('plain.raw'), image);
-    const words = `driver=qcow2,file.filename=${image},encrypt.key-secret=s,data-file.filename=${data}`;
-    const plain = `driver=raw,file.filename=${at('plain.raw')}`;
-    await done(t, 'compare', ...SECRET, '--image-opts', words, plain);
-    await done(t, 'check', '-f', 'qcow2', image);
-    t.false(readFileSync(data).includes(Buffer.alloc(512, 0x5a)), 'nothing in clear text');
-    // As qemu-img: the image says where its data is.
-    const short = `driver=qcow2,file.filename=${image},encrypt.key-secret=s`;
-    await done(t, '--qemu-img', 'compare', ...SECRET, '--image-opts', short, plain);
-    t.regex((await img('compare', '--image-opts', words.replace(',encrypt.key-secret=s', ''), plain)).said, /passphrase/);
-  });
+  test.serial(
+    `Q11 Q14 an encrypted qcow2 keeps its clusters in a data file, encrypted; data_file_raw=${raw}`,
+    async (t) => {
+      const [image, data] = [at(`e-${raw}.qcow2`), at(`e-${raw}.data`)];
+      const options = `${KEY},data_file=${data}${raw === 'on' ? ',data_file_raw=on' : ''}`;
+      await done(t, 'convert', ...SECRET, '-f', 'raw', '-O', 'qcow2', '-o', options, at('plain.raw'), image);
+      const words = `driver=qcow2,file.filename=${image},encrypt.key-secret=s,data-file.filename=${data}`;
+      const plain = `driver=raw,file.filename=${at('plain.raw')}`;
+      await done(t, 'compare', ...SECRET, '--image-opts', words, plain);
+      await done(t, 'check', '-f', 'qcow2', image);
+      t.false(readFileSync(data).includes(Buffer.alloc(512, 0x5a)), 'nothing in clear text');
+      // As qemu-img: the image says where its data is.
+      const short = `driver=qcow2,file.filename=${image},encrypt.key-secret=s`;
+      await done(t, '--qemu-img', 'compare', ...SECRET, '--image-opts', short, plain);
+      t.regex(
+        (await img('compare', '--image-opts', words.replace(',encrypt.key-secret=s', ''), plain)).said,
+        /passphrase/,
+      );
+    },
+  );
 }
 
-test.serial('Q14 a secret for an image that is not encrypted is refused, and passed over as qemu-img does', async (t) => {
-  await done(t, 'convert', '-f', 'raw', '-O', 'qcow2', at('plain.raw'), at('open.qcow2'));
-  const words = `driver=qcow2,file.filename=${at('open.qcow2')},encrypt.key-secret=s`;
-  const plain = `driver=raw,file.filename=${at('plain.raw')}`;
-  t.regex((await img('compare', ...SECRET, '--image-opts', words, plain)).said, /it is not encrypted/);
-  await done(t, '--qemu-img', 'compare', ...SECRET, '--image-opts', words, plain);
-});
+test.serial(
+  'Q14 a secret for an image that is not encrypted is refused, and passed over as qemu-img does',
+  async (t) => {
+    await done(t, 'convert', '-f', 'raw', '-O', 'qcow2', at('plain.raw'), at('open.qcow2'));
+    const words = `driver=qcow2,file.filename=${at('open.qcow2')},encrypt.key-secret=s`;
+    const plain = `driver=raw,file.filename=${at('plain.raw')}`;
+    t.regex((await img('compare', ...SECRET, '--image-opts', words, plain)).said, /it is not encrypted/);
+    await done(t, '--qemu-img', 'compare', ...SECRET, '--image-opts', words, plain);
+  },
+);
 
-test.serial('Q14 Q17 measure counts the header of an encrypted image, and all of a disk over another one', async (t) => {
-  const measured = async (...args: string[]) =>
-    JSON.parse(await done(t, 'measure', '--output=json', ...args)) as { required: number; 'fully-allocated': number };
-  const plain = await measured('--size=64M', '-O', 'qcow2');
-  const encrypted = await measured('--size=64M', '-O', 'qcow2', '-o', `encrypt.format=luks,encrypt.key-secret=s`);
-  t.is(encrypted.required - plain.required, 32 * 65_536);
-  t.is(encrypted['fully-allocated'] - plain['fully-allocated'], 32 * 65_536);
-  const over = await measured('--size=64M', '-O', 'qcow2', '-o', 'backing_file=base.raw');
-  t.is(over.required, plain['fully-allocated']);
-  t.is((await measured('--size=1M', '-O', 'luks')).required, readFileSync(at('disk.luks')).length - 3 * MIB);
-});
+test.serial(
+  'Q14 Q17 measure counts the header of an encrypted image, and all of a disk over another one',
+  async (t) => {
+    const measured = async (...args: string[]) =>
+      JSON.parse(await done(t, 'measure', '--output=json', ...args)) as { required: number; 'fully-allocated': number };
+    const plain = await measured('--size=64M', '-O', 'qcow2');
+    const encrypted = await measured('--size=64M', '-O', 'qcow2', '-o', `encrypt.format=luks,encrypt.key-secret=s`);
+    t.is(encrypted.required - plain.required, 32 * 65_536);
+    t.is(encrypted['fully-allocated'] - plain['fully-allocated'], 32 * 65_536);
+    const over = await measured('--size=64M', '-O', 'qcow2', '-o', 'backing_file=base.raw');
+    t.is(over.required, plain['fully-allocated']);
+    t.is((await measured('--size=1M', '-O', 'luks')).required, readFileSync(at('disk.luks')).length - 3 * MIB);
+  },
+);

@@ -73,7 +73,10 @@ test.serial('Q17 convert reads an export, and with -n writes to one; compare fin
 test.serial('Q17 an export is named by QEMU’s words, too, with the context that is to be shown', async (t) => {
   const words = `driver=nbd,server.type=unix,server.path=${at('s')},export=disk`;
   t.is((await img('info', '--image-opts', words)).status, 0);
-  const json = JSON.stringify({ driver: 'raw', file: { driver: 'nbd', server: { type: 'unix', path: at('s') }, export: 'disk' } });
+  const json = JSON.stringify({
+    driver: 'raw',
+    file: { driver: 'nbd', server: { type: 'unix', path: at('s') }, export: 'disk' },
+  });
   t.is((await img('--qemu-img', 'info', `json:${json}`)).status, 0);
   t.is((await img('--qemu-img', 'info', `nbd:unix:${at('s')}:exportname=disk`)).status, 0);
   const map = await img('map', '--output=json', '--image-opts', `${words},x-dirty-bitmap=qemu:dirty-bitmap:b`);
@@ -101,7 +104,9 @@ test.serial('C2 nbds:// reads the keys that it names, and goes nowhere without T
   const exports = new ExportSet();
   exports.add({ name: 'disk', image: disk, writable: false });
   const server = new TlsServer(readTlsCredentials(at('keys.psk'), 'server'));
-  const secure = await NbdListener.listen({ type: 'unix', path: at('t') }, exports, { tls: { server, mode: 'require' } });
+  const secure = await NbdListener.listen({ type: 'unix', path: at('t') }, exports, {
+    tls: { server, mode: 'require' },
+  });
   try {
     const named = `nbds+unix://alice@/disk?socket=${at('t')}&tls-psk-file=${at('keys.psk')}`;
     t.is((await img('info', '-f', 'raw', named)).status, 0);

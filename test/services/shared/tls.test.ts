@@ -164,7 +164,12 @@ test('a newest version is kept to by either end, with certificates and with keys
     if (both.client.status === 'rejected') throw both.client.reason;
     t.is(both.client.value.stream.getProtocol(), 'TLSv1.2');
     // The client speaks 1.3 only.
-    await refused(t, await handshake(t, credentials, credentials, older), 'ERR_TLS_PEER', /Cannot accept the TLS client/);
+    await refused(
+      t,
+      await handshake(t, credentials, credentials, older),
+      'ERR_TLS_PEER',
+      /Cannot accept the TLS client/,
+    );
   }
 });
 

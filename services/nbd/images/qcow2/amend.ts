@@ -1,10 +1,4 @@
-import {
-  AUTOCLEAR,
-  COMPATIBLE,
-  hasFeature,
-  INCOMPATIBLE,
-  type Qcow2Header,
-} from '../../../../protocols/qcow2/mod.ts';
+import { AUTOCLEAR, COMPATIBLE, hasFeature, INCOMPATIBLE, type Qcow2Header } from '../../../../protocols/qcow2/mod.ts';
 import { ImageError } from '../disk_image.ts';
 import { formatOf, l2Entries, setCopied } from './cluster_tree.ts';
 import { CorruptImageError } from './corrupt_image_error.ts';
@@ -36,7 +30,8 @@ export async function amendQcow2(image: Qcow2Image, changes: AmendOptions): Prom
   if (version === 2 && changes.lazyRefcounts === true) throw refuse('lazy refcounts need version 3');
   const bits = changes.refcountBits ?? 2 ** image.header.refcountOrder;
   const order = Math.log2(bits);
-  if (!Number.isInteger(order) || order > 6) throw refuse(`refcounts of ${bits} bits, expected a power of two up to 64`);
+  if (!Number.isInteger(order) || order > 6)
+    throw refuse(`refcounts of ${bits} bits, expected a power of two up to 64`);
   if (version === 2 && order !== V2_REFCOUNT_ORDER) {
     throw refuse(
       changes.refcountBits === undefined
@@ -91,7 +86,8 @@ function checkDowngrade({ header, snapshots, bitmaps, sizeBytes }: Qcow2Image): 
   const others = header.incompatibleFeatures & ~cleared;
   if (others !== 0n) throw refuse(`version 2 has no incompatible features, and 0x${others.toString(16)} are in use`);
   if (header.encryption !== 0) throw refuse('version 2 has no encryption that is worth its name');
-  if ([...bitmaps].some(([, { persistent }]) => persistent)) throw refuse('version 2 has no bitmaps, remove them first');
+  if ([...bitmaps].some(([, { persistent }]) => persistent))
+    throw refuse('version 2 has no bitmaps, remove them first');
   const odd = snapshots.find((it) => it.diskBytes !== BigInt(sizeBytes) || it.vmStateBytes > 0xffff_ffffn);
   if (odd !== undefined) throw refuse(`version 2 keeps no snapshots of another size, as ${odd.id}`);
 }
@@ -152,7 +148,10 @@ async function expandZeroes(tables: TableRewrite, hasBacking: boolean): Promise<
   const snapshots = [];
   for (const snapshot of metadata.snapshots) {
     const l1 = await readSnapshotL1(file, header, snapshot);
-    snapshots.push({ ...snapshot, l1Offset: l1.length === 0 ? snapshot.l1Offset : await renamed(l1, snapshot.l1Offset) });
+    snapshots.push({
+      ...snapshot,
+      l1Offset: l1.length === 0 ? snapshot.l1Offset : await renamed(l1, snapshot.l1Offset),
+    });
   }
   return {
     l1Offset: await renamed(metadata.l1, header.l1Offset),

@@ -110,7 +110,8 @@ async function writeDifferences(
     const to = clusterEnd(from);
     const piece = before.subarray(from, to);
     if (Buffer.compare(piece, after.subarray(from, to)) === 0) return 'same';
-    const whole = (offset + from) % clusterBytes === 0 && (to - from === clusterBytes || offset + to === image.sizeBytes);
+    const whole =
+      (offset + from) % clusterBytes === 0 && (to - from === clusterBytes || offset + to === image.sizeBytes);
     return whole && isZero(piece) ? 'zeroes' : 'data';
   };
   for (let from = 0; from < before.length; ) {

@@ -167,7 +167,8 @@ export class CheckWalk {
       }
       const referred = referredBytes(entry, this.#format, clusterBytes);
       if (referred > 0) this.#refer(entry.host, referred, total);
-      if (active > 0) this.#count(entry.kind === 'compressed', entry.host, entry.allocated !== 0 || referred > 0, active);
+      if (active > 0)
+        this.#count(entry.kind === 'compressed', entry.host, entry.allocated !== 0 || referred > 0, active);
     }
   }
 
@@ -290,9 +291,7 @@ export class CheckWalk {
       const { kind, host, copied } = decodeL1Entry(view.getUint32(0), view.getUint32(4), header.clusterBytes);
       const count = this.#countAfter(tables, host);
       if (kind !== 'data' || !this.#tables.has(host) || copied === (count === 1)) continue;
-      this.#corruption(
-        `${what} OFLAG_COPIED L2 cluster: l1_index=${at / 8} l1_entry=${hex(l1, at)} refcount=${count}`,
-      );
+      this.#corruption(`${what} OFLAG_COPIED L2 cluster: l1_index=${at / 8} l1_entry=${hex(l1, at)} refcount=${count}`);
     }
     for (const [table, { active }] of this.#tables) {
       if (active === 0) continue;

@@ -204,12 +204,7 @@ export class Qcow2Image implements DiskImage {
     );
   }
 
-  async blockStatus(
-    offset: number,
-    lengthBytes: number,
-    maxExtents: number,
-    budget?: StatusBudget,
-  ): Promise<Extent[]> {
+  async blockStatus(offset: number, lengthBytes: number, maxExtents: number, budget?: StatusBudget): Promise<Extent[]> {
     this.#engine.checkOpen();
     return this.#engine.shared(() => this.#engine.reader.blockStatus(offset, lengthBytes, maxExtents, budget));
   }

@@ -121,7 +121,12 @@ test('Q17 Q7 refcounts of an image take any width that holds them, and the image
 });
 
 for (const [what, options, changes, expected] of [
-  ['refcounts of 16 bits', { refcountBits: 1 }, { version: 2 }, /version 2 has refcounts of 16 bits, and the image of 1/],
+  [
+    'refcounts of 16 bits',
+    { refcountBits: 1 },
+    { version: 2 },
+    /version 2 has refcounts of 16 bits, and the image of 1/,
+  ],
   ['other refcounts', {}, { version: 2, refcountBits: 32 }, /refcounts of 32 bits need version 3/],
   ['lazy refcounts', {}, { version: 2, lazyRefcounts: true }, /lazy refcounts need version 3/],
   ['refcounts of no power of two', {}, { refcountBits: 12 }, /a power of two up to 64/],

@@ -12,7 +12,9 @@ const MIB = 1 << 20;
 const STEP = 1024;
 
 async function over(backing: DiskImage, clusterBytes = CLUSTER): Promise<Qcow2Image> {
-  const file = new LogImageFile(emptyImage({ sizeBytes: 256 * MIB, clusterBytes, backing: { file: 'b', format: 'raw' } }));
+  const file = new LogImageFile(
+    emptyImage({ sizeBytes: 256 * MIB, clusterBytes, backing: { file: 'b', format: 'raw' } }),
+  );
   return Qcow2Image.openFile(file, { readOnly: false, backing });
 }
 
