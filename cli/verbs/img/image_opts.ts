@@ -70,6 +70,12 @@ export function resolveImageOpts(command: string, given: Given): void {
   const images = new Map<string, Said>();
   named.set(given, images);
   const { operands } = given;
+  if (given.asQemu && command !== 'create') {
+    for (const [index, operand] of operands.entries()) {
+      const [, prefix = '', name = ''] = /^(if=|of=)?(.*)$/s.exec(operand) ?? [];
+      given.replaceOperand(index, `${prefix}${withoutProtocol(name)}`);
+    }
+  }
   const take = (index: number, option: string, prefix = ''): void => {
     const text = operands[index]!.slice(prefix.length);
     const words = wordsOf(option, text);
@@ -97,6 +103,13 @@ export function resolveImageOpts(command: string, given: Given): void {
     if (!operand.startsWith(prefix)) continue;
     if (given.has('image-opts') || operand.startsWith(`${prefix}json:`)) take(index, '--image-opts', prefix);
   }
+}
+
+/** `file:PATH` is PATH; where that has a colon that would be a protocol's, with `./` before it, as QEMU shows it. */
+export function withoutProtocol(name: string): string {
+  if (!name.startsWith('file:')) return name;
+  const path = name.slice('file:'.length);
+  return /^[^/]*:/.test(path) ? `./${path}` : path;
 }
 
 /** What was said of the image at `path` by QEMU's words; undefined where it was named as a path. */

@@ -359,3 +359,14 @@ test.serial('Q13 Q17 measure looks at a snapshot, and counts bitmaps that are to
   const usage = await img('--qemu-img', 'measure');
   t.is(usage.said, 'qemu-img: Either --size N or one filename must be specified.\n');
 });
+
+test.serial('Q10 --qemu-img takes file: off a name, and shows what is left', async (t) => {
+  const made = await img('--qemu-img', 'create', '-f', 'qcow2', `file:${at('a:b.qcow2')}`, '1M');
+  t.regex(made.out, /^Formatting 'file:DIR\/a:b\.qcow2', /);
+  t.true(statSync(at('a:b.qcow2')).isFile());
+  t.regex((await img('--qemu-img', 'info', `file:${at('a:b.qcow2')}`)).out, /^image: DIR\/a:b\.qcow2\n/);
+  t.is((await img('--qemu-img', 'dd', `if=file:${at('a:b.qcow2')}`, `of=file:${at('c.raw')}`, 'count=1')).status, 0);
+  t.is(statSync(at('c.raw')).size, 512);
+  // Without --qemu-img it is a name like others.
+  t.is((await img('info', '-f', 'qcow2', `file:${at('a:b.qcow2')}`)).status, 1);
+});
