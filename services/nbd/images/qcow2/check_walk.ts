@@ -324,9 +324,11 @@ export class CheckWalk {
       for (const [at, entry] of l2Entries(bytes, this.#format)) {
         const referred = referredBytes(entry, this.#format, clusterBytes);
         if (entry.kind !== 'invalid' && !lost(entry.host, Math.max(1, referred))) continue;
-        bytes.fill(0, at, at + (this.#format.extended ? 16 : 8));
-        if (this.#format.extended) bytes.fill(0xff, at + 8, at + 12);
-        else if (header.version === 3) bytes[at + 7] = 1;
+        if (this.#format.extended) loseSubclusters(bytes.subarray(at, at + 16));
+        else {
+          bytes.fill(0, at, at + 8);
+          if (header.version === 3) bytes[at + 7] = 1;
+        }
         changed = true;
       }
       if (changed) await this.#file.write(host, bytes);
@@ -343,6 +345,16 @@ export class CheckWalk {
   #note(text: string): void {
     if (this.#problems.length < MAX_PROBLEMS) this.#problems.push(text);
   }
+}
+
+/** Subclusters that an entry had somewhere read as zeroes; the others are what they were, also what is under the image. */
+function loseSubclusters(entry: Uint8Array): void {
+  const view = new DataView(entry.buffer, entry.byteOffset, entry.byteLength);
+  const compressed = (view.getUint8(0) & 0x40) !== 0;
+  const lost = compressed ? 0xffff_ffff : view.getUint32(12);
+  const zero = view.getUint32(8) | lost;
+  entry.fill(0);
+  view.setUint32(8, zero >>> 0);
 }
 
 async function readTable(file: ImageFile, host: number, bytes: number): Promise<Uint8Array> {

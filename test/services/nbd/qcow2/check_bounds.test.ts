@@ -1,5 +1,6 @@
 import test from 'ava';
 import { encodeSnapshotTable, type Qcow2Snapshot } from '../../../../protocols/qcow2/mod.ts';
+import { MemoryImage } from '../../../../services/nbd/images/mod.ts';
 import { checkFile, createSnapshot, emptyImage, Qcow2Image } from '../../../../services/nbd/images/qcow2/mod.ts';
 import { LogImageFile } from '../../../fixtures/log_image_file.ts';
 
@@ -145,4 +146,38 @@ test('Q16 what could not be looked at is not given free by a repair', async (t) 
   const result = await checkFile(file, 'all');
   t.is(result.checkErrors, 1);
   t.is(file.log.length, 0);
+});
+
+test('Q6 Q16 repair of an extended entry that leads nowhere loses the subclusters it had, and no others', async (t) => {
+  const cluster = 16_384;
+  const options = { sizeBytes: 4 * cluster, clusterBytes: cluster, extendedL2: true };
+  const file = new CountingFile(emptyImage({ ...options, backing: { file: 'b', format: 'raw' } }));
+  const below = () => {
+    const image = new MemoryImage(4 * cluster);
+    image.writeNow(0, new Uint8Array(4 * cluster).fill(9));
+    return image;
+  };
+  const disk = await Qcow2Image.openFile(file, { readOnly: false, backing: below() });
+  // Subclusters 0 and 1 of the first cluster have data, 4 is zeroes, of the second cluster none has anything.
+  await disk.write(0, new Uint8Array(1024).fill(5));
+  await disk.writeZeroes(4 * 512, 512, { mayUnmap: true, fast: false });
+  await disk.write(cluster, new Uint8Array(512).fill(5));
+  await disk.close();
+  const view = new DataView(new ArrayBuffer(16));
+  const l1 = new DataView(file.contents.slice().buffer).getBigUint64(40);
+  const l2 = new DataView(file.contents.slice().buffer).getBigUint64(Number(l1)) & 0x00ff_ffff_ffff_fe00n;
+  file.readNow(Number(l2), new Uint8Array(view.buffer));
+  view.setBigUint64(0, view.getBigUint64(0) + 0x200n);
+  file.writeNow(Number(l2), new Uint8Array(view.buffer.slice(0, 8)));
+  view.setBigUint64(0, 0x8000_0000_0000_0200n);
+  view.setBigUint64(8, 0n);
+  file.writeNow(Number(l2) + 16, new Uint8Array(view.buffer));
+  t.is((await checkFile(file, 'all')).corruptions, 0);
+  const again = await Qcow2Image.openFile(file, { readOnly: true, backing: below() });
+  const bytes = new Uint8Array(2 * cluster);
+  await again.read(0, bytes);
+  t.deepEqual(
+    [0, 512, 1024, 4 * 512, 5 * 512, cluster, cluster + 512].map((at) => bytes[at]),
+    [0, 0, 9, 0, 9, 9, 9],
+  );
 });
