@@ -24,6 +24,7 @@ import { JoinedImage } from './joined_image.ts';
 import { openNbd } from './nbd_source.ts';
 import { mergedOptions } from './option_list.ts';
 import { ImageProgress } from './progress.ts';
+import { SalvagedImage } from './salvaged_image.ts';
 import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS, withAdvice } from './source.ts';
 import { dataFileAt, planTarget, replaceFile, TARGET_FORMATS, targetHelp } from './target.ts';
 
@@ -48,6 +49,10 @@ export const convertCommand: Subcommand = {
     { short: 'n', help: 'TARGET is there already: only write into it' },
     { long: 'target-image-opts', help: 'with -n: TARGET is named as driver=FMT,file.filename=FILE,…' },
     { long: 'target-is-zero', help: 'with -n: TARGET reads as zeroes, which need not be written' },
+    {
+      long: 'salvage',
+      help: 'go on where SOURCE cannot be read: zeroes are in its place, and a warning tells of each',
+    },
     { short: 'p', help: 'show how far it is' },
     { short: 'm', value: 'N', help: 'accepted: one read and one write are on their way at once' },
     { short: 'C', help: 'accepted: copying is our own' },
@@ -85,6 +90,7 @@ storage first, unless -t unsafe is given.`,
       throw given.usage(target === undefined ? 'its SOURCE is missing' : 'its TARGET is missing');
     }
     if (given.has('C') && given.has('S')) throw given.usage('-C and -S exclude each other');
+    if (given.has('C') && given.has('salvage')) throw given.usage('-C and --salvage exclude each other');
     if (given.has('C') && given.has('c')) throw given.usage('-C and -c exclude each other');
     const sources: DiskImage[] = [];
     try {
@@ -234,7 +240,11 @@ async function copyAll(
   },
 ): Promise<void> {
   const [only, ...more] = sources;
-  const source = more.length === 0 ? only! : new JoinedImage(sources);
+  const joined = more.length === 0 ? only! : new JoinedImage(sources);
+  const warn = (what: string): void => {
+    process.stderr.write(`${given.asQemu ? 'qemu-img' : 'caisson img'}: warning: ${what}\n`);
+  };
+  const source = given.has('salvage') ? new SalvagedImage(joined, warn) : joined;
   const progress = given.has('p') && !given.has('q') ? new ImageProgress(source.sizeBytes) : undefined;
   const { packing, own, ...rest } = options;
   await copyImage(source, target, {

@@ -370,3 +370,20 @@ test.serial('Q10 --qemu-img takes file: off a name, and shows what is left', asy
   // Without --qemu-img it is a name like others.
   t.is((await img('info', '-f', 'qcow2', `file:${at('a:b.qcow2')}`)).status, 1);
 });
+
+test.serial('Q17 convert --salvage copies what can be read, and tells where it could not', async (t) => {
+  await make('damaged.qcow2', { 0: 1, 1: 2, 2: 3 });
+  const bytes = readFileSync(at('damaged.qcow2'));
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  // The second entry of the L2 table leads nowhere.
+  const l2 = Number(view.getBigUint64(Number(view.getBigUint64(40))) & 0x00ff_ffff_ffff_fe00n);
+  view.setBigUint64(l2 + 8, 0x8000_0100_0000_0000n);
+  writeFileSync(at('damaged.qcow2'), bytes);
+  const args = ['-f', 'qcow2', '-O', 'qcow2', at('damaged.qcow2'), at('saved.qcow2')];
+  t.is((await img('convert', ...args)).status, 1);
+  const saved = await img('convert', '--salvage', ...args);
+  t.is(saved.status, 0, saved.said);
+  t.regex(saved.said, /caisson img: warning: error while reading block status at offset \d+: .*behind the end/);
+  t.is(saved.said.match(/error while reading offset/g)?.length, CLUSTER / 512);
+  t.deepEqual(await read('saved.qcow2'), [1, 0, 3, 0, 0, 0, 0, 0]);
+});
