@@ -135,7 +135,9 @@ export class ClusterMap {
 
   /** Where new data of a cluster goes; behind the table that will name it, so that data follows data. */
   async allocate(cluster: number): Promise<number> {
-    await this.#tableForWrite(Math.floor(cluster / this.#perTable));
+    const index = Math.floor(cluster / this.#perTable);
+    const table = this.#tableHost(index);
+    if (table.host === 0 || !table.copied) await this.#tableForWrite(index);
     return this.#external ? cluster * this.#clusterBytes : this.refcounts.allocate();
   }
 
