@@ -44,6 +44,11 @@ export function withSecrets({ keySecret, backing, ...image }: ImageWords, secret
   };
 }
 
+/** The same image, for whoever does not look behind its encryption. */
+export function withoutSecrets({ keySecret: _, backing, ...image }: ImageWords): DiskFile {
+  return { ...image, ...(backing === undefined ? {} : { backing: withoutSecrets(backing) }) };
+}
+
 /** As this process itself opens it: passphrases are read. @throws SecretError */
 export function toImageSource({ file, format, backing, dataFile, secret }: DiskFile): ImageSource {
   return {

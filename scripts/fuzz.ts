@@ -1,10 +1,12 @@
 // Changed and random bytes for every decoder. CI gives each target 15 s; a long run gives it hours.
 import process from 'node:process';
 import { fuzz } from './fuzz_engine.ts';
+import { FUZZ_IMAGE_TARGETS } from './fuzz_image_targets.ts';
 import { FUZZ_TARGETS } from './fuzz_targets.ts';
 import { scriptArguments } from './script_arguments.ts';
 
-const names = FUZZ_TARGETS.map(({ name }) => name);
+const targets = [...FUZZ_TARGETS, ...FUZZ_IMAGE_TARGETS];
+const names = targets.map(({ name }) => name);
 const given = scriptArguments({
   help: `npm run fuzz -- [OPTIONS] [TARGET…]
 
@@ -41,7 +43,7 @@ function wrapped(words: readonly string[]): string {
 }
 const before = process.memoryUsage().rss;
 let finds = 0;
-for (const target of FUZZ_TARGETS) {
+for (const target of targets) {
   if (given.operands.length > 0 && !given.operands.includes(target.name)) continue;
   const startMs = performance.now();
   const outcome = fuzz(target, options);

@@ -2,7 +2,7 @@ import process from 'node:process';
 import { WireError } from '../protocols/bytes/mod.ts';
 import type { FuzzTarget } from './fuzz_targets.ts';
 
-/** One input must be done in this time, in `ms`; a collection of garbage may lie in between */
+/** One input must be done in this time of the processor, in `ms`; a collection of garbage may lie in between */
 const MAX_INPUT_MS = 1000;
 const MAX_INPUT_BYTES = 4096;
 const REPORT_MS = 10_000;
@@ -122,7 +122,7 @@ export function fuzz(target: FuzzTarget, options: { seconds: number; inputs: num
     // The clock is asked once for many: it would cost more than the decoder.
     for (let batch = 0; batch < 256; batch++) {
       const input = mutate(random, corpus);
-      const begun = batch === 0 ? performance.now() : 0;
+      const begun = batch === 0 ? processorMs() : 0;
       outcome.inputs++;
       try {
         target.run(input);
@@ -139,14 +139,20 @@ export function fuzz(target: FuzzTarget, options: { seconds: number; inputs: num
           report(target, input, withStack(target, input, error));
         }
       }
-      if (batch === 0 && performance.now() - begun > MAX_INPUT_MS) {
+      if (batch === 0 && processorMs() - begun > MAX_INPUT_MS) {
         outcome.finds++;
-        report(target, input, new Error(`took ${Math.round(performance.now() - begun)} ms`));
+        report(target, input, new Error(`took ${Math.round(processorMs() - begun)} ms`));
       }
     }
   }
   Error.stackTraceLimit = stackTraceLimit;
   return outcome;
+}
+
+/** What this process has computed: on a machine that is busy with others the clock says nothing of an input. */
+function processorMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
 }
 
 function report(target: FuzzTarget, input: Uint8Array, error: unknown): void {

@@ -25,6 +25,7 @@ const RULES: readonly OptionRule[] = [
     help: 'image of format F under an IMAGE that has one; again: under that one',
     repeats: true,
   },
+  { long: 'backing-root', value: 'DIR', help: 'let names in images open files below DIR, but none elsewhere' },
   { long: 'allow-extents', help: 'let a vmdk IMAGE open the files that it names in its own folder' },
   { long: 'image-opts', help: 'IMAGE is driver=FORMAT,file.filename=PATH,…; of an encrypted one also …key-secret=ID' },
   { long: 'export-name', short: 'x', value: 'NAME', help: "name of the export (default '')" },
@@ -64,7 +65,7 @@ const RULES: readonly OptionRule[] = [
   {
     long: 'object',
     value: 'OBJECT',
-    help: 'tls-creds-x509, tls-creds-psk, authz-simple, authz-list; secret,id=ID,file=FILE: a passphrase',
+    help: 'tls-creds-x509, tls-creds-psk [,priority=NORMAL: TLS 1.2, too], authz-simple, authz-list; secret,id=ID,file=FILE',
     repeats: true,
   },
   { long: 'websocket', value: '[HOST:]PORT', help: 'also serve NBD over WebSocket, subprotocol nbd' },

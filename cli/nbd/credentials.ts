@@ -2,12 +2,19 @@ import type { NbdClientTls, NbdServerTls } from '../../services/nbd/mod.ts';
 import { readTlsCredentials, TlsClient, type TlsIdentity, TlsServer } from '../../services/shared/mod.ts';
 import { KeyValues } from '../key_value.ts';
 import { isSecret } from '../secrets.ts';
+import { type TlsVersions, tlsVersions } from '../tls_priority.ts';
 import { UsageError } from '../usage_error.ts';
 import type { NbdArguments } from './arguments.ts';
 
 /** What --object makes: credentials, or a list of who may come in. */
 type NbdObject =
-  | { readonly kind: 'tls'; readonly path: string; readonly endpoint: string; readonly user: string | undefined }
+  | {
+      readonly kind: 'tls';
+      readonly path: string;
+      readonly endpoint: string;
+      readonly user: string | undefined;
+      readonly versions: Partial<TlsVersions>;
+    }
   /** `names`: all that one client may be called by */
   | { readonly kind: 'authz'; readonly allows: (names: readonly string[]) => boolean };
 
@@ -28,7 +35,8 @@ export function serverTls(values: NbdArguments): NbdServerTls | undefined {
   }
   const path = credentialsPath(words, objects, 'server');
   const authorize = authz === undefined ? {} : { authorize: authorizer(authz, objects) };
-  return { server: new TlsServer(readTlsCredentials(path, 'server'), authorize), mode };
+  const options = { ...authorize, ...versionsOf(objects.get(words)) };
+  return { server: new TlsServer(readTlsCredentials(path, 'server'), options), mode };
 }
 
 /** Who is let in by `--tls-authz`: the id of an `--object`, or the one name that is. @throws UsageError */
@@ -53,8 +61,12 @@ export function clientTls(values: NbdArguments, host: string): NbdClientTls | un
   const object = objects.get(words);
   const user = values.get('tls-user') ?? (object?.kind === 'tls' ? object.user : undefined);
   const credentials = readTlsCredentials(credentialsPath(words, objects, 'client'), 'client');
-  const client = new TlsClient(credentials, user === undefined ? {} : { user });
+  const client = new TlsClient(credentials, { ...versionsOf(object), ...(user === undefined ? {} : { user }) });
   return { client, mode: 'require', serverName: values.get('tls-hostname') ?? host };
+}
+
+function versionsOf(object: NbdObject | undefined): Partial<TlsVersions> {
+  return object?.kind === 'tls' ? object.versions : {};
 }
 
 function credentialsPath(words: string, objects: ReadonlyMap<string, NbdObject>, endpoint: string): string {
@@ -104,8 +116,10 @@ function parseObject(keys: KeyValues): NbdObject {
   if (type === 'authz-list') return parseList(keys);
   // Without certificates of clients nobody would be known; QEMU's default is the same.
   if (!keys.flag('verify-peer', true)) throw new UsageError('Cannot use --object with verify-peer=off');
+  const priority = keys.take('priority');
   return {
     kind: 'tls',
+    versions: priority === undefined ? {} : tlsVersions('--object', priority),
     path: keys.require('dir'),
     endpoint: keys.oneOf('endpoint', ['server', 'client'], 'client'),
     user: keys.take('username'),

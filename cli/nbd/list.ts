@@ -1,5 +1,11 @@
 import process from 'node:process';
-import { formatNbdUri, NBD_PORT, TRANSMISSION_FLAG } from '../../protocols/nbd/mod.ts';
+import {
+  BASE_ALLOCATION,
+  formatNbdUri,
+  NBD_PORT,
+  QEMU_ALLOCATION_DEPTH,
+  TRANSMISSION_FLAG,
+} from '../../protocols/nbd/mod.ts';
 import { NbdClient, type NbdListenAddress } from '../../services/nbd/mod.ts';
 import { UsageError } from '../usage_error.ts';
 import type { NbdArguments } from './arguments.ts';
@@ -21,6 +27,9 @@ const FLAG_WORDS = {
   'block-status-payload': TRANSMISSION_FLAG.BLOCK_STATUS_PAYLOAD,
 } as const;
 
+/** What is asked for; names of bitmaps are the server's, and not known here */
+const CONTEXTS = [BASE_ALLOCATION, QEMU_ALLOCATION_DEPTH];
+
 /** `--list`: the exports of a server, with the lines of qemu-nbd. */
 export async function list(address: Exclude<NbdListenAddress, { type: 'fd' }>, values: NbdArguments): Promise<number> {
   if (values.operands.length > 0) throw new UsageError(`Cannot list: ${values.operands[0]} is too much`);
@@ -39,7 +48,7 @@ export async function list(address: Exclude<NbdListenAddress, { type: 'fd' }>, v
     lines.push(` export: '${printable(summary.name)}'`);
     if (summary.description !== undefined) lines.push(`  description: ${printable(summary.description)}`);
     try {
-      const client = await NbdClient.connect(uriOf(summary.name), { ...options, structured: true });
+      const client = await NbdClient.connect(uriOf(summary.name), { ...options, contexts: CONTEXTS });
       lines.push(...details(client));
       await client.close();
     } catch (error) {

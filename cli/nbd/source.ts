@@ -11,6 +11,7 @@ import {
   type ImageSource,
   openImage,
   RawImage,
+  resolveChain,
   SectorImage,
   SliceImage,
 } from '../../services/nbd/mod.ts';
@@ -28,7 +29,7 @@ export async function openSource(values: NbdArguments): Promise<DiskImage> {
   if (more.length > 0) throw new UsageError(`Cannot serve ${more[0]}: one IMAGE at a time`);
   const offset = values.integer('offset', 0, 0, Number.MAX_SAFE_INTEGER);
   const said = values.has('image-opts') ? imageOptions(path, values) : sourceOf(path, values);
-  const source = withSnapshot(said, values);
+  const source = withSnapshot(await withNames(said, values), values);
   const readOnly = values.has('read-only') || source.snapshot !== undefined;
   const opened = values.has('snapshot')
     ? await openOverlay(source)
@@ -62,6 +63,15 @@ function sourceOf(path: string, values: NbdArguments): ImageSource {
   if (!values.has('allow-extents')) return source;
   if (format !== 'vmdk') throw new UsageError('Cannot use --allow-extents: it is for -f vmdk');
   return { ...source, allowExtents: true };
+}
+
+/** Below `--backing-root`, names inside images lead to what is under them; without it they open nothing. */
+async function withNames(source: ImageSource, values: NbdArguments): Promise<ImageSource> {
+  const root = values.get('backing-root');
+  if (root === undefined || source.path === undefined) return source;
+  if (source.backing !== undefined)
+    throw new UsageError('Cannot use --backing-root: what is under IMAGE is said already');
+  return { ...(await resolveChain(source.path, source.format, { root, guess: values.has('qemu-nbd') })), ...source };
 }
 
 /** `-l NAME`, or in qemu-nbd's long words `-l snapshot.id=1,snapshot.name=NAME` */

@@ -27,8 +27,9 @@ export class Iotests {
     this.#folder = folder;
     this.#path = path;
     this.#shims = {
-      // qemu-nbd 8.2 says by one line more that it knows extended headers; the tests are older.
-      'qemu-nbd': `case " $* " in *' --list '*) ${command('nbd', '--qemu-nbd')} "$@" | sed '/^  transaction size: 64-bit$/d'; exit;; esac\nexec ${command('nbd', '--qemu-nbd')} "$@"`,
+      // qemu-nbd 8.2 says by one line more that it knows extended headers, and by a flag what goes with them; the tests
+      // are older.
+      'qemu-nbd': `case " $* " in *' --list '*) ${command('nbd', '--qemu-nbd')} "$@" | sed '/^  transaction size: 64-bit$/d; s/flags: 0x1\\(...\\) \\(.*\\) block-status-payload/flags: 0x\\1 \\2/'; exit;; esac\nexec ${command('nbd', '--qemu-nbd', `--backing-root=${path('')}`)} "$@"`,
       'qemu-img': `exec ${command('img', '--qemu-img')} "$@"`,
     };
     const cache = `export NODE_COMPILE_CACHE='${path('compile-cache')}'`;

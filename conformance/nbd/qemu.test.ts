@@ -4,9 +4,10 @@ import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { firmwareElf } from '../../guests/firmware/mod.ts';
-import { ExportSet, NbdClient, NbdListener, RawImage } from '../../services/nbd/mod.ts';
+import { NbdClient, RawImage } from '../../services/nbd/mod.ts';
 import { Qemu } from '../guests/qemu.ts';
 import { hasPrograms, listening, mustRun, PeerServer, run, scratch } from './peers.ts';
+import { serve } from './served.ts';
 
 const { path, remove } = scratch();
 test.after.always(remove);
@@ -23,19 +24,11 @@ function newFile(contents: Buffer | number): string {
 /** Our server on a socket of its own; `close` leaves the file as clients have flushed it. */
 async function served(t: ExecutionContext, file: string, socket = path(`s${count++}`)) {
   const image = await RawImage.open(file, { readOnly: false });
-  const exports = new ExportSet();
-  exports.add({ name: 'disk', image, writable: true });
-  const listener = await NbdListener.listen({ type: 'unix', path: socket }, exports, { limits: { drainMs: 100 } });
-  let closed = false;
-  const close = async (): Promise<void> => {
-    if (closed) return;
-    closed = true;
-    await listener.close();
-    await image.flush();
-    await image.close();
-  };
-  t.teardown(close);
-  return { socket, uri: listener.uriOf('disk'), close };
+  const address = { type: 'unix', path: socket } as const;
+  const { uriOf, close } = await serve(t, image, [{ name: 'disk', writable: true }], address, {
+    limits: { drainMs: 100 },
+  });
+  return { socket, uri: uriOf('disk'), close };
 }
 
 function guest(t: ExecutionContext, disk: readonly string[]): Qemu {

@@ -3,8 +3,9 @@
 import { randomBytes } from 'node:crypto';
 import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
-import { ExportSet, MemoryImage, NbdListener, RawImage } from '../../services/nbd/mod.ts';
+import { MemoryImage, RawImage } from '../../services/nbd/mod.ts';
 import { hasPrograms, mustRun, PeerServer, run, scratch } from './peers.ts';
+import { addressOf, serve } from './served.ts';
 
 const { path, remove } = scratch();
 test.after.always(remove);
@@ -34,23 +35,13 @@ async function served(
   const file = path(`disk${id}.raw`);
   newDisk(file);
   const image = await RawImage.open(file, { readOnly: options.readOnly ?? false });
-  const exports = new ExportSet();
-  exports.add({ name: options.name ?? '', description: 'conformance', image, writable: true });
-  exports.add({ name: 'memory', image: new MemoryImage(MIB), writable: false });
-  const listener = await NbdListener.listen(
-    transport === 'unix' ? { type: 'unix', path: path(`s${id}`) } : { type: 'inet', port: 0 },
-    exports,
-  );
-  let closed = false;
-  const close = async (): Promise<void> => {
-    if (closed) return;
-    closed = true;
-    await listener.close();
-    await image.flush();
-    await image.close();
-  };
-  t.teardown(close);
-  return { file, uri: listener.uriOf(options.name ?? ''), close };
+  const name = options.name ?? '';
+  const offered = [
+    { name, description: 'conformance', writable: true },
+    { name: 'memory', image: new MemoryImage(MIB), writable: false },
+  ];
+  const { uriOf, close } = await serve(t, image, offered, addressOf(transport, path(`s${id}`)));
+  return { file, uri: uriOf(name), close };
 }
 
 for (const transport of ['unix', 'tcp'] as const) {

@@ -5,10 +5,11 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { ExportSet, NbdClient, NbdListener, type NbdSessionSummary, RawImage } from '../../services/nbd/mod.ts';
+import { NbdClient, type NbdSessionSummary, RawImage } from '../../services/nbd/mod.ts';
 import { readTlsCredentials, TlsClient, TlsServer } from '../../services/shared/mod.ts';
 import { makeCredentials, type TestCredentials } from '../../test/fixtures/certificates.ts';
 import { hasPrograms, mustRun, PeerServer, run, scratch } from './peers.ts';
+import { addressOf, serve } from './served.ts';
 
 const { path, remove } = scratch();
 let made: TestCredentials;
@@ -37,38 +38,27 @@ async function served(
   const file = path(`disk${id}.raw`);
   writeFileSync(file, contents);
   const image = await RawImage.open(file, { readOnly: false });
-  const exports = new ExportSet();
-  exports.add({ name: 'disk', image, writable: true });
-  exports.add({ name: 'secret', image, writable: true, tlsOnly: true });
+  const offered = [
+    { name: 'disk', writable: true },
+    { name: 'secret', writable: true, tlsOnly: true },
+  ];
   const sessions: NbdSessionSummary[] = [];
   const socket = path(`s${id}`);
-  const listener = await NbdListener.listen(
-    transport === 'unix' ? { type: 'unix', path: socket } : { type: 'inet', port: 0 },
-    exports,
-    {
-      tls: { server: new TlsServer(readTlsCredentials(folderOf(kind), 'server')), mode },
-      onSession: (summary) => sessions.push(summary),
-    },
-  );
-  let closed = false;
-  const close = async (): Promise<void> => {
-    if (closed) return;
-    closed = true;
-    await listener.close();
-    await image.flush();
-    await image.close();
-  };
-  t.teardown(close);
-  const port = Number(/:(\d+)\//.exec(listener.uri)?.[1] ?? 0);
+  const server = await serve(t, image, offered, addressOf(transport, socket), {
+    tls: { server: new TlsServer(readTlsCredentials(folderOf(kind), 'server')), mode },
+    onSession: (summary) => sessions.push(summary),
+  });
+  const { uriOf, close } = server;
+  const port = Number(server.port);
   /** As libnbd reads it */
   const uri = (name: string, client = kind === 'PSK' ? made.keys : made.good): string => {
-    const plain = listener.uriOf(name).replace(/^nbd:|^nbd\+/, (scheme) => scheme.replace('nbd', 'nbds'));
+    const plain = uriOf(name).replace(/^nbd:|^nbd\+/, (scheme) => scheme.replace('nbd', 'nbds'));
     if (kind === 'PSK') {
       return `${plain.replace('://', '://alice@')}${transport === 'unix' ? '&' : '?'}tls-psk-file=${client}`;
     }
     return `${plain}${transport === 'unix' ? '&' : '?'}tls-certificates=${client}`;
   };
-  return { file, socket, port, uri, plain: listener.uriOf('disk'), sessions, close };
+  return { file, socket, port, uri, plain: uriOf('disk'), sessions, close };
 }
 
 /** The credentials object and the drive of QEMU's tools */

@@ -7,10 +7,11 @@ import { dirname, join } from 'node:path';
 import process from 'node:process';
 import test, { type ExecutionContext } from 'ava';
 import { encodeClientFlags, encodeOption, OPT, REP } from '../../protocols/nbd/mod.ts';
-import { ExportSet, MemoryImage, NbdClient, NbdListener, type NbdSessionSummary } from '../../services/nbd/mod.ts';
+import { MemoryImage, NbdClient, type NbdSessionSummary } from '../../services/nbd/mod.ts';
 import { readTlsCredentials, TlsClient, TlsServer } from '../../services/shared/mod.ts';
 import { makeCredentials, type TestCredentials } from '../../test/fixtures/certificates.ts';
 import { findProgram, freePort, hasPrograms, listening, mustRun, PeerServer, run, scratch } from './peers.ts';
+import { addressOf, serve } from './served.ts';
 
 const { path, remove } = scratch();
 let made: TestCredentials;
@@ -36,21 +37,17 @@ async function served(
 ) {
   const image = new MemoryImage(contents.length);
   await image.write(0, contents);
-  const exports = new ExportSet();
-  exports.add({ name: 'disk', image, writable: true });
-  exports.add({ name: 'other', image, writable: false });
+  const offered = [
+    { name: 'disk', writable: true },
+    { name: 'other', writable: false },
+  ];
   const sessions: NbdSessionSummary[] = [];
   const socket = path(`s${count++}`);
-  const listener = await NbdListener.listen(
-    transport === 'unix' ? { type: 'unix', path: socket } : { type: 'inet', port: 0 },
-    exports,
-    {
-      tls: { server: new TlsServer(readTlsCredentials(folderOf(kind), 'server'), { minVersion }), mode: 'require' },
-      onSession: (summary) => sessions.push(summary),
-    },
-  );
-  t.teardown(() => listener.close());
-  return { socket, image, port: /:(\d+)\//.exec(listener.uri)?.[1] ?? '', sessions };
+  const { port } = await serve(t, image, offered, addressOf(transport, socket), {
+    tls: { server: new TlsServer(readTlsCredentials(folderOf(kind), 'server'), { minVersion }), mode: 'require' },
+    onSession: (summary) => sessions.push(summary),
+  });
+  return { socket, image, port, sessions };
 }
 
 const certificates = (folder: string, end: 'client' | 'server') => ({

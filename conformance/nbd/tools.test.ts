@@ -5,6 +5,7 @@ import { mkdirSync, readFileSync, statSync, truncateSync, writeFileSync } from '
 import test, { type ExecutionContext } from 'ava';
 import { ExportSet, NbdClient, NbdError, NbdListener, RawImage } from '../../services/nbd/mod.ts';
 import { hasPrograms, mustRun, PeerServer, run, scratch } from './peers.ts';
+import { addressOf, serve } from './served.ts';
 
 const { path, remove } = scratch();
 test.after.always(remove);
@@ -16,23 +17,12 @@ async function served(t: ExecutionContext, contents: Buffer, address: 'unix' | '
   const file = path(`disk${id}.raw`);
   writeFileSync(file, contents);
   const image = await RawImage.open(file, { readOnly: false });
-  const exports = new ExportSet();
-  exports.add({ name: 'disk', description: 'a disk', image, writable: true });
-  exports.add({ name: 'other', image, writable: false });
-  const listener = await NbdListener.listen(
-    address === 'unix' ? { type: 'unix', path: path(`s${id}`) } : { type: 'inet', port: 0 },
-    exports,
-  );
-  let closed = false;
-  const close = async (): Promise<void> => {
-    if (closed) return;
-    closed = true;
-    await listener.close();
-    await image.flush();
-    await image.close();
-  };
-  t.teardown(close);
-  return { file, uri: listener.uriOf('disk'), close };
+  const offered = [
+    { name: 'disk', description: 'a disk', writable: true },
+    { name: 'other', writable: false },
+  ];
+  const { uriOf, close } = await serve(t, image, offered, addressOf(address, path(`s${id}`)));
+  return { file, uri: uriOf('disk'), close };
 }
 
 test('nbdfuse shows our export as a file that is read, written and synced', async (t) => {

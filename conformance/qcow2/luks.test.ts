@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import test from 'ava';
 import { createLuksHeader, LuksImage } from '../../services/nbd/images/mod.ts';
-import { createQcow2, createSnapshot, Qcow2Image } from '../../services/nbd/images/qcow2/mod.ts';
+import { createQcow2, createSnapshot, FdImageFile, Qcow2Image } from '../../services/nbd/images/qcow2/mod.ts';
 import { randomWork } from '../../test/fixtures/random_work.ts';
 import { hasPrograms, mustRun, run, scratch } from '../nbd/peers.ts';
 
@@ -109,6 +109,23 @@ for (const ours of [true, false]) {
     t.is(status, 0);
   });
 }
+
+test('Q11 Q14 an encrypted image whose clusters are in a data file is the same to qemu-img', async (t) => {
+  t.timeout(120_000);
+  if (!hasPrograms(t, 'qemu-img')) return;
+  const [path, data] = [files.path('data.qcow2'), files.path('data.raw')];
+  const options = `encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,data_file=${data}`;
+  await mustRun(t, 'qemu-img', ['create', ...secret, '-f', 'qcow2', '-o', options, path, '4M']);
+  const image = await Qcow2Image.open(path, {
+    readOnly: false,
+    passphrase,
+    dataFile: FdImageFile.open(data, false),
+  });
+  const model = new Uint8Array(4 * MIB);
+  await sectorWork(image, model, 7);
+  await image.close();
+  await qemuSame(t, path, 'qcow2', model);
+});
 
 test('Q14 random work on an encrypted image reads back after reopening', async (t) => {
   const path = files.path('random.qcow2');

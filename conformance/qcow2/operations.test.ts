@@ -302,7 +302,12 @@ for (const [kind, name] of kinds.entries()) {
       const fixed = await checkQcow2(copy, kind === 0 ? 'leaks' : 'all');
       t.like(fixed, { leaks: 0, corruptions: 0 });
       t.is(fixed.leaksFixed, ours.leaks);
-      t.is(fixed.corruptionsFixed, ours.corruptions);
+      // Flags that are wrong beside refcounts that are wrong are right once these are mended, and not counted.
+      const mended = files.path(`mended-${kind}-${seed}.qcow2`);
+      writeFileSync(mended, bytes);
+      const byQemu = await qemuCheck(mended, '-r', 'all');
+      const countsSame = name === 'refcounts too low' || name === 'COPIED flags' || name === 'dirty bit';
+      t.is(fixed.corruptionsFixed, countsSame ? (byQemu['corruptions-fixed'] ?? 0) : ours.corruptions);
       await clean(t, copy);
       const image = await Qcow2Image.open(copy, { readOnly: false });
       await image.write(0, new Uint8Array(100_000).fill(1));

@@ -59,6 +59,7 @@ export function decodeLuksHeader(bytes: Uint8Array, areaBytes: number): LuksHead
   const slots: (LuksKeySlot | undefined)[] = [];
   const taken: { from: number; to: number }[] = [{ from: 0, to: LUKS_HEADER_BYTES }];
   const materialBytes = keyBytes * LUKS_LIMITS.stripes;
+  let totalIterations = 0;
   for (let index = 0; index < LUKS_LIMITS.slots; index++) {
     const active = cursor.u32('active');
     const iterations = cursor.u32('iterations');
@@ -72,6 +73,7 @@ export function decodeLuksHeader(bytes: Uint8Array, areaBytes: number): LuksHead
     if (active !== SLOT_ENABLED) throw bad(`key slot ${index} is neither in use nor free`);
     if (stripes !== LUKS_LIMITS.stripes) throw bad(`${stripes} stripes in key slot ${index}, expected 4000`);
     if (iterations === 0 || iterations > LUKS_LIMITS.iterations) throw tooMany(iterations);
+    totalIterations += iterations + digestIterations;
     const to = materialOffset + materialBytes;
     if (to > areaBytes) throw bad(`key material of slot ${index} up to ${to}, the header ends at ${areaBytes}`);
     if (taken.some((other) => materialOffset < other.to && other.from < to)) {
@@ -79,6 +81,9 @@ export function decodeLuksHeader(bytes: Uint8Array, areaBytes: number): LuksHead
     }
     taken.push({ from: materialOffset, to });
     slots.push({ iterations, salt, materialOffset });
+  }
+  if (totalIterations > LUKS_LIMITS.totalIterations) {
+    throw tooMany(totalIterations, 'iterations of all key slots together', LUKS_LIMITS.totalIterations);
   }
   if (taken.some(({ to }) => to > payloadOffset && payloadOffset > 0)) throw bad('key material inside the disk');
   return { hash, keyBytes, payloadOffset, digest, digestSalt, digestIterations, uuid, slots };
@@ -131,12 +136,10 @@ function text(cursor: Cursor, bytes: number, field: string): string {
   return value;
 }
 
-function tooMany(iterations: number): WireError {
-  return new WireError(
-    'ERR_WIRE_LIMIT',
-    `Cannot open the LUKS disk: ${iterations} iterations, limit is ${LUKS_LIMITS.iterations}`,
-    { message: 'LUKS header' },
-  );
+function tooMany(iterations: number, what = 'iterations', limit: number = LUKS_LIMITS.iterations): WireError {
+  return new WireError('ERR_WIRE_LIMIT', `Cannot open the LUKS disk: ${iterations} ${what}, limit is ${limit}`, {
+    message: 'LUKS header',
+  });
 }
 
 function bad(found: string): WireError {

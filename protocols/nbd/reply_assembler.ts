@@ -13,6 +13,7 @@ import {
   STRUCTURED_REPLY_MAGIC,
 } from './constants.ts';
 import { MAX_RECEIVED_EXTENTS, MAX_REPLY_CHUNKS, MAX_STRING_BYTES } from './limits.ts';
+import { ReadCover } from './read_cover.ts';
 import { decodeSimpleReply, SIMPLE_REPLY_BYTES } from './simple_reply.ts';
 import {
   CHUNK_HEADER_BYTES,
@@ -48,8 +49,8 @@ export interface Completion {
 
 interface Assembly {
   readonly request: Outstanding;
-  /** READ: covered ranges relative to the request, ascending, apart: [start, end, start, end …] */
-  readonly covered: number[];
+  /** READ: what has come, relative to the request */
+  readonly cover: ReadCover;
   chunks: number;
   error: Completion['error'];
   readonly extents: Map<number, readonly Extent[]>;
@@ -107,7 +108,8 @@ export class ReplyAssembler {
 
   expect(request: Outstanding): void {
     if (this.#outstanding.has(request.cookie)) throw new RangeError(`Cookie ${request.cookie} is in use`);
-    this.#outstanding.set(request.cookie, { request, covered: [], chunks: 0, error: undefined, extents: new Map() });
+    const cover = new ReadCover(request.length);
+    this.#outstanding.set(request.cookie, { request, cover, chunks: 0, error: undefined, extents: new Map() });
   }
 
   /**
@@ -181,7 +183,7 @@ export class ReplyAssembler {
     } else if (request.type === CMD.BLOCK_STATUS) {
       throw wrong('ERR_WIRE_STATE', 'Cannot accept a simple reply to NBD_CMD_BLOCK_STATUS without an error');
     } else if (request.type === CMD.READ) {
-      assembly.covered.push(0, request.length);
+      assembly.cover.add(0, request.length);
       if (request.length > 0) {
         this.#state = { kind: 'data', assembly, at: 0, end: request.length, done: true };
         return;
@@ -255,7 +257,7 @@ export class ReplyAssembler {
     const done = (header.flags & REPLY_FLAG_DONE) !== 0;
     if (state.kind === 'data-offset') {
       const offset = new Cursor(state.bytes, 'NBD_REPLY_TYPE_OFFSET_DATA').u64('offset');
-      const start = cover(assembly, offset, header.length - 8);
+      const start = take(assembly, offset, header.length - 8);
       this.#state = { kind: 'data', assembly, at: start, end: start + header.length - 8, done };
       return piece;
     }
@@ -268,7 +270,7 @@ export class ReplyAssembler {
   #onPayload(assembly: Assembly, type: number, payload: Uint8Array): void {
     if (type === REPLY_TYPE.OFFSET_HOLE) {
       const hole = decodeHole(payload);
-      const start = cover(assembly, hole.offset, hole.lengthBytes);
+      const start = take(assembly, hole.offset, hole.lengthBytes);
       assembly.request.into?.fill(0, start, start + hole.lengthBytes);
       return;
     }
@@ -300,11 +302,9 @@ export class ReplyAssembler {
   }
 
   #complete(assembly: Assembly, completions: Completion[]): void {
-    const { request, covered, error } = assembly;
-    if (error === undefined && request.type === CMD.READ && request.length > 0) {
-      if (covered.length !== 2 || covered[0] !== 0 || covered[1] !== request.length) {
-        throw wrong('ERR_WIRE_VALUE', 'Cannot accept the end of a read reply: not all bytes came');
-      }
+    const { request, cover, error } = assembly;
+    if (error === undefined && request.type === CMD.READ && !cover.isWhole) {
+      throw wrong('ERR_WIRE_VALUE', 'Cannot accept the end of a read reply: not all bytes came');
     }
     if (error === undefined && request.type === CMD.BLOCK_STATUS) {
       // CVE-2023-5871: success must bring every selected context.
@@ -338,8 +338,7 @@ function payloadLimit(
 }
 
 /** Marks bytes of a READ as come; gives their start in the request. Overlaps and strays are refused. */
-function cover(assembly: Assembly, offset: bigint, lengthBytes: number): number {
-  const { request, covered } = assembly;
+function take({ request, cover }: Assembly, offset: bigint, lengthBytes: number): number {
   const relative = offset - BigInt(request.offset);
   if (lengthBytes === 0 || relative < 0n || relative + BigInt(lengthBytes) > BigInt(request.length)) {
     throw wrong(
@@ -348,27 +347,8 @@ function cover(assembly: Assembly, offset: bigint, lengthBytes: number): number 
     );
   }
   const start = Number(relative);
-  const end = start + lengthBytes;
-  // First range that ends at or behind our start; most servers send in order, so look from the back.
-  let index = covered.length;
-  while (index > 0 && covered[index - 1]! >= start) index -= 2;
-  const nextStart = covered[index];
-  if (nextStart !== undefined && covered[index + 1]! === start) {
-    // Grow this range, then join it with the one behind.
-    const behind = covered[index + 2];
-    if (behind !== undefined && behind < end) throw overlap(offset, lengthBytes);
-    if (behind === end) covered.splice(index + 1, 2);
-    else covered[index + 1] = end;
-    return start;
-  }
-  if (nextStart !== undefined && nextStart < end) throw overlap(offset, lengthBytes);
-  if (nextStart === end) covered[index] = start;
-  else covered.splice(index, 0, start, end);
-  return start;
-}
-
-function overlap(offset: bigint, lengthBytes: number): WireError {
-  return wrong('ERR_WIRE_VALUE', `Cannot accept ${lengthBytes} bytes at ${offset}: they came before`);
+  if (cover.add(start, start + lengthBytes)) return start;
+  throw wrong('ERR_WIRE_VALUE', `Cannot accept ${lengthBytes} bytes at ${offset}: they came before`);
 }
 
 function wrong(code: WireError['code'], text: string): WireError {

@@ -42,6 +42,7 @@ export class NbdClient implements NbdDisk {
     this.#session = new ClientSession(handshake.stream, agreed, {
       maxRequests: options.requests ?? DEFAULT_REQUESTS,
       rest: handshake.rest,
+      closeMs: options.closeTimeoutMs,
     });
   }
 
@@ -229,7 +230,7 @@ export class NbdClient implements NbdDisk {
     this.#sizeBytes = sizeBytes;
   }
 
-  /** Waits for what is under way, says NBD_CMD_DISC, and ends the connection. */
+  /** Waits for what is under way, up to `closeTimeoutMs`, says NBD_CMD_DISC, and ends the connection. */
   close(): Promise<void> {
     return this.#session.close();
   }

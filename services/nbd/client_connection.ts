@@ -44,6 +44,8 @@ export interface NbdClientOptions {
   readonly exportName?: string;
   /** Connection and handshake, in `ms` (default 10 000) */
   readonly openTimeoutMs?: number;
+  /** Closing waits no longer than this for the next answer of a server, in `ms` (default 30 000) */
+  readonly closeTimeoutMs?: number;
   /** Requests under way at once (default 64) */
   readonly requests?: number;
   /** Ask for structured replies and block status (default true) */

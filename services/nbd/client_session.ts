@@ -15,6 +15,7 @@ import { asNbdError, NbdError } from './nbd_error.ts';
 
 /** Data of requests under way, in `bytes` */
 const MAX_REQUEST_BYTES = 64 << 20;
+const DEFAULT_CLOSE_MS = 30_000;
 
 interface Pending {
   readonly what: string;
@@ -42,18 +43,26 @@ export class ClientSession {
   readonly #assembler: ReplyAssembler;
   readonly #extended: boolean;
   readonly #maxRequests: number;
+  readonly #closeMs: number;
   readonly #pending = new Map<number, Pending>();
   #waiting: (() => void)[] = [];
   #bytes = 0;
   #nextCookie = 1;
   #failure: Error | undefined;
   #closed = Promise.withResolvers<void>();
+  /** Runs while somebody waits for the end: anew with each answer */
+  #closeTimer: NodeJS.Timeout | undefined;
 
-  /** Takes the stream over; `rest` is what came behind the handshake. */
-  constructor(stream: Duplex, agreed: AgreedExport, options: { maxRequests: number; rest: Uint8Array }) {
+  /** Takes the stream over; `rest` is what came behind the handshake. `closeMs` as {@link NbdClientOptions} has it. */
+  constructor(
+    stream: Duplex,
+    agreed: AgreedExport,
+    options: { maxRequests: number; rest: Uint8Array; closeMs?: number | undefined },
+  ) {
     this.#stream = stream;
     this.#extended = agreed.extended;
     this.#maxRequests = options.maxRequests;
+    this.#closeMs = options.closeMs ?? DEFAULT_CLOSE_MS;
     this.#assembler = new ReplyAssembler({
       structured: agreed.structured,
       extended: agreed.extended,
@@ -76,8 +85,18 @@ export class ClientSession {
     return this.#pending.size;
   }
 
-  /** Waits for what is under way, says NBD_CMD_DISC, and ends the connection. */
+  /**
+   * Waits for what is under way, says NBD_CMD_DISC, and ends the connection: in any case when the server has answered
+   * nothing for `closeMs`, or does not take what it is told. What was under way fails then, with EIO.
+   */
   async close(): Promise<void> {
+    if (this.#closeTimer === undefined) {
+      this.#closeTimer = setTimeout(() => {
+        const text = `Cannot finish an NBD request: no answer in ${this.#closeMs} ms, and it is to be closed`;
+        this.#fail(new NbdError('EIO', text, { disconnected: true }));
+      }, this.#closeMs);
+      void this.closed.then(() => clearTimeout(this.#closeTimer));
+    }
     while (this.#failure === undefined && this.#pending.size > 0)
       await new Promise<void>((go) => this.#waiting.push(go));
     if (this.#failure === undefined) {
@@ -117,6 +136,7 @@ export class ClientSession {
       this.#fail(error instanceof Error ? error : new Error(String(error)));
       return;
     }
+    if (completions.length > 0) this.#closeTimer?.refresh();
     for (const completion of completions) {
       const pending = this.#pending.get(completion.cookie);
       this.#pending.delete(completion.cookie);

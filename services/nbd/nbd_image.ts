@@ -12,14 +12,22 @@ export class NbdImage implements DiskImage {
   readonly canFastZero: boolean;
   readonly allocationDepth?: NonNullable<DiskImage['allocationDepth']>;
   readonly #disk: NbdDisk;
+  readonly #statusContext: string;
   #active: boolean;
 
-  /** The disk is taken over: it is closed with the image. `inactive`: not written to until activate() */
-  constructor(disk: NbdDisk, options: { readonly readOnly?: boolean; readonly inactive?: boolean } = {}) {
+  /**
+   * The disk is taken over: it is closed with the image. `inactive`: not written to until activate(). `statusContext`:
+   * what blockStatus() tells the flags of (default base:allocation).
+   */
+  constructor(
+    disk: NbdDisk,
+    options: { readonly readOnly?: boolean; readonly inactive?: boolean; readonly statusContext?: string } = {},
+  ) {
     if (!options.readOnly && disk.readOnly) {
       throw new ImageError('EPERM', 'Cannot open the disk for writing: its server exports it read-only');
     }
     this.#disk = disk;
+    this.#statusContext = options.statusContext ?? BASE_ALLOCATION;
     this.#active = options.inactive !== true;
     this.sizeBytes = disk.sizeBytes;
     this.readOnly = options.readOnly ?? false;
@@ -72,8 +80,8 @@ export class NbdImage implements DiskImage {
 
   async blockStatus(offset: number, lengthBytes: number): Promise<Extent[]> {
     // A server that does not tell has data everywhere, for all that is known.
-    if (!this.#disk.contexts.includes(BASE_ALLOCATION)) return [{ lengthBytes, flags: 0 }];
-    return this.#status(BASE_ALLOCATION, offset, lengthBytes);
+    if (!this.#disk.contexts.includes(this.#statusContext)) return [{ lengthBytes, flags: 0 }];
+    return this.#status(this.#statusContext, offset, lengthBytes);
   }
 
   dirtyBitmaps(): readonly string[] {

@@ -46,6 +46,8 @@ export interface SecureStream {
 export interface TlsVersionOption {
   /** Oldest version that is spoken (default TLSv1.3) */
   readonly minVersion?: 'TLSv1.2' | 'TLSv1.3';
+  /** Newest version that is spoken (default TLSv1.3) */
+  readonly maxVersion?: 'TLSv1.2' | 'TLSv1.3';
 }
 
 export interface TlsServerOptions extends TlsVersionOption {
@@ -152,9 +154,10 @@ export class TlsServer {
   }
 
   #newServer(onUser: (identity: string) => void) {
-    const { minVersion = 'TLSv1.3' } = this.#options;
+    const { minVersion = 'TLSv1.3', maxVersion = 'TLSv1.3' } = this.#options;
     const common = {
       minVersion,
+      maxVersion,
       honorCipherOrder: true,
       // Sessions are not resumed: every connection proves who it is again.
       secureOptions: constants.SSL_OP_NO_RENEGOTIATION | constants.SSL_OP_NO_TICKET,
@@ -287,9 +290,9 @@ export class TlsClient {
   }
 
   #connect(raw: Duplex, serverName: string): TLSSocket {
-    const { minVersion = 'TLSv1.3' } = this.#options;
+    const { minVersion = 'TLSv1.3', maxVersion = 'TLSv1.3' } = this.#options;
     const credentials = this.#credentials;
-    const common = { socket: raw, minVersion, rejectUnauthorized: true };
+    const common = { socket: raw, minVersion, maxVersion, rejectUnauthorized: true };
     if (credentials.kind === 'psk') {
       const { identity, key } = this.#psk!;
       return connect({

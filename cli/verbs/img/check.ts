@@ -50,6 +50,10 @@ Exit status: 0 sound, 1 it failed, 2 wrong, 3 leaks only, 63 there is no check f
 
 function report(given: Given, output: Output, path: string, result: Qcow2CheckResult): number {
   const { leaks, corruptions, leaksFixed, corruptionsFixed, checkErrors } = result;
+  const problems = result.problems.map(printable);
+  // qemu-img tells of each on standard error, beside JSON, too.
+  if (given.asQemu) process.stderr.write(problems.map((line) => `${line}\n`).join(''));
+  else if (output === 'human' && !given.has('q')) printLines(...problems);
   if (output === 'json') {
     // As qemu-img: a count of nothing is left out.
     const counts = {
@@ -73,7 +77,7 @@ function report(given: Given, output: Output, path: string, result: Qcow2CheckRe
 
 function humanReport(result: Qcow2CheckResult): string[] {
   const { leaks, corruptions, leaksFixed, corruptionsFixed, checkErrors, totalClusters, allocatedClusters } = result;
-  const lines = result.problems.map(printable);
+  const lines: string[] = [];
   if (leaksFixed > 0 || corruptionsFixed > 0) {
     lines.push(
       'The following inconsistencies were found and repaired:',

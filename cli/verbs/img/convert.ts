@@ -9,18 +9,22 @@ import {
   guessFormat,
   type ImageFormat,
   type ImageSource,
+  inspectQcow2,
   openImage,
   openVmdkStream,
   Qcow2Image,
   resolveChain,
 } from '../../../services/nbd/images/mod.ts';
+import { isNbdUri } from '../../block_devices.ts';
 import { KeyValues } from '../../key_value.ts';
 import { addBitmaps, bitmapsOf, ownExtentsOf } from './convert_parts.ts';
 import { type Given, parseSize, type Subcommand } from './grammar.ts';
 import { imageOptsOf, secretsOf } from './image_opts.ts';
 import { JoinedImage } from './joined_image.ts';
+import { openNbd } from './nbd_source.ts';
 import { mergedOptions } from './option_list.ts';
 import { ImageProgress } from './progress.ts';
+import { SalvagedImage } from './salvaged_image.ts';
 import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS, withAdvice } from './source.ts';
 import { dataFileAt, planTarget, replaceFile, TARGET_FORMATS, targetHelp } from './target.ts';
 
@@ -45,6 +49,10 @@ export const convertCommand: Subcommand = {
     { short: 'n', help: 'TARGET is there already: only write into it' },
     { long: 'target-image-opts', help: 'with -n: TARGET is named as driver=FMT,file.filename=FILE,…' },
     { long: 'target-is-zero', help: 'with -n: TARGET reads as zeroes, which need not be written' },
+    {
+      long: 'salvage',
+      help: 'go on where SOURCE cannot be read: zeroes are in its place, and a warning tells of each',
+    },
     { short: 'p', help: 'show how far it is' },
     { short: 'm', value: 'N', help: 'accepted: one read and one write are on their way at once' },
     { short: 'C', help: 'accepted: copying is our own' },
@@ -82,6 +90,7 @@ storage first, unless -t unsafe is given.`,
       throw given.usage(target === undefined ? 'its SOURCE is missing' : 'its TARGET is missing');
     }
     if (given.has('C') && given.has('S')) throw given.usage('-C and -S exclude each other');
+    if (given.has('C') && given.has('salvage')) throw given.usage('-C and --salvage exclude each other');
     if (given.has('C') && given.has('c')) throw given.usage('-C and -c exclude each other');
     const sources: DiskImage[] = [];
     try {
@@ -112,7 +121,7 @@ export async function write(
   const over = await overOf(given, path, format, options, sources.length);
   const bitmaps = given.has('bitmaps') ? bitmapsOf(given, sources, format) : [];
   const fill = async (source: ImageSource, targetIsZero: boolean, compressed: boolean): Promise<void> => {
-    const target = await openTarget(given, { ...source, ...over?.source }, compressed, isUnsafe(given));
+    const target = await openTarget(given, source, compressed, isUnsafe(given));
     try {
       const own = over === undefined ? undefined : ownExtentsOf(sources[0]!);
       await copyAll(given, sources, target.image, { sparseBytes, targetIsZero, packing: target.packing, own });
@@ -123,10 +132,13 @@ export async function write(
       await target.image.close();
     }
   };
+  if (isNbdUri(path) && !given.has('n')) {
+    throw given.usage(`${path} is an export, which cannot be made, only written to: add -n`);
+  }
   if (given.has('n')) {
-    if (options !== '' && !given.asQemu) throw given.usage('-o is for a new TARGET, and -n says that it is there');
-    if (options !== '') process.stderr.write('qemu-img: -o has no effect when skipping image creation\n');
-    return fill(imageOptsOf(given, path) ?? { path, format }, given.has('target-is-zero'), given.has('c'));
+    if (options !== '') throw given.usage('-o is for a new TARGET, and -n says that it is there');
+    const there = imageOptsOf(given, path) ?? (await targetThere(given, path, format, over));
+    return fill(there, given.has('target-is-zero'), given.has('c'));
   }
   const target = planTarget({
     format,
@@ -149,7 +161,7 @@ export async function write(
     };
     // What is behind a new LUKS header is noise, not zeroes.
     const targetIsZero = over === undefined && format !== 'luks';
-    await fill({ path: partial, format, ...parts }, targetIsZero, given.has('c') || target.compressed);
+    await fill({ path: partial, format, ...parts, ...over?.source }, targetIsZero, given.has('c') || target.compressed);
     if (!given.has('t') && existsSync(path)) {
       if (data !== undefined) syncFile(data);
       syncFile(partial);
@@ -203,6 +215,19 @@ async function overOf(
   return { name: { file, format: known }, source: { backing } };
 }
 
+/** A target that is there, with what its header says is under it as far as that may be followed, or as -B says. */
+async function targetThere(
+  given: Given,
+  path: string,
+  format: ImageFormat,
+  over: Over | undefined,
+): Promise<ImageSource> {
+  if (format !== 'qcow2' || (await inspectQcow2(path)).header.backingFile === undefined) return { path, format };
+  const root = given.text('backing-root') ?? (given.asQemu ? '/' : undefined);
+  if (root === undefined) return { path, format, ...over?.source };
+  return withAdvice(path, () => resolveChain(path, format, { root, guess: given.asQemu }));
+}
+
 async function copyAll(
   given: Given,
   sources: readonly DiskImage[],
@@ -215,7 +240,11 @@ async function copyAll(
   },
 ): Promise<void> {
   const [only, ...more] = sources;
-  const source = more.length === 0 ? only! : new JoinedImage(sources);
+  const joined = more.length === 0 ? only! : new JoinedImage(sources);
+  const warn = (what: string): void => {
+    process.stderr.write(`${given.asQemu ? 'qemu-img' : 'caisson img'}: warning: ${what}\n`);
+  };
+  const source = given.has('salvage') ? new SalvagedImage(joined, warn) : joined;
   const progress = given.has('p') && !given.has('q') ? new ImageProgress(source.sizeBytes) : undefined;
   const { packing, own, ...rest } = options;
   await copyImage(source, target, {
@@ -239,7 +268,9 @@ async function openTarget(
     const stream = await openVmdkStream(source.path!);
     return { image: stream.image, packing: stream };
   }
-  const image = await openImage(source, { readOnly: false, unsafe });
+  const image = isNbdUri(source.path!)
+    ? await openNbd(given, source.path!, false)
+    : await openImage(source, { readOnly: false, unsafe });
   if (!compressed) return { image, packing: undefined };
   if (!(image instanceof Qcow2Image)) throw given.usage(`images of format ${format} have no compression`);
   const write = (offset: number, data: Uint8Array) => image.writeCompressed(offset, data);

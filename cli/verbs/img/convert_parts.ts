@@ -26,7 +26,9 @@ export function bitmapsOf(given: Given, sources: readonly DiskImage[], target: I
   if (more.length > 0) throw given.usage('--bitmaps is for one SOURCE');
   if (!(source instanceof Qcow2Image)) throw given.usage('--bitmaps is for a SOURCE that is qcow2');
   const found: NamedBitmap[] = [];
-  for (const [name, bitmap] of source.bitmaps) {
+  // qemu-img meets the last one first.
+  const all = given.asQemu ? [...source.bitmaps].reverse() : [...source.bitmaps];
+  for (const [name, bitmap] of all) {
     if (!bitmap.persistent) continue;
     if (!bitmap.inconsistent) found.push({ name, bitmap });
     else if (given.has('skip-broken-bitmaps')) {
@@ -38,7 +40,7 @@ export function bitmapsOf(given: Given, sources: readonly DiskImage[], target: I
       );
     }
   }
-  return found;
+  return given.asQemu ? found.reverse() : found;
 }
 
 /** What is copied into the image is in none of them: they are added afterwards. */

@@ -5,7 +5,7 @@ import { guessFormat, ImageError } from '../../../services/nbd/images/mod.ts';
 import { KeyValues } from '../../key_value.ts';
 import { type Given, parseSize } from './grammar.ts';
 import { imageInfo } from './image_info.ts';
-import { secretsOf } from './image_opts.ts';
+import { secretsOf, withoutProtocol } from './image_opts.ts';
 import { mergedOptions } from './option_list.ts';
 import { printLines } from './output.ts';
 import { inQemusWords } from './qemu_words.ts';
@@ -46,12 +46,13 @@ export async function createAsQemu(given: Given): Promise<number> {
     process.stdout.write(targetHelp(format));
     return 0;
   }
-  const [path, sizeWord, ...more] = given.operands;
-  if (path === undefined) throw given.usage('Expecting image file name');
+  const [shown, sizeWord, ...more] = given.operands;
+  const path = shown === undefined ? undefined : withoutProtocol(shown);
+  if (path === undefined || shown === undefined) throw given.usage('Expecting image file name');
   if (more.length > 0) throw given.usage(`Unexpected argument: ${more[0]}`);
   const sizeBytes = sizeWord === undefined ? undefined : parseLargeSize(sizeWord, 'SIZE');
   const fail = (text: string): number => {
-    process.stderr.write(`qemu-img: ${path}: ${text}\n`);
+    process.stderr.write(`qemu-img: ${shown}: ${text}\n`);
     return 1;
   };
   const values = new Map((options === '' ? undefined : new KeyValues('-o', options))?.takeAll());
@@ -78,7 +79,7 @@ export async function createAsQemu(given: Given): Promise<number> {
       return fail(key === 'size' ? OPTION_SIZE : OPTION_SIZE.replace("'size'", `'${key}'`));
     }
   }
-  if (!given.has('q')) printLines(formatting(path, format, values));
+  if (!given.has('q')) printLines(formatting(shown, format, values));
   if (BigInt(values.get('size')!) > BigInt(Number.MAX_SAFE_INTEGER)) return fail(tooLarge(format));
   try {
     const secrets = secretsOf(given);

@@ -1,4 +1,4 @@
-import { type DiskImage, ImageError } from '../../../services/nbd/images/mod.ts';
+import { type DiskImage, ReadOnlyImage } from '../../../services/nbd/images/mod.ts';
 import { didYouMean } from '../../suggest.ts';
 import { write } from './convert.ts';
 import { parseSize, type Subcommand } from './grammar.ts';
@@ -60,15 +60,13 @@ export const ddCommand: Subcommand = {
 };
 
 /** A part of another disk, for reading. */
-class PartOfImage implements DiskImage {
+class PartOfImage extends ReadOnlyImage {
   readonly sizeBytes: number;
-  readonly readOnly = true;
-  readonly blockBytes = 1;
-  readonly canFastZero = false;
   readonly #image: DiskImage;
   readonly #start: number;
 
   constructor(image: DiskImage, start: number, sizeBytes: number) {
+    super('a part of another image');
     this.#image = image;
     this.#start = start;
     this.sizeBytes = sizeBytes;
@@ -77,28 +75,10 @@ class PartOfImage implements DiskImage {
   read(offset: number, into: Uint8Array): Promise<void> {
     return this.#image.read(this.#start + offset, into);
   }
-  readNow(offset: number, into: Uint8Array): boolean {
+  override readNow(offset: number, into: Uint8Array): boolean {
     return this.#image.readNow(this.#start + offset, into);
   }
   blockStatus(offset: number, lengthBytes: number, maxExtents: number) {
     return this.#image.blockStatus(this.#start + offset, lengthBytes, maxExtents);
   }
-  writeNow(): boolean {
-    throw readOnly();
-  }
-  write(): Promise<void> {
-    return Promise.reject(readOnly());
-  }
-  discard(): Promise<void> {
-    return Promise.reject(readOnly());
-  }
-  writeZeroes(): Promise<void> {
-    return Promise.reject(readOnly());
-  }
-  async flush(): Promise<void> {}
-  async close(): Promise<void> {}
-}
-
-function readOnly(): ImageError {
-  return new ImageError('EPERM', 'Cannot write: a part of another image');
 }

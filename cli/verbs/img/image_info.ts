@@ -17,7 +17,8 @@ export interface ImageInfo {
   readonly filename: string;
   readonly 'cluster-size'?: number;
   readonly format: ImageFormat;
-  readonly 'actual-size': number;
+  /** Of the file; an export has none that anybody here could see */
+  readonly 'actual-size'?: number;
   readonly encrypted?: true;
   readonly snapshots?: readonly Readonly<Record<string, unknown>>[];
   readonly 'backing-filename'?: string;
@@ -108,8 +109,8 @@ async function qcow2Details(path: string): Promise<Details> {
     ...(header.encryptionHeader === undefined || header.encryption !== 2
       ? {}
       : { encrypt: luksInfo((await inspectLuks(path, header.encryptionHeader)).header, 'luks') }),
-    ...(v3 ? { corrupt: has(INCOMPATIBLE.corrupt), 'extended-l2': header.extendedL2 } : {}),
     ...(header.dataFile === undefined ? {} : { 'data-file': header.dataFile, 'data-file-raw': rawData }),
+    ...(v3 ? { corrupt: has(INCOMPATIBLE.corrupt), 'extended-l2': header.extendedL2 } : {}),
   };
   return {
     'virtual-size': header.sizeBytes,

@@ -1,5 +1,6 @@
 import { STATE } from '../../../protocols/nbd/mod.ts';
 import { type DiskImage, LuksImage, MappedImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
+import { NbdImage } from '../../../services/nbd/mod.ts';
 import type { Layer } from './source.ts';
 
 /** One run of the disk, as `map` shows it. */
@@ -56,9 +57,12 @@ async function runAt(layers: readonly Layer[], depth: number, at: number, length
   const file = layer.source.path;
   if (own.kind !== 'hole') {
     const { kind, length, offset } = own;
-    const data = kind === 'data' || kind === 'compressed';
+    const data = own.allocated ?? (kind === 'data' || kind === 'compressed');
     const compressed = kind === 'compressed';
-    return { start: at, length, depth, present: true, zero: !data, data, compressed, offset, file };
+    // As qemu-img: what is neither data nor zeroes is nowhere.
+    const present = data || kind === 'zero';
+    const where = { offset: present ? offset : undefined, file: present ? file : undefined };
+    return { start: at, length, depth, present, zero: kind === 'zero', data, compressed, ...where };
   }
   if (depth + 1 < layers.length) return runAt(layers, depth + 1, at, own.length);
   return holeRun(at, own.length, depth, own.present);
@@ -73,6 +77,8 @@ interface OwnRun {
   readonly kind: 'data' | 'compressed' | 'zero' | 'hole';
   readonly length: number;
   readonly offset?: number;
+  /** Of an export: what its server says beside whether it reads as zeroes */
+  readonly allocated?: boolean;
   /** Of a hole: the format calls it a part of the image all the same */
   readonly present: boolean;
 }
@@ -105,5 +111,7 @@ async function ownRun({ image, source }: Layer, at: number, lengthBytes: number)
 async function rawRun(image: DiskImage, at: number, lengthBytes: number): Promise<OwnRun> {
   const extent = (await image.blockStatus(at, lengthBytes, 1))[0]!;
   const length = Math.min(extent.lengthBytes, lengthBytes);
-  return { kind: (extent.flags & STATE.ZERO) !== 0 ? 'zero' : 'data', length, offset: at, present: true };
+  const kind = (extent.flags & STATE.ZERO) !== 0 ? 'zero' : 'data';
+  const server = image instanceof NbdImage ? { allocated: (extent.flags & STATE.HOLE) === 0 } : {};
+  return { kind, length, offset: at, present: true, ...server };
 }

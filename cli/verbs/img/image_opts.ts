@@ -1,17 +1,18 @@
 import { guessFormat, type ImageSource } from '../../../services/nbd/images/mod.ts';
 import { imageWordsOf } from '../../drives.ts';
-import { toImageSource, withSecrets } from '../../encryption.ts';
+import { toImageSource, withoutSecrets, withSecrets } from '../../encryption.ts';
 import { KeyValues } from '../../key_value.ts';
 import { isSecret, parseSecret, Secrets } from '../../secrets.ts';
 import { UsageError } from '../../usage_error.ts';
 import type { Given, OptionRule } from './grammar.ts';
+import { isNbdWords, nameOfNbdWords } from './nbd_source.ts';
 
 /** Passphrases, and images by QEMU's words for them. */
 export const IMAGE_OPTS_OPTIONS: readonly OptionRule[] = [
   {
     long: 'object',
     value: 'OBJECT',
-    help: 'secret,id=ID,file=FILE[,format=base64]: a passphrase for key-secret=ID',
+    help: 'secret,id=ID,file=FILE[,format=base64]: a passphrase for key-secret=ID; tls-creds-x509 for driver=nbd',
     repeats: true,
   },
   {
@@ -50,9 +51,10 @@ const secretsBy = new WeakMap<Given, Secrets>();
 export function secretsOf(given: Given): Secrets {
   const before = secretsBy.get(given);
   if (before !== undefined) return before;
-  const objects = given.all('object').map((text) => {
-    if (!isSecret(text)) throw given.usage('--object: expected secret,id=ID,file=FILE');
-    return parseSecret('--object', text);
+  const objects = given.all('object').flatMap((text) => {
+    if (isSecret(text)) return [parseSecret('--object', text)];
+    if (/^(?:qom-type=)?tls-creds-(?:x509|psk),/.test(text)) return []; // for driver=nbd
+    throw given.usage('--object: expected secret,id=ID,file=FILE, or tls-creds-x509,id=ID,dir=FOLDER,endpoint=client');
   });
   const secrets = new Secrets('--object', objects, { read: true });
   secretsBy.set(given, secrets);
@@ -68,6 +70,12 @@ export function resolveImageOpts(command: string, given: Given): void {
   const images = new Map<string, Said>();
   named.set(given, images);
   const { operands } = given;
+  if (given.asQemu && command !== 'create') {
+    for (const [index, operand] of operands.entries()) {
+      const [, prefix = '', name = ''] = /^(if=|of=)?(.*)$/s.exec(operand) ?? [];
+      given.replaceOperand(index, `${prefix}${withoutProtocol(name)}`);
+    }
+  }
   const take = (index: number, option: string, prefix = ''): void => {
     const text = operands[index]!.slice(prefix.length);
     const words = wordsOf(option, text);
@@ -75,8 +83,14 @@ export function resolveImageOpts(command: string, given: Given): void {
     if (words.has('driver') && given.has(rule)) {
       throw new UsageError(`Cannot use -${rule} with ${text}: it says its driver`);
     }
+    if (isNbdWords(words)) {
+      given.replaceOperand(index, `${prefix}${nameOfNbdWords(given, words)}`);
+      return;
+    }
     addDrivers(given, words, rule);
-    const source = toImageSource(withSecrets(imageWordsOf(option, words), secretsOf(given)));
+    const image = imageWordsOf(option, words);
+    // What an image says of itself is told without its secret.
+    const source = toImageSource(command === 'info' ? withoutSecrets(image) : withSecrets(image, secretsOf(given)));
     const backing = [...words.keys()].some((key) => key === 'backing' || key.startsWith('backing.'));
     images.set(source.path!, { source, backing });
     given.replaceOperand(index, `${prefix}${source.path}`);
@@ -89,6 +103,13 @@ export function resolveImageOpts(command: string, given: Given): void {
     if (!operand.startsWith(prefix)) continue;
     if (given.has('image-opts') || operand.startsWith(`${prefix}json:`)) take(index, '--image-opts', prefix);
   }
+}
+
+/** `file:PATH` is PATH; where that has a colon that would be a protocol's, with `./` before it, as QEMU shows it. */
+export function withoutProtocol(name: string): string {
+  if (!name.startsWith('file:')) return name;
+  const path = name.slice('file:'.length);
+  return /^[^/]*:/.test(path) ? `./${path}` : path;
 }
 
 /** What was said of the image at `path` by QEMU's words; undefined where it was named as a path. */

@@ -1,8 +1,9 @@
 import { type ImageSource, resolveChain } from '../../../services/nbd/images/mod.ts';
+import { isNbdUri } from '../../block_devices.ts';
 import type { Given, Subcommand } from './grammar.ts';
 import { type ImageInfo, imageInfo } from './image_info.ts';
 import { printable, printJson, printLines, sizeText } from './output.ts';
-import { formatOf, SHARED_OPTIONS, SOURCE_OPTIONS, withAdvice } from './source.ts';
+import { formatOf, openSource, SHARED_OPTIONS, SOURCE_OPTIONS, withAdvice } from './source.ts';
 
 export const infoCommand: Subcommand = {
   name: 'info',
@@ -36,6 +37,7 @@ names that stand inside the image are only shown.`,
 };
 
 async function infosOf(given: Given, path: string, format: ImageInfo['format']): Promise<ImageInfo[]> {
+  if (isNbdUri(path)) return [await infoOfExport(given, path)];
   if (!given.has('backing-chain')) return [await withAdvice(path, () => imageInfo(path, format))];
   const root = given.text('backing-root');
   if (root === undefined && !given.asQemu) {
@@ -55,12 +57,18 @@ async function infosOf(given: Given, path: string, format: ImageInfo['format']):
   return infos;
 }
 
+async function infoOfExport(given: Given, name: string): Promise<ImageInfo> {
+  const { image } = await openSource(given, name, 'raw');
+  await image.close();
+  return { 'virtual-size': image.sizeBytes, filename: name, format: 'raw', 'dirty-flag': false };
+}
+
 function humanInfo(info: ImageInfo): string[] {
   const lines = [
     `image: ${info.filename}`,
     `file format: ${info.format}`,
     `virtual size: ${sizeText(info['virtual-size'])} (${info['virtual-size']} bytes)`,
-    `disk size: ${sizeText(info['actual-size'])}`,
+    `disk size: ${info['actual-size'] === undefined ? 'unavailable' : sizeText(info['actual-size'])}`,
   ];
   if (info.encrypted) lines.push('encrypted: yes');
   if (info['cluster-size'] !== undefined) lines.push(`cluster_size: ${info['cluster-size']}`);

@@ -1,15 +1,13 @@
 import type { Extent } from '../../../protocols/nbd/mod.ts';
-import { type DiskImage, ImageError } from '../../../services/nbd/images/mod.ts';
+import { type DiskImage, ReadOnlyImage } from '../../../services/nbd/images/mod.ts';
 
 /** Several disks one behind the other, for reading; they stay their owner's. */
-export class JoinedImage implements DiskImage {
+export class JoinedImage extends ReadOnlyImage {
   readonly sizeBytes: number;
-  readonly readOnly = true;
-  readonly blockBytes = 1;
-  readonly canFastZero = false;
   readonly #parts: readonly { readonly image: DiskImage; readonly start: number }[];
 
   constructor(images: readonly DiskImage[]) {
+    super('several images one behind the other');
     let start = 0;
     this.#parts = images.map((image) => {
       const part = { image, start };
@@ -36,30 +34,8 @@ export class JoinedImage implements DiskImage {
     return image.blockStatus(from, Math.min(lengthBytes, image.sizeBytes - from), maxExtents);
   }
 
-  readNow(): boolean {
-    return false;
-  }
-  writeNow(): boolean {
-    throw readOnly();
-  }
-  write(): Promise<void> {
-    return Promise.reject(readOnly());
-  }
-  discard(): Promise<void> {
-    return Promise.reject(readOnly());
-  }
-  writeZeroes(): Promise<void> {
-    return Promise.reject(readOnly());
-  }
-  async flush(): Promise<void> {}
-  async close(): Promise<void> {}
-
   #at(offset: number): { readonly image: DiskImage; readonly start: number } {
     // Empty disks end where they begin, and have nothing.
     return this.#parts.findLast(({ image, start }) => start <= offset && offset < start + image.sizeBytes)!;
   }
-}
-
-function readOnly(): ImageError {
-  return new ImageError('EPERM', 'Cannot write: several images one behind the other');
 }

@@ -1,5 +1,7 @@
+import { luksMaterialOffset } from '../../../protocols/luks/mod.ts';
 import { STATE } from '../../../protocols/nbd/mod.ts';
-import { type DiskImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
+import type { Qcow2Bitmap } from '../../../protocols/qcow2/mod.ts';
+import { type DiskImage, inspectQcow2, Qcow2Image } from '../../../services/nbd/images/mod.ts';
 import { KeyValues } from '../../key_value.ts';
 import { type Given, parseSize, type Subcommand } from './grammar.ts';
 import { printJson, printLines } from './output.ts';
@@ -7,6 +9,18 @@ import { formatOf, openSource, SHARED_OPTIONS, SOURCE_OPTIONS } from './source.t
 
 const MAX_EXTENTS = 1024;
 const STATUS_BYTES = 1 << 30;
+const TARGETS = ['raw', 'qcow2', 'luks'] as const;
+const ENCRYPTION_KEYS = [
+  'key-secret',
+  'iter-time',
+  'cipher-alg',
+  'cipher-mode',
+  'ivgen-alg',
+  'ivgen-hash-alg',
+  'hash-alg',
+];
+/** Header and key material of the LUKS that is made here, in `bytes` */
+const LUKS_BYTES = luksMaterialOffset(8, 64);
 
 export const measureCommand: Subcommand = {
   name: 'measure',
@@ -14,8 +28,9 @@ export const measureCommand: Subcommand = {
   operands: '[FILE]',
   options: [
     ...SOURCE_OPTIONS,
-    { short: 'O', value: 'FMT', help: 'format of the image to be made, raw or qcow2 (default raw)' },
+    { short: 'O', value: 'FMT', help: 'format of the image to be made, raw, qcow2 or luks (default raw)' },
     { short: 'o', value: 'OPTIONS', help: 'options of that, as with convert', repeats: true },
+    { short: 'l', value: 'SNAPSHOT', help: 'not the disk as it is, but this snapshot inside FILE: its id or name' },
     { long: 'size', value: 'SIZE', help: 'of an empty disk of this size, instead of FILE' },
     { long: 'output', value: 'human|json', help: 'json has the keys of qemu-img measure (default human)' },
     ...SHARED_OPTIONS,
@@ -24,10 +39,16 @@ export const measureCommand: Subcommand = {
   examples: `  caisson img measure -f raw -O qcow2 disk.raw
   caisson img measure --size=20G -O qcow2 -o cluster_size=2M`,
   async run(given) {
-    const target = given.oneOf('O', ['raw', 'qcow2'], 'raw');
+    const target = given.oneOf('O', TARGETS, 'raw');
     const output = given.oneOf('output', ['human', 'json'], 'human');
     const size = given.size('size');
     if (size !== undefined && given.operands.length > 0) throw given.usage('--size and FILE exclude each other');
+    if (given.operands.length === 0) {
+      if (['image-opts', 'f', 'l'].some((name) => given.has(name))) {
+        throw given.usage('--image-opts, -f and -l are for a FILE, which is missing');
+      }
+      if (size === undefined) throw given.usage('neither a FILE nor --size is given');
+    }
     const measured = size === undefined ? await ofFile(given, target) : await measure(given, target, size, undefined);
     if (output === 'json') printJson(measured);
     else {
@@ -45,15 +66,19 @@ interface Measured {
   readonly 'fully-allocated': number;
 }
 
-async function ofFile(given: Given, target: 'raw' | 'qcow2'): Promise<Measured> {
+async function ofFile(given: Given, target: (typeof TARGETS)[number]): Promise<Measured> {
   const [path] = given.expect('FILE') as [string];
-  const { image } = await openSource(given, path, formatOf(given, 'f', path));
+  const snapshot = given.text('l')?.replace(/^snapshot\.(?:name|id)=/, '');
+  const format = formatOf(given, 'f', path);
+  const { image } = await openSource(given, path, format, snapshot === undefined ? {} : { snapshot });
   try {
     const measured = await measure(given, target, image.sizeBytes, image);
-    if (target === 'raw' || !(image instanceof Qcow2Image) || image.header.version === 2) return measured;
+    if (target !== 'qcow2' || !(image instanceof Qcow2Image) || image.header.version === 2) return measured;
     const { compat, clusterBytes } = targetKeys(given);
     // As qemu-img's JSON has it: the bitmaps first.
-    return compat === 2 ? measured : { bitmaps: bitmapBytes(image, clusterBytes), ...measured };
+    return compat === 2
+      ? measured
+      : { bitmaps: bitmapBytes((await inspectQcow2(path)).bitmaps, image.sizeBytes, clusterBytes), ...measured };
   } finally {
     await image.close();
   }
@@ -61,7 +86,7 @@ async function ofFile(given: Given, target: 'raw' | 'qcow2'): Promise<Measured> 
 
 async function measure(
   given: Given,
-  target: 'raw' | 'qcow2',
+  target: (typeof TARGETS)[number],
   sizeBytes: number,
   image: DiskImage | undefined,
 ): Promise<Measured> {
@@ -69,6 +94,11 @@ async function measure(
   if (target === 'raw') {
     const rounded = Math.ceil(sizeBytes / 512) * 512;
     return { required: rounded, 'fully-allocated': rounded };
+  }
+  if (target === 'luks') {
+    // Noise is not sparse.
+    const bytes = LUKS_BYTES + Math.ceil(sizeBytes / 512) * 512;
+    return { required: bytes, 'fully-allocated': bytes };
   }
   const keys = new KeyValues('-o', options === '' ? 'compat=1.1' : options);
   const number = (key: string, otherwise: number): number => {
@@ -78,8 +108,10 @@ async function measure(
   const clusterBytes = number('cluster_size', 65_536);
   const refcountBits = number('refcount_bits', 16);
   const entryBytes = keys.flag('extended_l2', false) ? 16 : 8;
-  for (const key of ['compat', 'compression_type', 'lazy_refcounts', 'backing_file', 'backing_fmt', 'size'])
-    keys.take(key);
+  for (const key of ['compat', 'compression_type', 'lazy_refcounts', 'backing_fmt', 'size']) keys.take(key);
+  const hasBacking = keys.take('backing_file') !== undefined;
+  const encrypted = keys.oneOf('encrypt.format', ['none', 'luks'], 'none') === 'luks';
+  for (const key of ENCRYPTION_KEYS) keys.take(`encrypt.${key}`);
   const mode = keys.oneOf('preallocation', ['off', 'metadata', 'falloc', 'full'], 'off');
   const allocated = mode === 'falloc' || mode === 'full';
   keys.end();
@@ -87,10 +119,12 @@ async function measure(
     throw given.usage(`-o cluster_size=${clusterBytes} is not a power of two`);
   if (!isPowerOfTwo(refcountBits, 1, 64)) throw given.usage(`-o refcount_bits=${refcountBits} is not a power of two`);
   const virtual = Math.ceil(sizeBytes / clusterBytes) * clusterBytes;
-  const full = fullBytes(virtual, clusterBytes, refcountBits, entryBytes);
+  const luks = encrypted ? Math.ceil(LUKS_BYTES / clusterBytes) * clusterBytes : 0;
+  const full = fullBytes(virtual, clusterBytes, refcountBits, entryBytes) + luks;
   const data = image === undefined ? 0 : await dataBytes(image, clusterBytes);
   // Tables are counted for the whole disk, whatever of it is used: as qemu-img does.
-  return { required: allocated ? full : full - virtual + data, 'fully-allocated': full };
+  // Over another image nothing can be left out: that one may have something there.
+  return { required: allocated || hasBacking ? full : full - virtual + data, 'fully-allocated': full };
 }
 
 function targetKeys(given: Given): { compat: 2 | 3; clusterBytes: number } {
@@ -104,14 +138,14 @@ function targetKeys(given: Given): { compat: 2 | 3; clusterBytes: number } {
   };
 }
 
-/** What all persistent bitmaps take that can be copied, their tables and their directory: in `bytes` */
-function bitmapBytes(image: Qcow2Image, clusterBytes: number): number {
+/** What all bitmaps take that can be copied, their tables and their directory, none of which is read: in `bytes` */
+function bitmapBytes(bitmaps: readonly Qcow2Bitmap[], sizeBytes: number, clusterBytes: number): number {
   const up = (bytes: number) => Math.ceil(bytes / clusterBytes) * clusterBytes;
   let sum = 0;
   let directory = 0;
-  for (const [name, { persistent, inconsistent, granularityBytes }] of image.bitmaps) {
-    if (!persistent || inconsistent) continue;
-    const bits = Math.ceil(image.sizeBytes / granularityBytes);
+  for (const { name, inUse, granularityBits } of bitmaps) {
+    if (inUse) continue;
+    const bits = Math.ceil(sizeBytes / 2 ** granularityBits);
     const data = up(Math.ceil(bits / 8));
     sum += data + up((data / clusterBytes) * 8);
     directory += Math.ceil((24 + Buffer.byteLength(name)) / 8) * 8;

@@ -11,6 +11,10 @@ const ERRNO: Readonly<Record<string, string>> = {
 const INVALID_SIZE =
   'Invalid image size specified. You may use k, M, G, T, P or E suffixes for\nqemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.';
 
+const SUPPORTED = 'supported with compatibility level 1.1';
+const USE = '(use compat=1.1 or greater)';
+const REFCOUNTS = `Refcount widths other than 16 bits require compatibility level 1.1 or above ${USE}`;
+
 /** What is wrong with a qcow2 image, behind "Cannot open the qcow2 image: " */
 const OPEN_RULES: readonly Rule[] = [
   [/^unknown incompatible features: (.*)$/, (_all, list) => `Unsupported qcow2 feature(s): ${features(list!)}`],
@@ -67,6 +71,7 @@ const RULES: readonly Rule[] = [
     /^Cannot copy bitmap '(.*)': it was not written back/,
     "Cannot copy inconsistent bitmap '$1'\nTry --skip-broken-bitmaps, or use 'qemu-img bitmap --remove' to delete it",
   ],
+  [/^Cannot run convert: -o is for a new TARGET/, '-o has no effect when skipping image creation'],
   [/^Cannot run convert: --bitmaps .* images of format (\w+) keep none/, "Format driver '$1' does not support bitmaps"],
   [
     /^Cannot run convert: -B is for one SOURCE/,
@@ -77,10 +82,43 @@ const RULES: readonly Rule[] = [
     /^Cannot amend the image: it has no data file/,
     'data-file can only be set for images that use an external data file',
   ],
+  [/^Cannot amend the image: lazy refcounts need version 3$/, `Lazy refcounts only ${SUPPORTED} and above ${USE}`],
+  [/^Cannot use -o with compat=(.*): expected/, 'Unknown compatibility level $1'],
+  [/^Cannot amend the image: refcounts of \d+ bits need version 3$/, REFCOUNTS],
+  [/^Cannot amend the image: version 2 has refcounts of 16 bits,/, 'compat=0.10 requires refcount_bits=16'],
+  [/^Cannot amend the image: version 2 has no data files/, 'Cannot downgrade an image with a data file'],
+  [
+    /^Cannot amend the image: version 2 has no incompatible features, and (0x[0-9a-f]+) are/,
+    'Cannot downgrade an image with incompatible features $1 set',
+  ],
+  [
+    /^Cannot amend the image: version 2 keeps no snapshots of another size/,
+    'Internal snapshots prevent downgrade of image',
+  ],
+  [
+    /^Cannot change the refcounts to (\d+) bits: the cluster at (\d+) has (\d+)$/,
+    (_all, bits, at, count) =>
+      `Cannot decrease refcount entry width to ${bits} bits: Cluster at offset 0x${Number(at).toString(16)} has a refcount of ${count}`,
+  ],
+  [
+    /^Cannot run amend: backing_file= would be another one/,
+    "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.",
+  ],
+  [/^Cannot run amend: data_file_raw=on is for a new image/, 'data-file-raw cannot be set on existing images'],
+  [/^Cannot run measure: neither a FILE nor --size/, 'Either --size N or one filename must be specified.'],
+  [/^Cannot run measure: --size and FILE exclude/, '--size N cannot be used together with a filename.'],
+  [/^Cannot run measure: \S+ is too much/, 'At most one filename argument is allowed.'],
+  [/^Cannot run measure: .* are for a FILE/, '--image-opts, -f, and -l require a filename argument.'],
+  [/^Cannot run measure: -O (\S+): expected/, "Unknown file format '$1'"],
+  [/^Cannot run \w+: --output \S+: expected/, '--output must be used with human or json as argument.'],
   [/^Cannot run convert: -C and -S exclude/, 'Cannot enable copy offloading when -S is used'],
   [/^Cannot run convert: -C and -c exclude/, 'Cannot enable copy offloading when -c is used'],
   [/^Cannot run convert: -C and --salvage exclude/, 'Cannot use copy offloading in salvaging mode'],
   [/^Cannot read -o (.*): expected key=value$/s, 'Invalid option list: $1'],
+  [
+    /^Cannot use -o with (cluster_size|encryption|preallocation)=: unknown/,
+    "Invalid parameter '$1'\nThis option is only supported for image creation",
+  ],
   [/^Cannot use -o with (\w+)=: unknown/, "Invalid parameter '$1'"],
   [
     /^Cannot run rebase: the format of (.*) is not given/,

@@ -4,12 +4,15 @@ import {
   IMAGE_FORMATS,
   type ImageFormat,
   type ImageSource,
+  inspectQcow2,
   openImage,
   resolveChain,
 } from '../../../services/nbd/images/mod.ts';
+import { isNbdUri } from '../../block_devices.ts';
 import { didYouMean } from '../../suggest.ts';
 import type { Given, OptionRule } from './grammar.ts';
 import { IMAGE_OPTS_OPTIONS, imageOptsOf, saysBacking } from './image_opts.ts';
+import { openNbd } from './nbd_source.ts';
 
 /** What the command takes as the format of an existing image, for the help */
 export const FORMAT_LIST = IMAGE_FORMATS.join(', ');
@@ -50,6 +53,7 @@ export interface OpenedSource {
 
 /** The format that was given under `option`. @throws UsageError that says how the file looks, where none was */
 export function formatOf(given: Given, option: string, path: string): ImageFormat {
+  if (isNbdUri(path)) return formatOfNbd(given, option, path);
   const format = imageOptsOf(given, path)?.format ?? given.text(option);
   if (format === undefined && given.asQemu) return guessFormat(path) ?? 'raw';
   if (format === undefined) {
@@ -61,6 +65,13 @@ export function formatOf(given: Given, option: string, path: string): ImageForma
     throw given.usage(`the format of ${path} is not given, and never guessed${add}`);
   }
   return knownFormat(given, format);
+}
+
+/** An export is a disk as it is: images inside of exports are not looked into. @throws UsageError */
+function formatOfNbd(given: Given, option: string, name: string): 'raw' {
+  const format = given.text(option) ?? 'raw';
+  if (format === 'raw' || format === 'nbd') return 'raw';
+  throw given.usage(`${name} is an export, which is a raw disk; images of format ${format} are read from files`);
 }
 
 export function knownFormat(given: Given, format: string): ImageFormat {
@@ -80,7 +91,8 @@ export async function sourceOf(given: Given, path: string, format: ImageFormat):
       throw given.usage('with --image-opts, what is under an image is said by backing.driver=, backing.file.filename=');
     }
     const named = given.asQemu && !saysBacking(given, path) ? await resolveChain(path, format, FOLLOW_ALL) : {};
-    return { ...named, ...said, ...(given.has('allow-extents') ? { allowExtents: true } : {}) };
+    const asked = given.asQemu && (await needsNoSecret(path, format)) ? withoutPassphrase(said) : said;
+    return { ...named, ...asked, ...(given.has('allow-extents') ? { allowExtents: true } : {}) };
   }
   const root = given.text('backing-root');
   const under = given.all('backing');
@@ -102,6 +114,15 @@ export async function sourceOf(given: Given, path: string, format: ImageFormat):
   return { path, format, ...extents, ...(backing === undefined ? {} : { backing }) };
 }
 
+/** qemu-img passes over a secret for a qcow2 that is not encrypted; without --qemu-img that is refused. */
+async function needsNoSecret(path: string, format: ImageFormat): Promise<boolean> {
+  return format === 'qcow2' && (await inspectQcow2(path)).header.encryption === 0;
+}
+
+function withoutPassphrase({ passphrase: _, ...source }: ImageSource): ImageSource {
+  return source;
+}
+
 /** Opens an image with what is under it. @throws as openImage(), with advice */
 export async function openSource(
   given: Given,
@@ -112,8 +133,12 @@ export async function openSource(
   if (options.snapshot !== undefined && format !== 'qcow2') {
     throw given.usage(`-l is for qcow2; images of format ${format} keep no snapshots`);
   }
-  const source = { ...(await sourceOf(given, path, format)), ...options };
   const layers: Layer[] = [];
+  if (isNbdUri(path)) {
+    const image = await withAdvice(path, () => openNbd(given, path, true));
+    return { image, layers: [{ image, source: { path, format } }] };
+  }
+  const source = { ...(await sourceOf(given, path, format)), ...options };
   const image = await withAdvice(path, () =>
     openImage(source, {
       readOnly: true,

@@ -43,6 +43,12 @@ export interface ZeroOptions {
   readonly fast: boolean;
 }
 
+/** What one request may look at in the tables of all images of a chain together, so that no chain is too long for it. */
+export interface StatusBudget {
+  /** Entries of tables; where none is left, one more for each image, so that there is an answer */
+  left: number;
+}
+
 /**
  * A disk's blocks, whatever keeps them. Offsets and lengths were checked against `sizeBytes` by whoever turns
  * a peer's bytes into requests. One object serves everyone who looks at the disk: the guest and outside readers
@@ -67,7 +73,7 @@ export interface DiskImage {
   /** The range reads as zeroes afterwards */
   writeZeroes(offset: number, lengthBytes: number, options: ZeroOptions): Promise<void>;
   /** Extents from `offset` on, flags of base:allocation; may cover less than `lengthBytes`, not nothing */
-  blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]>;
+  blockStatus(offset: number, lengthBytes: number, maxExtents: number, budget?: StatusBudget): Promise<Extent[]>;
   /** What records its changes; absent: nothing can */
   readonly bitmaps?: DirtyBitmaps;
   /** Names of the dirty bitmaps that may be read; absent: it has none */
@@ -75,7 +81,7 @@ export interface DiskImage {
   /** Extents of a dirty bitmap from `offset` on, STATE_DIRTY or 0; may cover less than `lengthBytes`, not nothing */
   dirtyBitmap?(name: string, offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]>;
   /** Extents by where they are allocated: 0 nowhere, 1 in this image, 2 in the one under it, and so on */
-  allocationDepth?(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]>;
+  allocationDepth?(offset: number, lengthBytes: number, maxExtents: number, budget?: StatusBudget): Promise<Extent[]>;
   /** Changes `sizeBytes`; what is new reads as zeroes. No other access is under way meanwhile */
   resize?(sizeBytes: number): Promise<void>;
   /** Reads in place where that should not block. False: use read() */

@@ -55,22 +55,22 @@ export class FileHoles {
     return { hole: true, end: data < 0 ? fileBytes : data };
   }
 
-  /** Gives a range back to the file system; it reads as zeroes then. False: not on this file, and nothing has changed */
-  punch(fd: number, offset: number, lengthBytes: number): boolean {
+  /** Gives a range back to the file system; it reads as zeroes then. Gives how much of it, in `bytes`: 0 on some files */
+  punch(fd: number, offset: number, lengthBytes: number): number {
     return this.#each(fd, PUNCH_HOLE | KEEP_SIZE, offset, lengthBytes);
   }
 
-  /** Lets a range read as zeroes, and keeps its space. False: not on this file */
-  zero(fd: number, offset: number, lengthBytes: number): boolean {
+  /** Lets a range read as zeroes, and keeps its space. Gives how much of it, in `bytes`, as {@link punch} */
+  zero(fd: number, offset: number, lengthBytes: number): number {
     return this.#each(fd, ZERO_RANGE | KEEP_SIZE, offset, lengthBytes);
   }
 
-  #each(fd: number, mode: number, offset: number, lengthBytes: number): boolean {
+  #each(fd: number, mode: number, offset: number, lengthBytes: number): number {
     for (let done = 0; done < lengthBytes; done += MAX_CALL_BYTES) {
       const length = Math.min(MAX_CALL_BYTES, lengthBytes - done);
-      if (this.#calls.fallocate(fd, mode, BigInt(offset + done), BigInt(length)) !== 0) return false;
+      if (this.#calls.fallocate(fd, mode, BigInt(offset + done), BigInt(length)) !== 0) return done;
     }
-    return true;
+    return lengthBytes;
   }
 }
 

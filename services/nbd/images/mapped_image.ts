@@ -1,6 +1,6 @@
 import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
 import type { BlockMap, Place } from './block_map.ts';
-import { type DiskImage, ImageError, type ZeroOptions } from './disk_image.ts';
+import { type DiskImage, ImageError, type StatusBudget, type ZeroOptions } from './disk_image.ts';
 import type { ImageLock } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
 import type { ImageFile } from './qcow2/mod.ts';
@@ -190,7 +190,12 @@ export class MappedImage<M extends BlockMap = BlockMap> implements DiskImage {
     }
   }
 
-  async blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+  async blockStatus(
+    offset: number,
+    lengthBytes: number,
+    maxExtents: number,
+    budget: StatusBudget = { left: MAX_STATUS_RUNS },
+  ): Promise<Extent[]> {
     this.#open();
     const extents: { lengthBytes: number; flags: number }[] = [];
     const add = (length: number, flags: number): boolean => {
@@ -201,10 +206,10 @@ export class MappedImage<M extends BlockMap = BlockMap> implements DiskImage {
       return true;
     };
     let at = offset;
-    for (let runs = 0; at < offset + lengthBytes && runs < MAX_STATUS_RUNS; runs++) {
+    for (; at < offset + lengthBytes && (at === offset || budget.left > 0); budget.left--) {
       const place = await this.#placeAt(at, offset + lengthBytes - at);
       if (place.kind === 'hole' && this.#backing !== undefined) {
-        if (!(await this.#backingStatus(at, place.lengthBytes, maxExtents, add))) return extents;
+        if (!(await this.#backingStatus(at, place.lengthBytes, { maxExtents, budget, add }))) return extents;
       } else {
         const flags = place.kind === 'hole' ? STATE.HOLE | STATE.ZERO : place.kind === 'zero' ? STATE.ZERO : 0;
         if (!add(place.lengthBytes, flags)) return extents;
@@ -274,20 +279,20 @@ export class MappedImage<M extends BlockMap = BlockMap> implements DiskImage {
   async #backingStatus(
     offset: number,
     lengthBytes: number,
-    maxExtents: number,
-    add: (length: number, flags: number) => boolean,
+    asked: { maxExtents: number; budget: StatusBudget; add: (length: number, flags: number) => boolean },
   ): Promise<boolean> {
+    const { maxExtents, budget, add } = asked;
     const backing = this.#backing!;
     const end = offset + lengthBytes;
     let at = offset;
     while (at < end && at < backing.sizeBytes) {
-      const extents = await backing.blockStatus(at, Math.min(end, backing.sizeBytes) - at, maxExtents);
-      if (extents.length === 0) return false;
+      const extents = await backing.blockStatus(at, Math.min(end, backing.sizeBytes) - at, maxExtents, budget);
       for (const extent of extents) {
         const length = Math.min(extent.lengthBytes, end - at);
         if (!add(length, extent.flags)) return false;
         at += length;
       }
+      if (extents.length === 0 || --budget.left <= 0) return false;
     }
     return at >= end || add(end - at, STATE.HOLE | STATE.ZERO);
   }

@@ -2,7 +2,14 @@ export { type BackingPolicy, resolveChain } from './backing_policy.ts';
 export type { Place } from './block_map.ts';
 export { type CompressedTarget, type CopyOptions, copyImage } from './copy_image.ts';
 export { DirtyBitmap, type DirtyBitmapOptions, DirtyBitmaps } from './dirty_bitmap.ts';
-export { asImageError, type DiskImage, ImageError, type ImageErrorCode, type ZeroOptions } from './disk_image.ts';
+export {
+  asImageError,
+  type DiskImage,
+  ImageError,
+  type ImageErrorCode,
+  type StatusBudget,
+  type ZeroOptions,
+} from './disk_image.ts';
 export { guessFormat, looksLikeSomeFormat } from './guess_format.ts';
 export { IMAGE_FORMATS, type ImageFormat } from './image_format.ts';
 export { type ImageLock, lockImage } from './image_lock.ts';
@@ -37,6 +44,7 @@ export {
   resizeQcow2,
 } from './qcow2/mod.ts';
 export { RawImage, type RawImageOptions } from './raw_image.ts';
+export { ReadOnlyImage } from './read_only_image.ts';
 export { SectorImage, type SectorImageOptions } from './sector_image.ts';
 export {
   type CreateVhdOptions,

@@ -14,7 +14,7 @@ import {
 } from 'node:fs';
 import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
 import { DirtyBitmaps } from './dirty_bitmap.ts';
-import { asImageError, type DiskImage, ImageError, type ZeroOptions } from './disk_image.ts';
+import { asImageError, type DiskImage, ImageError, type StatusBudget, type ZeroOptions } from './disk_image.ts';
 import { FileHoles } from './file_holes.ts';
 import { type ImageLock, lockImage } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
@@ -26,6 +26,8 @@ const MAX_IN_PLACE_BYTES = 1 << 20;
 const GRAIN_BYTES = 64 * 1024;
 /** One block-status request reads at most this much, in `bytes`; the client asks again for the rest */
 const MAX_SCAN_BYTES = 32 << 20;
+/** What looking at a grain counts where a table's entry counts one, see {@link StatusBudget} */
+const GRAIN_COST = 128;
 const PIECE_BYTES = 1 << 20;
 /** What file systems allocate at least, in `bytes` */
 const BLOCK_BYTES = 4096;
@@ -202,18 +204,18 @@ export class RawImage implements DiskImage {
   async discard(offset: number, lengthBytes: number): Promise<void> {
     this.#writable();
     // "NBD_CMD_TRIM is a hint": without holes the data stays, which is one of the allowed outcomes.
-    if (this.#unmaps && this.#holes?.punch(this.#fd, offset, lengthBytes) === true)
-      this.bitmaps.mark(offset, lengthBytes);
+    if (this.#unmaps) this.bitmaps.mark(offset, this.#holes?.punch(this.#fd, offset, lengthBytes) ?? 0);
   }
 
   async writeZeroes(offset: number, lengthBytes: number, options: ZeroOptions): Promise<void> {
     this.#writable();
-    if (this.#zeroByHoles(offset, lengthBytes, options)) return;
-    if (options.fast) throw new ImageError('ENOTSUP', 'Cannot write zeroes fast: the file must be written');
-    const scratch = Buffer.allocUnsafe(Math.min(PIECE_BYTES, lengthBytes));
     const end = offset + lengthBytes;
+    const from = offset + this.#zeroByHoles(offset, lengthBytes, options);
+    if (from === end) return;
+    if (options.fast) throw new ImageError('ENOTSUP', 'Cannot write zeroes fast: the file must be written');
+    const scratch = Buffer.allocUnsafe(Math.min(PIECE_BYTES, end - from));
     let next: number;
-    for (let at = offset; at < end; at = next) {
+    for (let at = from; at < end; at = next) {
       next = Math.min(end, nextMultiple(at, PIECE_BYTES));
       const piece = scratch.subarray(0, next - at);
       const count = await this.#readOnce(piece, 0, at);
@@ -222,12 +224,12 @@ export class RawImage implements DiskImage {
     }
   }
 
-  /** False: it has to be done by writing. */
-  #zeroByHoles(offset: number, lengthBytes: number, { mayUnmap }: ZeroOptions): boolean {
+  /** Gives how much of the range is done, in `bytes`: the rest has to be written. */
+  #zeroByHoles(offset: number, lengthBytes: number, { mayUnmap }: ZeroOptions): number {
     const holes = this.#holes;
-    if (holes === undefined || !this.#unmaps) return false;
+    if (holes === undefined || !this.#unmaps) return 0;
     const done = mayUnmap ? holes.punch(this.#fd, offset, lengthBytes) : holes.zero(this.#fd, offset, lengthBytes);
-    if (done) this.bitmaps.mark(offset, lengthBytes);
+    this.bitmaps.mark(offset, done);
     return done;
   }
 
@@ -249,7 +251,12 @@ export class RawImage implements DiskImage {
     if (run >= 0) await this.write(run, zeroes().subarray(0, end - run));
   }
 
-  async blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+  async blockStatus(
+    offset: number,
+    lengthBytes: number,
+    maxExtents: number,
+    budget: StatusBudget = { left: (MAX_SCAN_BYTES / GRAIN_BYTES) * GRAIN_COST },
+  ): Promise<Extent[]> {
     this.#open();
     const known = this.#fileExtents(offset, lengthBytes, maxExtents);
     if (known !== undefined) return known;
@@ -258,7 +265,9 @@ export class RawImage implements DiskImage {
     // systems keep small files elsewhere or count late.
     if (!stats.isFile() || stats.blocks * 512 >= this.sizeBytes) return [{ lengthBytes, flags: 0 }];
     const extents: { lengthBytes: number; flags: number }[] = [];
-    const end = offset + Math.min(lengthBytes, MAX_SCAN_BYTES);
+    const most = Math.max(1, Math.floor(budget.left / GRAIN_COST)) * GRAIN_BYTES;
+    const end = offset + Math.min(lengthBytes, most, MAX_SCAN_BYTES);
+    budget.left -= Math.ceil((end - offset) / GRAIN_BYTES) * GRAIN_COST;
     const scratch = Buffer.allocUnsafe(Math.min(PIECE_BYTES, end - offset));
     let at = offset;
     while (at < end) {

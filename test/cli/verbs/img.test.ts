@@ -68,9 +68,9 @@ for (const [what, args, status, message] of [
   ['image options without a path', ['info', '--image-opts', 'driver=raw'], 1, 'file= is missing'],
   [
     'image options of a protocol',
-    ['info', '--image-opts', 'driver=raw,file.driver=nbd,file.filename=x'],
+    ['info', '--image-opts', 'driver=raw,file.driver=http,file.filename=x'],
     1,
-    'driver=nbd: expected file',
+    'driver=http: expected file',
   ],
   [
     'image options that are unknown',

@@ -4,33 +4,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import test from 'ava';
-import { imgVerb } from '../../../cli/verbs/img.ts';
 import { createQcow2, type ImageSource, openImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
+import { type ImgResult, runImg } from '../../fixtures/img_verb.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-as-qemu-'));
 test.after.always(() => rmSync(directory, { recursive: true, force: true }));
 const CLUSTER = 65_536;
 const at = (name: string): string => join(directory, name);
 
-/** The verb in this process: its exit status, and what it said on both outputs, with `DIR` for the folder. */
-async function img(...args: string[]): Promise<{ status: number; out: string; said: string }> {
-  const { stdout, stderr } = process;
-  const writes = [stdout.write, stderr.write] as const;
-  const texts = ['', ''];
-  for (const [index, stream] of [stdout, stderr].entries()) {
-    stream.write = ((text: string) => {
-      texts[index] += text;
-      return true;
-    }) as typeof stream.write;
-  }
-  try {
-    const status = await imgVerb.run(args);
-    const [out, said] = texts.map((text) => text.replaceAll(directory, 'DIR')) as [string, string];
-    return { status, out, said };
-  } finally {
-    [stdout.write, stderr.write] = writes;
-  }
-}
+const img = (...args: string[]): Promise<ImgResult> => runImg(directory, ...args);
 
 async function make(name: string, fill: Readonly<Record<number, number>>, ...under: string[]): Promise<void> {
   const [file] = under;
@@ -203,7 +185,8 @@ test.serial('rebase copies whole clusters that differ, and no others', async (t)
   t.deepEqual(
     runs.filter(({ data }) => data).map(({ start, length, depth }) => [start / CLUSTER, length / CLUSTER, depth]),
     [
-      [0, 3, 0],
+      // Cluster 2 reads as zeroes, and takes no space for that.
+      [0, 2, 0],
       [3, 1, 1],
     ],
   );
@@ -357,4 +340,50 @@ test.serial('convert joins several sources, compressed too, where they end insid
     await image.close();
     t.true(got.equals(want));
   }
+});
+
+test.serial('Q13 Q17 measure looks at a snapshot, and counts bitmaps that are too large to be loaded', async (t) => {
+  await make('m.qcow2', { 0: 1 });
+  await img('snapshot', '-f', 'qcow2', '-c', 'first', at('m.qcow2'));
+  const image = await openImage(chain('m.qcow2'), { readOnly: false });
+  await image.write(CLUSTER, new Uint8Array(CLUSTER).fill(2));
+  await image.close();
+  const required = async (...args: string[]) => {
+    const { out, said } = await img('measure', '-f', 'qcow2', '-O', 'qcow2', '--output=json', ...args, at('m.qcow2'));
+    t.is(said, '');
+    return JSON.parse(out) as { required: number; bitmaps: number };
+  };
+  t.is((await required()).required - (await required('-l', 'first')).required, CLUSTER);
+  await img('bitmap', '-f', 'qcow2', '--add', '-g', '512', at('m.qcow2'), 'b');
+  t.is((await required()).bitmaps, 3 * CLUSTER);
+  const usage = await img('--qemu-img', 'measure');
+  t.is(usage.said, 'qemu-img: Either --size N or one filename must be specified.\n');
+});
+
+test.serial('Q10 --qemu-img takes file: off a name, and shows what is left', async (t) => {
+  const made = await img('--qemu-img', 'create', '-f', 'qcow2', `file:${at('a:b.qcow2')}`, '1M');
+  t.regex(made.out, /^Formatting 'file:DIR\/a:b\.qcow2', /);
+  t.true(statSync(at('a:b.qcow2')).isFile());
+  t.regex((await img('--qemu-img', 'info', `file:${at('a:b.qcow2')}`)).out, /^image: DIR\/a:b\.qcow2\n/);
+  t.is((await img('--qemu-img', 'dd', `if=file:${at('a:b.qcow2')}`, `of=file:${at('c.raw')}`, 'count=1')).status, 0);
+  t.is(statSync(at('c.raw')).size, 512);
+  // Without --qemu-img it is a name like others.
+  t.is((await img('info', '-f', 'qcow2', `file:${at('a:b.qcow2')}`)).status, 1);
+});
+
+test.serial('Q17 convert --salvage copies what can be read, and tells where it could not', async (t) => {
+  await make('damaged.qcow2', { 0: 1, 1: 2, 2: 3 });
+  const bytes = readFileSync(at('damaged.qcow2'));
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  // The second entry of the L2 table leads nowhere.
+  const l2 = Number(view.getBigUint64(Number(view.getBigUint64(40))) & 0x00ff_ffff_ffff_fe00n);
+  view.setBigUint64(l2 + 8, 0x8000_0100_0000_0000n);
+  writeFileSync(at('damaged.qcow2'), bytes);
+  const args = ['-f', 'qcow2', '-O', 'qcow2', at('damaged.qcow2'), at('saved.qcow2')];
+  t.is((await img('convert', ...args)).status, 1);
+  const saved = await img('convert', '--salvage', ...args);
+  t.is(saved.status, 0, saved.said);
+  t.regex(saved.said, /caisson img: warning: error while reading block status at offset \d+: .*behind the end/);
+  t.is(saved.said.match(/error while reading offset/g)?.length, CLUSTER / 512);
+  t.deepEqual(await read('saved.qcow2'), [1, 0, 3, 0, 0, 0, 0, 0]);
 });

@@ -27,6 +27,13 @@ test('Q14 a LUKS header is what it was after encoding and decoding', (t) => {
 const cases: readonly [name: string, change: (view: DataView) => void, expected: RegExp][] = [
   ['iterations 2^32-1', (v) => v.setUint32(208 + 4, 0xffff_ffff), /iterations, limit is/],
   ['digest iterations 2^32-1', (v) => v.setUint32(164, 0xffff_ffff), /iterations, limit is/],
+  [
+    'few iterations in each slot, and too many in all',
+    (v) => {
+      for (const at of [164, 208 + 4, 208 + 2 * 48 + 4]) v.setUint32(at, 20_000_000);
+    },
+    /80000000 iterations of all key slots together, limit is 64000000/,
+  ],
   ['no iterations', (v) => v.setUint32(208 + 4, 0), /0 iterations/],
   ['stripes 2^32-1', (v) => v.setUint32(208 + 44, 0xffff_ffff), /stripes/],
   ['key material past the end', (v) => v.setUint32(208 + 40, 0xffff_ffff), /key material of slot 0 up to/],

@@ -281,6 +281,23 @@ test('a server that is silent runs into the open timeout', async (t) => {
   await t.throwsAsync(NbdClient.connect(stream, { openTimeoutMs: 20 }), { code: 'ERR_WIRE_TIMEOUT' });
 });
 
+test('C7: close() waits for a server that answers, and not for ever for one that does not', async (t) => {
+  const silent = await connected(
+    { request: (request) => (request.type === CMD.READ ? new Uint8Array(0) : undefined) },
+    { closeTimeoutMs: 50 },
+  );
+  const read = t.throwsAsync(silent.read(0, new Uint8Array(512)), { code: 'EIO', message: /no answer in 50 ms/ });
+  await silent.close();
+  await read;
+  // Nothing is under way, but the server takes nothing: DISC never leaves.
+  const full = fake({});
+  const client = await NbdClient.connect(full.stream, { closeTimeoutMs: 50 });
+  full.stream._write = () => {};
+  full.stream._final = () => {};
+  await client.close();
+  t.true(full.stream.destroyed);
+});
+
 test('list() names exports, and refuses a list without end', async (t) => {
   const entry = (name: string): Uint8Array => encodeOptionReply(OPT.LIST, REP.SERVER, encodeListedExport({ name }));
   const listed = await NbdClient.list(

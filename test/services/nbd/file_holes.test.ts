@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import test, { type ExecutionContext } from 'ava';
 import { FileHoles } from '../../../services/nbd/images/file_holes.ts';
-import { ImageError, RawImage } from '../../../services/nbd/images/mod.ts';
+import { DirtyBitmap, ImageError, RawImage } from '../../../services/nbd/images/mod.ts';
 
 const MIB = 1 << 20;
 const directory = mkdtempSync(join(tmpdir(), 'caisson-holes-'));
@@ -139,4 +139,34 @@ test('without unmap nothing of it is used', async (t) => {
   const other = await RawImage.open(full, { readOnly: true });
   t.deepEqual(await other.blockStatus(0, 4096, 1), [{ lengthBytes: 4096, flags: 0 }]);
   await other.close();
+});
+
+test.serial('T12 Q13 a trim that the file system stops half way is in the bitmaps as far as it went', async (t) => {
+  const path = sparse('half.raw');
+  const load = FileHoles.load;
+  t.teardown(() => {
+    FileHoles.load = load;
+  });
+  // Large ranges are several calls, of which a later one may fail: here all but the first MiB of a range.
+  const half = { punch: () => MIB, zero: () => MIB, runAt: () => undefined } as unknown as FileHoles;
+  FileHoles.load = () => half;
+  const image = await RawImage.open(path, { readOnly: false, unmap: true });
+  t.teardown(() => image.close());
+  const bitmap = new DirtyBitmap(image.sizeBytes);
+  image.bitmaps.add('b', bitmap);
+  await image.discard(0, 3 * MIB);
+  t.deepEqual(bitmap.extents(0, 4 * MIB, 10), [
+    { lengthBytes: MIB, flags: 1 },
+    { lengthBytes: 3 * MIB, flags: 0 },
+  ]);
+  bitmap.clear();
+  // What the file system does not do is written.
+  await image.writeZeroes(2 * MIB, 2 * MIB, { mayUnmap: true, fast: false });
+  t.deepEqual(bitmap.extents(0, 4 * MIB, 10), [
+    { lengthBytes: 2 * MIB, flags: 0 },
+    { lengthBytes: 2 * MIB, flags: 1 },
+  ]);
+  const into = new Uint8Array(MIB);
+  await image.read(3 * MIB, into);
+  t.true(into.every((byte) => byte === 0));
 });

@@ -154,6 +154,25 @@ test('TLS 1.3 is spoken, and 1.2 only by option', async (t) => {
   }
 });
 
+test('a newest version is kept to by either end, with certificates and with keys', async (t) => {
+  for (const [credentials, who] of [
+    [made.good, {}],
+    [made.keys, { user: 'alice' }],
+  ] as const) {
+    const older = { ...who, minVersion: 'TLSv1.2', maxVersion: 'TLSv1.2' } as const;
+    const both = await handshake(t, credentials, credentials, { ...older, clientVersion: 'TLSv1.2' });
+    if (both.client.status === 'rejected') throw both.client.reason;
+    t.is(both.client.value.stream.getProtocol(), 'TLSv1.2');
+    // The client speaks 1.3 only.
+    await refused(
+      t,
+      await handshake(t, credentials, credentials, older),
+      'ERR_TLS_PEER',
+      /Cannot accept the TLS client/,
+    );
+  }
+});
+
 test('PSK over TLS 1.2 has forward secrecy', async (t) => {
   const { near, far } = await connected(t);
   const keys = readPskFile(made.keys);

@@ -107,8 +107,9 @@ export class LuksImage implements DiskImage {
 
   async write(offset: number, data: Uint8Array): Promise<void> {
     this.#writable();
-    await this.#file.write(offset, data);
+    // Also where it fails half way: what a bitmap does not know of is not copied.
     this.bitmaps.mark(offset, data.length);
+    await this.#file.write(offset, data);
   }
 
   async flush(): Promise<void> {

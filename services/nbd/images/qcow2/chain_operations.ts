@@ -1,4 +1,3 @@
-import { AUTOCLEAR, COMPATIBLE, hasFeature, INCOMPATIBLE } from '../../../../protocols/qcow2/mod.ts';
 import { type DiskImage, ImageError } from '../disk_image.ts';
 import { isZero } from '../zeroes.ts';
 import { writeHeader } from './header_update.ts';
@@ -95,8 +94,8 @@ export async function renameBacking(
 }
 
 /**
- * By whole clusters of the image: what is the same below stays there, neighbours go together. Zeroes are written as data:
- * an image over nothing would not keep them as what hides the disk that comes under it.
+ * By whole clusters of the image: what is the same below stays there, neighbours go together. Zeroes are said by entries
+ * that hide what comes under the image, also where nothing is under it yet.
  */
 async function writeDifferences(
   image: Qcow2Image,
@@ -107,50 +106,22 @@ async function writeDifferences(
   const { clusterBytes } = image.header;
   const clusterEnd = (from: number): number =>
     Math.min(before.length, from + clusterBytes - ((offset + from) % clusterBytes));
-  const differs = (from: number): boolean =>
-    Buffer.compare(before.subarray(from, clusterEnd(from)), after.subarray(from, clusterEnd(from))) !== 0;
+  const kindAt = (from: number): 'same' | 'zeroes' | 'data' => {
+    const to = clusterEnd(from);
+    const piece = before.subarray(from, to);
+    if (Buffer.compare(piece, after.subarray(from, to)) === 0) return 'same';
+    const whole =
+      (offset + from) % clusterBytes === 0 && (to - from === clusterBytes || offset + to === image.sizeBytes);
+    return whole && isZero(piece) ? 'zeroes' : 'data';
+  };
   for (let from = 0; from < before.length; ) {
+    const kind = kindAt(from);
     let to = clusterEnd(from);
-    if (differs(from)) {
-      while (to < before.length && differs(to)) to = clusterEnd(to);
-      await image.write(offset + from, before.subarray(from, to));
-    }
+    while (to < before.length && kindAt(to) === kind) to = clusterEnd(to);
+    if (kind === 'data') await image.write(offset + from, before.subarray(from, to));
+    else if (kind === 'zeroes') await image.hide(offset + from, to - from);
     from = to;
   }
-}
-
-export interface AmendOptions {
-  /** From version 2 */
-  readonly version?: 3;
-  readonly lazyRefcounts?: boolean;
-  /** Another name for the external data file, which stays the same file */
-  readonly dataFile?: string;
-  /** False: that file need not stay a raw image any more */
-  readonly rawData?: false;
-}
-
-/** Changes the header of an image without touching its contents. */
-export async function amendQcow2(image: Qcow2Image, changes: AmendOptions): Promise<void> {
-  const version = changes.version ?? image.header.version;
-  if (version === 2 && changes.lazyRefcounts === true) {
-    throw new ImageError('EINVAL', 'Cannot amend the image: lazy refcounts need version 3');
-  }
-  const external = hasFeature(image.header, INCOMPATIBLE.externalDataFile);
-  if (!external && (changes.dataFile !== undefined || changes.rawData !== undefined)) {
-    throw new ImageError('EINVAL', 'Cannot amend the image: it has no data file');
-  }
-  await image.rewrite(async ({ header }) => {
-    const bit = 1n << BigInt(COMPATIBLE.lazyRefcounts);
-    const others = header.compatibleFeatures & ~bit;
-    const lazy = changes.lazyRefcounts ?? (header.compatibleFeatures & bit) !== 0n;
-    const raw = 1n << BigInt(AUTOCLEAR.rawExternalData);
-    return {
-      version,
-      compatibleFeatures: lazy ? others | bit : others,
-      ...(changes.dataFile === undefined ? {} : { dataFile: changes.dataFile }),
-      ...(changes.rawData === undefined ? {} : { autoclearFeatures: header.autoclearFeatures & ~raw }),
-    };
-  });
 }
 
 /**

@@ -133,8 +133,11 @@ export class ClusterMap {
     await this.#put(cluster, high, low, 0, 0);
   }
 
-  /** Where new data of a cluster goes */
+  /** Where new data of a cluster goes; behind the table that will name it, so that data follows data. */
   async allocate(cluster: number): Promise<number> {
+    const index = Math.floor(cluster / this.#perTable);
+    const table = this.#tableHost(index);
+    if (table.host === 0 || !table.copied) await this.#tableForWrite(index);
     return this.#external ? cluster * this.#clusterBytes : this.refcounts.allocate();
   }
 

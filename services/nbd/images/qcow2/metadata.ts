@@ -31,6 +31,8 @@ export interface Qcow2Metadata {
   readonly map: MetadataMap;
   /** Why the image must not be written to */
   readonly damage: string | undefined;
+  /** Of that, two of the fixed areas in one place: nothing can tell which of them is right */
+  readonly overlap: string | undefined;
 }
 
 /** What an image says of itself. Nothing of it was followed: no backing file and no data file was opened. */
@@ -63,10 +65,10 @@ export async function readMetadata(file: ImageFile): Promise<Qcow2Metadata> {
   const refcountTable = await readArea(file, header.refcountTableOffset, refcountBytes);
 
   const map = new MetadataMap();
-  let damage: string | undefined;
+  let overlap: string | undefined;
   const add = (name: string, from: number, bytes: number): void => {
     const other = map.addRange(name, from, bytes);
-    if (other !== undefined) damage ??= `the ${name} overlaps the ${other}`;
+    if (other !== undefined) overlap ??= `the ${name} overlaps the ${other}`;
   };
   add('header', 0, clusterBytes);
   add('L1 table', header.l1Offset, l1.length);
@@ -76,6 +78,7 @@ export async function readMetadata(file: ImageFile): Promise<Qcow2Metadata> {
     add('bitmap directory', header.bitmaps.directoryOffset, header.bitmaps.directoryBytes);
   }
 
+  let damage = overlap;
   const hosts: number[] = [];
   for (const [index, snapshot] of table.snapshots.entries()) {
     const end = snapshot.l1Offset + snapshot.l1Entries * 8;
@@ -107,8 +110,8 @@ export async function readMetadata(file: ImageFile): Promise<Qcow2Metadata> {
     else if (host >= file.sizeBytes) damage ??= `a refcount block at ${host}, behind the end of the file`;
     all[count++] = host;
   }
-  const overlap = map.setFound(all.slice(0, count), clusterBytes);
-  damage ??= overlap;
+  const met = map.setFound(all.slice(0, count), clusterBytes);
+  damage ??= met;
   return {
     header,
     snapshots: table.snapshots,
@@ -118,6 +121,7 @@ export async function readMetadata(file: ImageFile): Promise<Qcow2Metadata> {
     refcountTable,
     map,
     damage,
+    overlap,
   };
 }
 

@@ -1,12 +1,13 @@
+export { type AmendOptions, amendQcow2 } from './amend.ts';
 export {
-  amendQcow2,
   commitQcow2,
   type Progress,
   preallocateQcow2,
   rebaseQcow2,
   renameBacking,
 } from './chain_operations.ts';
-export { checkFile, checkQcow2, type Qcow2CheckResult, type Qcow2Repair } from './check.ts';
+export { checkFile, checkQcow2 } from './check.ts';
+export type { Qcow2CheckResult, Qcow2Repair } from './check_walk.ts';
 export { CorruptImageError } from './corrupt_image_error.ts';
 export { type CreateQcow2Options, createQcow2, emptyImage } from './create.ts';
 export type { Qcow2ImageOptions } from './engine.ts';

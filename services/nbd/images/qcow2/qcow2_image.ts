@@ -1,14 +1,15 @@
 import type { Extent } from '../../../../protocols/nbd/mod.ts';
 import { hasFeature, INCOMPATIBLE, type Qcow2Header, type Qcow2Snapshot } from '../../../../protocols/qcow2/mod.ts';
 import type { DirtyBitmaps } from '../dirty_bitmap.ts';
-import { type DiskImage, ImageError, type ZeroOptions } from '../disk_image.ts';
+import { type DiskImage, ImageError, type StatusBudget, type ZeroOptions } from '../disk_image.ts';
 import { InPlaceGate } from '../in_place_gate.ts';
 import { SECTOR_BYTES } from '../luks/mod.ts';
 import { isZero } from '../zeroes.ts';
+import { bitmapExtents, bitmapNames } from './chain_bitmaps.ts';
 import { Qcow2Engine, type Qcow2ImageOptions } from './engine.ts';
 import type { HeaderChanges } from './header_update.ts';
 import { FdImageFile, type ImageFile } from './image_file.ts';
-import { inPlace, type Run } from './reader.ts';
+import { inPlace, MAX_STATUS_GRAINS, type Run } from './reader.ts';
 import { resizeQcow2 } from './resize.ts';
 import type { TableRewrite } from './table_rewrite.ts';
 import { refuseFast, writeInPlace } from './writer.ts';
@@ -74,11 +75,11 @@ export class Qcow2Image implements DiskImage {
   }
 
   dirtyBitmaps(): readonly string[] {
-    return this.bitmaps.names;
+    return bitmapNames(this.bitmaps, this.backing);
   }
 
   async dirtyBitmap(name: string, offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
-    return this.bitmaps.get(name).extents(offset, lengthBytes, maxExtents);
+    return bitmapExtents(this.bitmaps, this.backing, { name, offset, lengthBytes, maxExtents });
   }
 
   activate(): Promise<void> {
@@ -129,7 +130,7 @@ export class Qcow2Image implements DiskImage {
 
   /** Where in its file the image has each run of the disk, for those who show that; may cover less than asked */
   places(offset: number, lengthBytes: number): Promise<readonly Run[]> {
-    return this.#engine.shared(() => this.#engine.reader.runs(offset, lengthBytes, 1 << 16));
+    return this.#engine.shared(() => this.#engine.reader.runs(offset, lengthBytes, { left: MAX_STATUS_GRAINS }));
   }
 
   async read(offset: number, into: Uint8Array): Promise<void> {
@@ -203,12 +204,17 @@ export class Qcow2Image implements DiskImage {
     );
   }
 
-  async blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+  async blockStatus(offset: number, lengthBytes: number, maxExtents: number, budget?: StatusBudget): Promise<Extent[]> {
     this.#engine.checkOpen();
-    return this.#engine.shared(() => this.#engine.reader.blockStatus(offset, lengthBytes, maxExtents));
+    return this.#engine.shared(() => this.#engine.reader.blockStatus(offset, lengthBytes, maxExtents, budget));
   }
 
-  async allocationDepth(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+  async allocationDepth(
+    offset: number,
+    lengthBytes: number,
+    maxExtents: number,
+    budget: StatusBudget = { left: MAX_STATUS_GRAINS },
+  ): Promise<Extent[]> {
     const { backing } = this.#engine.context;
     const extents: { lengthBytes: number; flags: number }[] = [];
     const add = (length: number, flags: number): void => {
@@ -217,14 +223,15 @@ export class Qcow2Image implements DiskImage {
       else extents.push({ lengthBytes: length, flags });
     };
     let at = offset;
-    for (const { lengthBytes: length, flags } of await this.ownExtents(offset, lengthBytes)) {
+    for (const { lengthBytes: length, flags } of await this.ownExtents(offset, lengthBytes, budget)) {
       const end = at + length;
       if (flags !== 0) add(length, 1);
       else {
         const there = Math.min(end, backing?.sizeBytes ?? 0);
         // Many at once: whoever answers looks further than one extent each time, and the peers wait meanwhile.
         while (at < there && extents.length <= maxExtents) {
-          const below = (await backing?.allocationDepth?.(at, there - at, maxExtents)) ?? [];
+          if (--budget.left <= 0 && extents.length > 0) return extents.slice(0, maxExtents);
+          const below = (await backing?.allocationDepth?.(at, there - at, maxExtents, budget)) ?? [];
           for (const under of below.length > 0 ? below : [{ lengthBytes: there - at, flags: 1 }]) {
             const piece = Math.min(under.lengthBytes, there - at);
             add(piece, under.flags === 0 ? 0 : under.flags + 1);
@@ -246,9 +253,9 @@ export class Qcow2Image implements DiskImage {
   }
 
   /** Which parts of the disk this image has by itself, without what is under it: `flags` 1, else 0; may cover less. */
-  async ownExtents(offset: number, lengthBytes: number): Promise<Extent[]> {
+  async ownExtents(offset: number, lengthBytes: number, budget?: StatusBudget): Promise<Extent[]> {
     this.#engine.checkOpen();
-    return this.#engine.shared(() => this.#engine.reader.ownExtents(offset, lengthBytes));
+    return this.#engine.shared(() => this.#engine.reader.ownExtents(offset, lengthBytes, budget));
   }
 
   /** Changes the tables as a whole, for the operations beside this file; no request is in work meanwhile. */
@@ -303,6 +310,13 @@ export class Qcow2Image implements DiskImage {
     else if (zeroes) await this.#zero(offset, lengthBytes, { mayUnmap: true, fast: false });
   }
 
+  /** Whole clusters, and at the end what there is of one, read as zeroes whatever is put under the image. */
+  async hide(offset: number, lengthBytes: number): Promise<void> {
+    const hide = (cluster: number, from: number, to: number): Promise<void> =>
+      this.#engine.writer.zero(cluster, from, to, { mayUnmap: true, hides: true });
+    await this.#eachCluster(offset, lengthBytes, hide, true);
+  }
+
   /** Forgets all clusters that lie wholly behind `offset`. */
   async dropFrom(offset: number): Promise<void> {
     const { clusterBytes } = this.header;
@@ -349,11 +363,12 @@ export class Qcow2Image implements DiskImage {
     return [from, to];
   }
 
-  /** The whole grains in the range, cluster by cluster: `visit` gets where in the cluster they are, in `bytes`. */
+  /** The whole grains in the range, as bytes of their clusters; what has nothing, not even a table, only with `empty`. */
   async #eachCluster(
     offset: number,
     lengthBytes: number,
     visit: (cluster: number, from: number, to: number) => Promise<void>,
+    empty = false,
   ): Promise<void> {
     const { clusterBytes } = this.header;
     const [from, to] = this.#wholeGrains(offset, lengthBytes);
@@ -361,7 +376,7 @@ export class Qcow2Image implements DiskImage {
       await this.#engine.change(async () => {
         const { map, backing } = this.#engine.context;
         for (let count = 0; count < BATCH_CLUSTERS && at < to && !map.crowded; count++) {
-          if (backing === undefined && !map.hasTable(at)) {
+          if (backing === undefined && !empty && !map.hasTable(at)) {
             at = (Math.floor(at / map.spanBytes) + 1) * map.spanBytes;
             continue;
           }

@@ -1,11 +1,14 @@
 import { type Extent, STATE } from '../../../../protocols/nbd/mod.ts';
 import type { Mapping } from '../../../../protocols/qcow2/mod.ts';
+import type { StatusBudget } from '../disk_image.ts';
 import type { Qcow2Context } from './context.ts';
 import { CorruptImageError } from './corrupt_image_error.ts';
 import { decompressCluster } from './decompress.ts';
 
-/** Grains that one block-status request looks at; the client asks again for the rest */
-const MAX_STATUS_GRAINS = 1 << 16;
+/** Grains that one block-status request looks at, in all images of a chain; the client asks again for the rest */
+export const MAX_STATUS_GRAINS = 1 << 16;
+
+const UNBOUNDED: StatusBudget = { left: Number.POSITIVE_INFINITY };
 
 /** A piece of the disk with one kind of mapping, contiguous in the file where it is data */
 export interface Run extends Mapping {
@@ -46,12 +49,12 @@ export class ClusterReader {
     return runs;
   }
 
-  /** @throws CorruptImageError */
-  async runs(offset: number, lengthBytes: number, maxGrains = Number.POSITIVE_INFINITY): Promise<Run[]> {
+  /** As far as `budget` goes, but at least one grain. @throws CorruptImageError */
+  async runs(offset: number, lengthBytes: number, budget: StatusBudget = UNBOUNDED): Promise<Run[]> {
     const { map } = this.#context;
     const runs: Run[] = [];
     const end = offset + lengthBytes;
-    for (let at = offset, grains = 0; at < end && grains < maxGrains; grains++) {
+    for (let at = offset; at < end && (at === offset || budget.left > 0); budget.left--) {
       const grain = Math.floor(at / map.grainBytes);
       const mapping = map.lookupNow(grain) ?? (await map.lookup(grain));
       at = this.#addRun(runs, mapping, at, end);
@@ -79,7 +82,12 @@ export class ClusterReader {
     }
   }
 
-  async blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
+  async blockStatus(
+    offset: number,
+    lengthBytes: number,
+    maxExtents: number,
+    budget: StatusBudget = { left: MAX_STATUS_GRAINS },
+  ): Promise<Extent[]> {
     const { backing } = this.#context;
     const extents: { lengthBytes: number; flags: number }[] = [];
     const add = (length: number, flags: number): boolean => {
@@ -89,24 +97,39 @@ export class ClusterReader {
       else extents.push({ lengthBytes: length, flags });
       return true;
     };
-    for (const run of await this.runs(offset, lengthBytes, MAX_STATUS_GRAINS)) {
+    for (const run of await this.#runsWithin(offset, lengthBytes, budget)) {
       if (run.kind === 'unallocated' && backing !== undefined) {
-        if (!(await this.#backingStatus(run, maxExtents, add))) return extents;
+        if (!(await this.#backingStatus(run, { maxExtents, budget, add }))) return extents;
+        // Nothing is left to look below with: what there is is an answer.
+        if (budget.left <= 0) return extents;
       } else if (!add(run.runBytes, statusOf(run))) return extents;
     }
     return extents;
   }
 
   /** Which parts of the disk this image itself has, without what is under it: `flags` 1 where it has something. */
-  async ownExtents(offset: number, lengthBytes: number): Promise<Extent[]> {
+  async ownExtents(
+    offset: number,
+    lengthBytes: number,
+    budget: StatusBudget = { left: MAX_STATUS_GRAINS },
+  ): Promise<Extent[]> {
     const extents: { lengthBytes: number; flags: number }[] = [];
-    for (const run of await this.runs(offset, lengthBytes, MAX_STATUS_GRAINS)) {
+    for (const run of await this.#runsWithin(offset, lengthBytes, budget)) {
       const flags = run.kind === 'unallocated' ? 0 : 1;
       const before = extents.at(-1);
       if (before?.flags === flags) before.lengthBytes += run.runBytes;
       else extents.push({ lengthBytes: run.runBytes, flags });
     }
     return extents;
+  }
+
+  /** Half of the budget is for this image, where another one is under it: what it has must be of use, too. */
+  async #runsWithin(offset: number, lengthBytes: number, budget: StatusBudget): Promise<Run[]> {
+    const most = this.#context.backing === undefined ? budget.left : Math.ceil(budget.left / 2);
+    const share = { left: most };
+    const runs = await this.runs(offset, lengthBytes, share);
+    budget.left -= most - share.left;
+    return runs;
   }
 
   async #inflate({ host, lengthBytes }: Run): Promise<Uint8Array> {
@@ -127,22 +150,24 @@ export class ClusterReader {
     into.fill(0, there);
   }
 
+  /** False: there is no more to be said in this answer. */
   async #backingStatus(
     run: Run,
-    maxExtents: number,
-    add: (length: number, flags: number) => boolean,
+    asked: { maxExtents: number; budget: StatusBudget; add: (length: number, flags: number) => boolean },
   ): Promise<boolean> {
+    const { maxExtents, budget, add } = asked;
     const backing = this.#context.backing!;
     const end = run.at + run.runBytes;
     let at = run.at;
     while (at < end && at < backing.sizeBytes) {
-      const extents = await backing.blockStatus(at, Math.min(end, backing.sizeBytes) - at, maxExtents);
+      const extents = await backing.blockStatus(at, Math.min(end, backing.sizeBytes) - at, maxExtents, budget);
       for (const { lengthBytes, flags } of extents) {
         const length = Math.min(lengthBytes, end - at);
         if (!add(length, flags)) return false;
         at += length;
       }
-      if (extents.length === 0) return false;
+      // Each time costs, also where the images below have no tables.
+      if (extents.length === 0 || --budget.left <= 0) return false;
     }
     return at >= end || add(end - at, STATE.HOLE | STATE.ZERO);
   }

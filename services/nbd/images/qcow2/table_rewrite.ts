@@ -25,8 +25,8 @@ export class TableRewrite {
   readonly file: ImageFile;
   readonly metadata: Qcow2Metadata;
   readonly #clusterBytes: number;
-  readonly #order: number;
-  readonly #perBlock: number;
+  #order: number;
+  #perBlock: number;
   #counts: Uint32Array;
   /** Clusters that were in use and are not any more: the image as it is still needs them, one bit each */
   #freed: Uint8Array;
@@ -95,6 +95,37 @@ export class TableRewrite {
     }
   }
 
+  /** Changes the refcount of one cluster by more than one. @throws ImageError where it overflows */
+  addTimes(host: number, delta: number): void {
+    const cluster = Math.floor(host / this.#clusterBytes);
+    this.set(cluster, (this.#counts[cluster] ?? 0) + delta);
+  }
+
+  /**
+   * Refcounts have another width from the commit on, which has to say so in the header.
+   * @throws ImageError where one does not fit into its bits
+   */
+  changeRefcountOrder(order: number): void {
+    const { refcountTableOffset, refcountTableClusters } = this.header;
+    // The old table and its blocks go; they count themselves.
+    this.add(refcountTableOffset, refcountTableClusters * this.#clusterBytes, -1);
+    for (const host of this.#blocks.values()) this.add(host, 1, -1);
+    const most = Math.min(maxRefcount(order), 0xffff_ffff);
+    const cluster = this.#counts.findIndex((count) => count > most);
+    if (cluster !== -1) {
+      throw new ImageError(
+        'ENOTSUP',
+        `Cannot change the refcounts to ${2 ** order} bits: the cluster at ${cluster * this.#clusterBytes} has ${this.#counts[cluster]}`,
+      );
+    }
+    this.#order = order;
+    this.#perBlock = refcountsPerBlock(this.#clusterBytes, order);
+    this.#blocks.clear();
+    this.#dirty.clear();
+    this.#allBlocksDirty();
+    this.#countsItself = false;
+  }
+
   set(cluster: number, count: number): void {
     const before = this.#counts[cluster] ?? 0;
     if (count === before) return;
@@ -126,11 +157,15 @@ export class TableRewrite {
       this.#dirty.add(index);
     }
     for (let index = 0; index < refcountTableClusters; index++) keep(refcountTableOffset + index * this.#clusterBytes);
+    this.#allBlocksDirty();
+    this.#countsItself = false;
+  }
+
+  #allBlocksDirty(): void {
     for (let cluster = 0; cluster < this.#counts.length; cluster += this.#perBlock) {
       const end = Math.min(this.#counts.length, cluster + this.#perBlock);
       if (this.#counts.subarray(cluster, end).some((count) => count > 0)) this.#dirty.add(cluster / this.#perBlock);
     }
-    this.#countsItself = false;
   }
 
   /** Takes clusters that follow each other and are not in use before or after; gives the first's place. */

@@ -1,6 +1,5 @@
 import type { ClusterEntry } from '../../../../protocols/qcow2/mod.ts';
 import { ImageError, type ZeroOptions } from '../disk_image.ts';
-import { isZero } from '../zeroes.ts';
 import { compressCluster } from './compress.ts';
 import type { Qcow2Context } from './context.ts';
 import { type ClusterReader, inPlace, type Run } from './reader.ts';
@@ -76,7 +75,7 @@ export class ClusterWriter {
     const { compression } = metadata.header;
     const whole = new Uint8Array(this.#clusterBytes);
     whole.set(bytes);
-    const small = isZero(whole) ? undefined : await compressCluster(compression, whole);
+    const small = await compressCluster(compression, whole);
     if (small === undefined) {
       await this.write(cluster * this.#clusterBytes, bytes);
       return;
@@ -91,16 +90,25 @@ export class ClusterWriter {
     map.release(old);
   }
 
-  /** Zeroes [from, to) of one cluster, whole grains of it, by its entry. */
-  async zero(cluster: number, from: number, to: number, options: Pick<ZeroOptions, 'mayUnmap'>): Promise<void> {
+  /**
+   * Zeroes [from, to) of one cluster, whole grains of it, by its entry. `hides`: also where nothing is under the image,
+   * for the time when something is.
+   */
+  async zero(
+    cluster: number,
+    from: number,
+    to: number,
+    options: Pick<ZeroOptions, 'mayUnmap'> & { readonly hides?: boolean },
+  ): Promise<void> {
     const { map, backing, metadata } = this.#context;
     const { version } = metadata.header;
     const old = await map.entry(cluster);
     const grains = this.#grains(from, to);
     const whole = grains === this.#allGrains;
-    if (isEmpty(old) && backing === undefined) return;
+    const shows = backing !== undefined || options.hides === true;
+    if (isEmpty(old) && !shows) return;
     if (version === 2) {
-      if (backing === undefined && options.mayUnmap) {
+      if (!shows && options.mayUnmap) {
         await map.set(cluster, 0, { copied: false, allocated: 0, zero: 0 });
         map.release(old);
       } else await this.#writePart(cluster, old, from, new Uint8Array(to - from));

@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from '
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
-import { createLuksHeader, LuksImage } from '../../../../services/nbd/images/mod.ts';
+import { createLuksHeader, DirtyBitmap, LuksImage } from '../../../../services/nbd/images/mod.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-luks-'));
 test.after.always(() => rmSync(directory, { recursive: true, force: true }));
@@ -41,4 +41,14 @@ test('Q14 a raw LUKS disk that begins inside its own header is refused: a write 
       message: sectors === 0 ? /the disk begins at 0, inside the header/ : /key material inside the disk/,
     });
   }
+});
+
+test('Q13 Q14 a write to a LUKS disk that fails is in the bitmaps: part of it may be there', async (t) => {
+  const path = await disk('fails.luks', () => {});
+  const image = await LuksImage.open(path, { readOnly: false, passphrase });
+  const bitmap = new DirtyBitmap(image.sizeBytes);
+  image.bitmaps.add('b', bitmap);
+  await image.close();
+  await t.throwsAsync(image.write(0, new Uint8Array(512)));
+  t.true(bitmap.isDirty(0));
 });

@@ -1,6 +1,6 @@
 import test from 'ava';
 import { STATE } from '../../../../protocols/nbd/mod.ts';
-import { MemoryImage } from '../../../../services/nbd/images/mod.ts';
+import { DirtyBitmap, MemoryImage } from '../../../../services/nbd/images/mod.ts';
 import { type CreateQcow2Options, emptyImage, Qcow2Image } from '../../../../services/nbd/images/qcow2/mod.ts';
 import { LogImageFile } from '../../../fixtures/log_image_file.ts';
 import { randomWork } from '../../../fixtures/random_work.ts';
@@ -193,4 +193,21 @@ test('an image opened read-only or inactive cannot be written', async (t) => {
   await t.throwsAsync(waiting.write(0, new Uint8Array(1)), { code: 'EPERM' });
   await waiting.activate();
   await waiting.write(0, new Uint8Array(1));
+});
+
+test('Q13 an overlay offers the bitmaps of what is under it, its own first', async (t) => {
+  const base = new MemoryImage(1 << 20);
+  for (const name of ['both', 'below']) base.bitmaps.add(name, new DirtyBitmap(1 << 20, 65_536));
+  await base.write(0, new Uint8Array(512));
+  const file = new LogImageFile(emptyImage({ sizeBytes: 2 << 20, backing: { file: 'b', format: 'raw' } }));
+  const image = await Qcow2Image.openFile(file, { readOnly: false, backing: base });
+  image.bitmaps.add('both', new DirtyBitmap(2 << 20, 65_536));
+  t.deepEqual(image.dirtyBitmaps(), ['both', 'below']);
+  t.deepEqual(await image.dirtyBitmap('both', 0, 2 << 20, 9), [{ lengthBytes: 2 << 20, flags: 0 }]);
+  t.deepEqual(await image.dirtyBitmap('below', 0, 2 << 20, 9), [
+    { lengthBytes: 65_536, flags: 1 },
+    { lengthBytes: (1 << 20) - 65_536, flags: 0 },
+  ]);
+  t.deepEqual(await image.dirtyBitmap('below', 1 << 20, 1 << 20, 9), [{ lengthBytes: 1 << 20, flags: 0 }]);
+  await t.throwsAsync(image.dirtyBitmap('none', 0, 512, 9), { code: 'EINVAL' });
 });

@@ -1,9 +1,10 @@
 import test from 'ava';
-import { fuzz } from '../../../scripts/fuzz_engine.ts';
-import { FUZZ_TARGETS, type FuzzTarget } from '../../../scripts/fuzz_targets.ts';
+import { fuzz } from '../../scripts/fuzz_engine.ts';
+import { FUZZ_IMAGE_TARGETS } from '../../scripts/fuzz_image_targets.ts';
+import { FUZZ_TARGETS, type FuzzTarget } from '../../scripts/fuzz_targets.ts';
 
 // The same inputs each time, few enough for every run of the tests; `npm run fuzz` goes on from there.
-for (const target of FUZZ_TARGETS) {
+for (const target of [...FUZZ_TARGETS, ...FUZZ_IMAGE_TARGETS]) {
   test(`${target.name}: broken bytes are refused or read, nothing else`, (t) => {
     t.true(
       target.seeds().some((seed) => isTaken(target, seed)),
