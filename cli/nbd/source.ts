@@ -1,5 +1,5 @@
 import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import {
@@ -12,6 +12,7 @@ import {
   openImage,
   RawImage,
   SectorImage,
+  SharedSource,
   SliceImage,
 } from '../../services/nbd/mod.ts';
 import { parseImageWords } from '../drives.ts';
@@ -21,8 +22,30 @@ import { isSecret, parseSecret, Secrets } from '../secrets.ts';
 import { UsageError } from '../usage_error.ts';
 import type { NbdArguments } from './arguments.ts';
 
-/** IMAGE, opened as the options say. @throws UsageError, and as openImage() */
-export async function openSource(values: NbdArguments): Promise<DiskImage> {
+/** Beyond that the clients, and not we, are busy */
+const DEFAULT_PROCESSES = 4;
+const MAX_PROCESSES = 64;
+
+/** What is served, and how other processes come to serve it, too. */
+export interface OpenedSource {
+  readonly image: DiskImage;
+  /** Undefined: one process has to do it alone */
+  readonly sharing:
+    | {
+        readonly files: SharedSource;
+        readonly options: { readonly readOnly: boolean; readonly unmap: boolean };
+        readonly offset: number;
+        /** The image itself, where it is a raw one */
+        readonly raw: RawImage | undefined;
+      }
+    | undefined;
+}
+
+/**
+ * IMAGE, opened as the options say; `processes` that may serve it come from {@link processesOf}.
+ * @throws UsageError, and as openImage()
+ */
+export async function openSource(values: NbdArguments, processes: number): Promise<OpenedSource> {
   const [path, ...more] = values.operands;
   if (path === undefined) throw new UsageError('Cannot serve: no IMAGE is given');
   if (more.length > 0) throw new UsageError(`Cannot serve ${more[0]}: one IMAGE at a time`);
@@ -30,14 +53,58 @@ export async function openSource(values: NbdArguments): Promise<DiskImage> {
   const said = values.has('image-opts') ? imageOptions(path, values) : sourceOf(path, values);
   const source = withSnapshot(said, values);
   const readOnly = values.has('read-only') || source.snapshot !== undefined;
-  const opened = values.has('snapshot')
-    ? await openOverlay(source)
-    : await openImage(source, { readOnly, unmap: discards(values) });
+  const options = { readOnly, unmap: discards(values) };
+  const alone = whyAlone(values, source, readOnly);
+  if (values.has('processes') && processes > 1 && alone !== undefined) {
+    throw new UsageError(`Cannot use --processes=${processes}: ${alone}`);
+  }
+  if (processes > 1 && alone === undefined) return await openShared(source, options, offset);
+  const opened = values.has('snapshot') ? await openOverlay(source) : await openImage(source, options);
   // qemu-nbd exports whole sectors.
   const image =
     values.has('qemu-nbd') && opened instanceof RawImage
       ? new SectorImage(opened, { guessed: !values.has('image-opts') && !values.has('format') })
       : opened;
+  return { image: await sliced(image, offset), sharing: undefined };
+}
+
+/** How many processes may serve clients: as many as cores, up to 4, unless the user says. @throws UsageError */
+export function processesOf(values: NbdArguments, shared: number): number {
+  const processes = values.integer('processes', Math.min(availableParallelism(), DEFAULT_PROCESSES), 1, MAX_PROCESSES);
+  if (shared > 1) return processes;
+  if (values.has('processes') && processes > 1) {
+    throw new UsageError(`Cannot use --processes=${processes} for one client at a time: add -e`);
+  }
+  return 1;
+}
+
+/** Why an image cannot be served by several processes; undefined: it can. */
+function whyAlone(values: NbdArguments, source: ImageSource, readOnly: boolean): string | undefined {
+  // What an image keeps in memory beside its file (tables, a size, a copy) has one owner.
+  if (!readOnly && source.format !== 'raw') return `a ${source.format} image that is written to has one owner`;
+  for (const word of ['snapshot', 'resizable', 'qemu-nbd', 'allow-extents']) {
+    if (values.has(word)) return `not with --${word}`;
+  }
+  return SharedSource.isPossible ? undefined : 'this system has no /proc/self/fd';
+}
+
+async function openShared(
+  source: ImageSource,
+  options: { readonly readOnly: boolean; readonly unmap: boolean },
+  offset: number,
+): Promise<OpenedSource> {
+  const files = SharedSource.open(source, options);
+  try {
+    const opened = await openImage(files.here, options);
+    const raw = opened instanceof RawImage ? opened : undefined;
+    return { image: await sliced(opened, offset), sharing: { files, options, offset, raw } };
+  } catch (error) {
+    files.close();
+    throw error;
+  }
+}
+
+async function sliced(image: DiskImage, offset: number): Promise<DiskImage> {
   if (offset === 0) return image;
   try {
     return new SliceImage(image, offset);

@@ -12,6 +12,7 @@ import {
   write as writeFd,
   writeSync,
 } from 'node:fs';
+import type { Server } from 'node:net';
 import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
 import { DirtyBitmaps } from './dirty_bitmap.ts';
 import { asImageError, type DiskImage, ImageError, type ZeroOptions } from './disk_image.ts';
@@ -62,6 +63,8 @@ export class RawImage implements DiskImage {
   readonly canFastZero: boolean;
   /** Filled by every change of this object's; what clients read as qemu:dirty-bitmap */
   readonly bitmaps = new DirtyBitmaps();
+  /** Called once, when a flush has failed */
+  onFlushFailure: (() => void) | undefined;
   #sizeBytes: number;
   readonly #fd: number;
   readonly #wantsLock: boolean;
@@ -134,6 +137,11 @@ export class RawImage implements DiskImage {
     await lock?.release();
   }
 
+  /** What holds the lock, for a process that is to hold it, too, for as long as it runs; undefined: nothing does */
+  get lockHolder(): Server | undefined {
+    return this.#lock?.holder;
+  }
+
   readNow(offset: number, into: Uint8Array): boolean {
     if (into.length > MAX_IN_PLACE_BYTES || !this.#reads.enter()) return false;
     this.#open();
@@ -192,11 +200,18 @@ export class RawImage implements DiskImage {
       fdatasync(this.#fd, (error) => {
         if (error === null) resolve();
         else {
-          this.#flushError = asImageError(error);
-          reject(this.#flushError);
+          const failure = asImageError(error);
+          if (this.#flushError === undefined) this.onFlushFailure?.();
+          this.#flushError = failure;
+          reject(failure);
         }
       });
     });
+  }
+
+  /** A flush of the same file has failed elsewhere: what was written before may be gone, so all of ours fail, too. */
+  distrustFlushes(): void {
+    this.#flushError ??= new ImageError('EIO', 'Cannot flush the image: what was written before may be lost');
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
