@@ -1,5 +1,5 @@
 import { NBD_PORT } from '../../protocols/nbd/mod.ts';
-import { IMAGE_FORMATS } from '../../services/nbd/mod.ts';
+import { IMAGE_FORMATS } from '../../services/nbd/images/image_format.ts';
 import { didYouMean } from '../suggest.ts';
 import { UsageError } from '../usage_error.ts';
 

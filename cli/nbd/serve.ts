@@ -1,23 +1,16 @@
 import { rmSync, writeFileSync } from 'node:fs';
 import process from 'node:process';
-import {
-  DEFAULT_NBD_LIMITS,
-  ExportSet,
-  type NbdExport,
-  type NbdListenAddress,
-  NbdListener,
-  type NbdServerLimits,
-  type NbdSessionSummary,
-  NbdWebListener,
-  SessionPool,
-  SessionWorkers,
-} from '../../services/nbd/mod.ts';
+import { ExportSet, type NbdExport } from '../../services/nbd/export_set.ts';
+import { type NbdListenAddress, NbdListener } from '../../services/nbd/listener.ts';
+import type { NbdServerTls, NbdSessionSummary } from '../../services/nbd/mod.ts';
+import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from '../../services/nbd/server_limits.ts';
+import { SessionPool } from '../../services/nbd/session_pool.ts';
+import { SessionWorkers } from '../../services/nbd/workers/worker_pool.ts';
 import type { TlsIdentity } from '../../services/shared/mod.ts';
 import { errorText } from '../format.ts';
 import { UsageError } from '../usage_error.ts';
 import type { NbdArguments } from './arguments.ts';
 import { tellParent } from './background.ts';
-import { serverTls } from './credentials.ts';
 import { type OpenedSource, openSource, processesOf } from './source.ts';
 
 /** Serves IMAGE until a signal comes, or the last client has left. */
@@ -25,7 +18,7 @@ export async function serve(address: NbdListenAddress, values: NbdArguments): Pr
   const shared = values.integer('shared', 1, 0, DEFAULT_NBD_LIMITS.connections) || DEFAULT_NBD_LIMITS.connections;
   const handshakeMs = values.integer('handshake-limit', DEFAULT_NBD_LIMITS.handshakeMs / 1000, 0, 86_400) * 1000;
   const processes = processesOf(values, shared);
-  const tls = serverTls(values);
+  const tls = await tlsOf(values);
   const web = webAddresses(values);
   const opened = await openSource(values, processes);
   const { image, sharing } = opened;
@@ -119,6 +112,14 @@ function describedExport({ image }: OpenedSource, values: NbdArguments, shared: 
   };
 }
 
+const TLS_WORDS = ['tls-creds', 'tls-authz', 'tls-mode', 'tls-hostname', 'tls-user', 'object'];
+
+/** Loaded only where it is asked for, as is what speaks HTTP. */
+async function tlsOf(values: NbdArguments): Promise<NbdServerTls | undefined> {
+  if (!TLS_WORDS.some((word) => values.has(word))) return undefined;
+  return (await import('./credentials.ts')).serverTls(values);
+}
+
 interface WebAddress {
   readonly host: string;
   readonly port: number;
@@ -159,6 +160,8 @@ async function listenWeb(
   closers: (() => Promise<void>)[],
 ): Promise<string[]> {
   const uris: string[] = [];
+  if (addresses.length === 0) return uris;
+  const { NbdWebListener } = await import('../../services/nbd/websocket.ts');
   for (const { host, port, websocket, metrics } of addresses) {
     const listener = await NbdWebListener.listen(
       { host, port },

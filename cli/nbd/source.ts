@@ -2,23 +2,13 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
-import {
-  createQcow2,
-  type DiskImage,
-  guessFormat,
-  IMAGE_FORMATS,
-  type ImageFormat,
-  type ImageSource,
-  openImage,
-  RawImage,
-  SectorImage,
-  SharedSource,
-  SliceImage,
-} from '../../services/nbd/mod.ts';
-import { parseImageWords } from '../drives.ts';
-import { toImageSource, withSecrets } from '../encryption.ts';
+import { IMAGE_FORMATS } from '../../services/nbd/images/image_format.ts';
+import { openImage } from '../../services/nbd/images/open_image.ts';
+import { RawImage } from '../../services/nbd/images/raw_image.ts';
+import type { DiskImage, ImageFormat, ImageSource } from '../../services/nbd/mod.ts';
+import { SliceImage } from '../../services/nbd/slice_image.ts';
+import { SharedSource } from '../../services/nbd/workers/shared_source.ts';
 import { KeyValues } from '../key_value.ts';
-import { isSecret, parseSecret, Secrets } from '../secrets.ts';
 import { UsageError } from '../usage_error.ts';
 import type { NbdArguments } from './arguments.ts';
 
@@ -50,7 +40,7 @@ export async function openSource(values: NbdArguments, processes: number): Promi
   if (path === undefined) throw new UsageError('Cannot serve: no IMAGE is given');
   if (more.length > 0) throw new UsageError(`Cannot serve ${more[0]}: one IMAGE at a time`);
   const offset = values.integer('offset', 0, 0, Number.MAX_SAFE_INTEGER);
-  const said = values.has('image-opts') ? imageOptions(path, values) : sourceOf(path, values);
+  const said = values.has('image-opts') ? await imageOptions(path, values) : await sourceOf(path, values);
   const source = withSnapshot(said, values);
   const readOnly = values.has('read-only') || source.snapshot !== undefined;
   const options = { readOnly, unmap: discards(values) };
@@ -63,7 +53,9 @@ export async function openSource(values: NbdArguments, processes: number): Promi
   // qemu-nbd exports whole sectors.
   const image =
     values.has('qemu-nbd') && opened instanceof RawImage
-      ? new SectorImage(opened, { guessed: !values.has('image-opts') && !values.has('format') })
+      ? new (await import('../../services/nbd/images/sector_image.ts')).SectorImage(opened, {
+          guessed: !values.has('image-opts') && !values.has('format'),
+        })
       : opened;
   return { image: await sliced(image, offset), sharing: undefined };
 }
@@ -115,8 +107,8 @@ async function sliced(image: DiskImage, offset: number): Promise<DiskImage> {
 }
 
 /** IMAGE with what `--backing` puts under it, the nearest first. What an image says itself opens no file. */
-function sourceOf(path: string, values: NbdArguments): ImageSource {
-  const format = values.get('format') ?? guessedFormat(path, values);
+async function sourceOf(path: string, values: NbdArguments): Promise<ImageSource> {
+  const format = values.get('format') ?? (await guessedFormat(path, values));
   let backing: ImageSource | undefined;
   for (const text of [...values.all('backing')].reverse()) {
     const colon = text.indexOf(':');
@@ -146,8 +138,9 @@ function withSnapshot(source: ImageSource, values: NbdArguments): ImageSource {
 }
 
 /** As qemu-nbd does it, for scripts: with its warning, and a raw disk that cannot become one of another format. */
-function guessedFormat(path: string, values: NbdArguments): ImageFormat {
+async function guessedFormat(path: string, values: NbdArguments): Promise<ImageFormat> {
   if (!values.has('qemu-nbd')) throw new UsageError(`Cannot serve ${path}: its format is not given; add -f raw`);
+  const { guessFormat } = await import('../../services/nbd/images/guess_format.ts');
   const guess = guessFormat(path) ?? 'raw';
   if (guess === 'raw') {
     process.stderr.write(
@@ -168,8 +161,11 @@ function discards(values: NbdArguments): boolean {
 }
 
 /** `driver=qcow2,file.driver=file,file.filename=PATH,…`, or `driver=file,filename=PATH` for a raw one */
-function imageOptions(text: string, values: NbdArguments): ImageSource {
+async function imageOptions(text: string, values: NbdArguments): Promise<ImageSource> {
   if (/(?:^|,)driver=/.test(text)) {
+    const { parseImageWords } = await import('../drives.ts');
+    const { toImageSource, withSecrets } = await import('../encryption.ts');
+    const { isSecret, parseSecret, Secrets } = await import('../secrets.ts');
     const secrets = new Secrets(
       '--object',
       values
@@ -200,6 +196,7 @@ async function openOverlay(backing: ImageSource): Promise<DiskImage> {
   const under = await openImage(backing, { readOnly: true });
   const { sizeBytes } = under;
   await under.close();
+  const { createQcow2 } = await import('../../services/nbd/images/qcow2/mod.ts');
   const folder = mkdtempSync(join(tmpdir(), 'caisson-nbd-'));
   try {
     const path = join(folder, 'overlay.qcow2');

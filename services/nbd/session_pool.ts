@@ -3,7 +3,13 @@ import { newCounters } from './command_runner.ts';
 import type { ExportDirectory } from './export_set.ts';
 import { type NbdMetrics, type NbdSessionStatus, PeerTotals, peerName } from './metrics.ts';
 import { PeerBudget } from './peer_budget.ts';
-import { type NbdLiveSession, type NbdServerTls, type NbdSessionSummary, type SessionPlace, serveNbd } from './server.ts';
+import {
+  type NbdLiveSession,
+  type NbdServerTls,
+  type NbdSessionSummary,
+  type SessionPlace,
+  serveNbd,
+} from './server.ts';
 import type { Negotiated } from './server_handshake.ts';
 import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
 

@@ -1,3 +1,4 @@
+import { performance } from 'node:perf_hooks';
 import type { Duplex } from 'node:stream';
 import { WireError } from '../../protocols/bytes/mod.ts';
 import {
@@ -25,6 +26,9 @@ import type { NbdServerLimits } from './server_limits.ts';
 /** What one turn of the event loop does for one client before others get theirs */
 const TURN_REQUESTS = 64;
 const TURN_BYTES = 1 << 20;
+/** … and how long it may take, in `ms`: looked at after every {@link CLOCK_REQUESTS} */
+const TURN_MS = 4;
+const CLOCK_REQUESTS = 8;
 /** Larger reads wait while the peer's other sessions hold much, in `bytes` */
 const SHARED_READ_BYTES = 64 * 1024;
 
@@ -256,9 +260,11 @@ export class Transmission {
   #takeRequests(): void {
     let turnRequests = 0;
     let turnBytes = 0;
+    const startMs = performance.now();
+    let isLate = false;
     for (;;) {
       if (this.#replies.pendingBytes >= this.#limits.replyBytes) return;
-      if (turnRequests >= TURN_REQUESTS || turnBytes >= TURN_BYTES) {
+      if (turnRequests >= TURN_REQUESTS || turnBytes >= TURN_BYTES || isLate) {
         this.#yielding = true;
         setImmediate(() => {
           this.#yielding = false;
@@ -273,12 +279,15 @@ export class Transmission {
         this.#held = this.#owned(received);
         return;
       }
-      // The next request has its own time.
-      clearTimeout(this.#payloadTimer);
-      this.#payloadTimer = undefined;
+      if (this.#payloadTimer !== undefined) {
+        // The next request has its own time.
+        clearTimeout(this.#payloadTimer);
+        this.#payloadTimer = undefined;
+      }
       turnRequests++;
       turnBytes += received.header.length;
       this.#perform(received);
+      isLate = turnRequests % CLOCK_REQUESTS === 0 && performance.now() - startMs > TURN_MS;
     }
   }
 

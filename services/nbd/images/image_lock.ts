@@ -2,7 +2,7 @@ import { readFileSync, type Stats } from 'node:fs';
 import type { Server } from 'node:net';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { lockName, type NameLock } from '../../shared/mod.ts';
+import { lockName, type NameLock } from '../../shared/name_lock.ts';
 import { ImageError } from './disk_image.ts';
 
 /** Held while an image is open for writing. */

