@@ -6,6 +6,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
+import { codeCache, nodeFlags } from '../../scripts/launch.mjs';
 import type { ServerName, Transport, Workload } from './workloads.ts';
 
 export const IMAGE_BYTES = 256 << 20;
@@ -114,11 +115,13 @@ export class BenchServer {
     return ticks / TICKS_PER_SECOND;
   }
 
-  /** Resident now, and at most so far, in `bytes` */
+  /** Resident now, and at most so far, in `bytes`, of all processes together */
   memory(): { residentBytes: number; peakBytes: number } {
-    const status = readFileSync(`/proc/${this.pid}/status`, 'latin1');
-    const kib = (field: string): number => Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1]) * 1024;
-    return { residentBytes: kib('VmRSS'), peakBytes: kib('VmHWM') };
+    const all = [this.pid, ...childrenOf(this.pid)].map(memoryOf);
+    return {
+      residentBytes: all.reduce((sum, { residentBytes }) => sum + residentBytes, 0),
+      peakBytes: all.reduce((sum, { peakBytes }) => sum + peakBytes, 0),
+    };
   }
 
   /** The longest that the event loop stood since the last look, in `ms`. Ours only, started with `watch` */
@@ -179,7 +182,9 @@ function commandOf(name: ServerName, served: Served, setup: Setup, watch: boolea
   if (name.startsWith('ours')) {
     const tls = isTls ? [`--tls-creds=${pskFile}`] : [];
     const preload = watch ? ['--import', WATCH_LOOP] : [];
-    return { program: process.execPath, args: [...preload, CLI, 'nbd', ...common, ...tls, image] };
+    // As the launcher does it
+    const flags = [...nodeFlags('nbd'), ...preload];
+    return { program: process.execPath, args: [...flags, CLI, 'nbd', ...common, ...tls, image], env: codeCache() };
   }
   const tls = isTls ? ['--object', `tls-creds-psk,id=t,dir=${keys},endpoint=server`, '--tls-creds', 't'] : [];
   const aio = name === 'qemu io_uring' ? ['--aio=io_uring'] : [];
@@ -198,6 +203,16 @@ function ticksOf(pid: number): number {
     return Number(fields[11]) + Number(fields[12]);
   } catch {
     return 0; // it has ended
+  }
+}
+
+function memoryOf(pid: number): { residentBytes: number; peakBytes: number } {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+    const kib = (field: string): number => Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1] ?? 0) * 1024;
+    return { residentBytes: kib('VmRSS'), peakBytes: kib('VmHWM') };
+  } catch {
+    return { residentBytes: 0, peakBytes: 0 }; // it has ended
   }
 }
 
