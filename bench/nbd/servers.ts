@@ -209,7 +209,8 @@ function ticksOf(pid: number): number {
 function memoryOf(pid: number): { residentBytes: number; peakBytes: number } {
   try {
     const status = readFileSync(`/proc/${pid}/status`, 'latin1');
-    const kib = (field: string): number => Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1] ?? 0) * 1024;
+    const kib = (field: string): number =>
+      Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1] ?? 0) * 1024;
     return { residentBytes: kib('VmRSS'), peakBytes: kib('VmHWM') };
   } catch {
     return { residentBytes: 0, peakBytes: 0 }; // it has ended

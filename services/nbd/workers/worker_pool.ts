@@ -17,11 +17,7 @@ const WORKER_ENTRY = fileURLToPath(new URL('./worker_entry.mjs', import.meta.url
  * No code from strings, no `__proto__`: a worker that is taken over has less to work with. What a request leaves behind
  * is garbage at once, so that little room for it is enough.
  */
-const WORKER_FLAGS = [
-  '--disable-proto=delete',
-  '--disallow-code-generation-from-strings',
-  '--max-semi-space-size=4',
-];
+const WORKER_FLAGS = ['--disable-proto=delete', '--disallow-code-generation-from-strings', '--max-semi-space-size=4'];
 /** Standard input, output, error, and the channel */
 const FIRST_FD = 4;
 /** A client waits no longer than this for a worker that starts, in `ms` */
