@@ -15,13 +15,33 @@ const TICKS_PER_SECOND = 100;
 const CLI = join(import.meta.dirname, '..', '..', 'cli', 'main.ts');
 /** As much as glibc takes: no block comes from mmap(), and nothing is given back */
 const KEPT_MEMORY = { MALLOC_MMAP_THRESHOLD_: '33554432', MALLOC_TRIM_THRESHOLD_: '4294967296', MALLOC_ARENA_MAX: '1' };
-/** Preloaded where the loop's worst stall is asked for: SIGUSR2 prints it, in `ns`, and starts anew */
+/**
+ * Preloaded where the loop's worst stall is asked for: SIGUSR2 prints it, in `ms`, and what the worst one is without the
+ * time that the thread waited for a core (second field of schedstat, in `ns`), and starts anew. A turn every millisecond
+ * is meant to come.
+ */
 const WATCH_LOOP = `data:text/javascript,${encodeURIComponent(`
-import { monitorEventLoopDelay } from 'node:perf_hooks';
-const delay = monitorEventLoopDelay({ resolution: 1 });
-delay.enable();
-process.on('SIGUSR2', () => { process.stderr.write('stall ' + delay.max + '\\n'); delay.reset(); });
+import { openSync, readSync } from 'node:fs';
+const fd = openSync('/proc/self/schedstat', 'r');
+const text = Buffer.alloc(100);
+const waited = () => Number(text.latin1Slice(0, readSync(fd, text, 0, 100, 0)).split(' ')[1]) / 1e6;
+let [at, queued, worst, own] = [performance.now(), waited(), 0, 0];
+setInterval(() => {
+  const [now, wait] = [performance.now(), waited()];
+  const late = Math.max(now - at - 1, 0);
+  worst = Math.max(worst, late);
+  own = Math.max(own, late - (wait - queued));
+  [at, queued] = [now, wait];
+}, 1).unref();
+process.on('SIGUSR2', () => { process.stderr.write('stall ' + worst + ' ' + own + '\\n'); worst = own = 0; });
 `)}`;
+
+/** How long an event loop stood, in `ms`. */
+export interface Stall {
+  readonly ms: number;
+  /** … the longest without waiting for a core that others had */
+  readonly ownMs: number;
+}
 
 /** Images, keys and addresses of one run, all in folders that end with it. */
 export interface Setup {
@@ -124,13 +144,13 @@ export class BenchServer {
     };
   }
 
-  /** The longest that the event loop stood since the last look, in `ms`. Ours only, started with `watch` */
-  async worstStallMs(): Promise<number> {
+  /** The longest that the event loop stood since the last look. Ours only, started with `watch` */
+  async worstStall(): Promise<Stall> {
     const before = this.#stderr.length;
     this.#child.kill('SIGUSR2');
     for (let attempt = 0; attempt < 200; attempt++) {
-      const found = /stall (\d+)\n/.exec(this.#stderr.slice(before));
-      if (found !== null) return Number(found[1]) / 1e6;
+      const found = /stall ([\d.]+) ([\d.]+)\n/.exec(this.#stderr.slice(before));
+      if (found !== null) return { ms: Number(found[1]), ownMs: Number(found[2]) };
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
     throw new Error('Cannot learn how long the event loop stood: the server does not answer');

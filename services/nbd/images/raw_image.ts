@@ -13,6 +13,7 @@ import {
   writeSync,
 } from 'node:fs';
 import type { Server } from 'node:net';
+import { performance } from 'node:perf_hooks';
 import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
 import { DirtyBitmaps } from './dirty_bitmap.ts';
 import { asImageError, type DiskImage, ImageError, type ZeroOptions } from './disk_image.ts';
@@ -177,19 +178,23 @@ export class RawImage implements DiskImage {
 
   async read(offset: number, into: Uint8Array): Promise<void> {
     this.#open();
+    const startedMs = performance.now();
     let done = 0;
     while (done < into.length) {
       const count = await this.#readOnce(into, done, offset + done);
       if (count === 0) throw shrunk(offset + done);
       done += count;
     }
+    this.#reads.pooled(into.length, performance.now() - startedMs);
   }
 
   async write(offset: number, data: Uint8Array): Promise<void> {
     this.#writable();
     this.bitmaps.mark(offset, data.length);
+    const startedMs = performance.now();
     let done = 0;
     while (done < data.length) done += await this.#writeOnce(data, done, data.length - done, offset + done);
+    this.#writes.pooled(data.length, performance.now() - startedMs);
   }
 
   async flush(): Promise<void> {
