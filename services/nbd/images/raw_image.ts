@@ -20,6 +20,7 @@ import { asImageError, type DiskImage, ImageError, type ZeroOptions } from './di
 import { FileHoles } from './file_holes.ts';
 import { type ImageLock, lockImage } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
+import { StorageReads } from './storage_reads.ts';
 import { isZero, zeroes } from './zeroes.ts';
 
 /** Larger accesses always go to the pool, in `bytes`: one must not hold up the other peers for long */
@@ -76,7 +77,7 @@ export class RawImage implements DiskImage {
   readonly #unmaps: boolean;
   #lock: ImageLock | undefined;
   #active = false;
-  readonly #reads = new InPlaceGate();
+  readonly #reads = new InPlaceGate(new StorageReads());
   readonly #writes = new InPlaceGate();
   /** After a failed flush the page cache may have dropped what it could not write: no later flush can vouch for it */
   #flushError: ImageError | undefined;
@@ -191,10 +192,8 @@ export class RawImage implements DiskImage {
   async write(offset: number, data: Uint8Array): Promise<void> {
     this.#writable();
     this.bitmaps.mark(offset, data.length);
-    const startedMs = performance.now();
     let done = 0;
     while (done < data.length) done += await this.#writeOnce(data, done, data.length - done, offset + done);
-    this.#writes.pooled(data.length, performance.now() - startedMs);
   }
 
   async flush(): Promise<void> {

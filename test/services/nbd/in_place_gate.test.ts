@@ -1,5 +1,7 @@
+import { existsSync } from 'node:fs';
 import test from 'ava';
 import { InPlaceGate } from '../../../services/nbd/images/in_place_gate.ts';
+import { StorageReads } from '../../../services/nbd/images/storage_reads.ts';
 
 /** Waits in place, as an access that has to wait for a disk does. */
 function slowly(gate: InPlaceGate): void {
@@ -55,4 +57,40 @@ test('large accesses may take longer, and what ran late in the pool does not cou
     gate.pooled(1 << 20, 0.8);
   }
   t.true(gate.enter());
+});
+
+test('a slow access that storage has no part in changes nothing, unless another one follows soon', (t) => {
+  let storage = false;
+  const gate = new InPlaceGate({ since: () => storage });
+  const fast = (count: number): void => {
+    for (let tries = 0; tries < count; tries++) {
+      t.true(gate.enter());
+      gate.done(4096);
+    }
+  };
+  fast(16);
+  slowly(gate);
+  fast(16);
+  slowly(gate);
+  slowly(gate);
+  t.is(away(gate, 0.05), 8, 'two in a row');
+  gate.done(4096);
+  fast(63);
+  storage = true;
+  slowly(gate);
+  t.is(away(gate, 0.05), 8, 'forgiven, and storage had to be read');
+});
+
+test('a pool that is slow without storage is left again', (t) => {
+  const gate = new InPlaceGate({ since: () => false });
+  slowly(gate);
+  const count = away(gate, 5);
+  t.true(count >= 64 && count < 80, `${count}`);
+});
+
+test('StorageReads: nothing is read from storage while nothing is', (t) => {
+  const reads = new StorageReads();
+  reads.since();
+  if (existsSync('/proc/self/io')) t.true([1, 2, 3, 4, 5].some(() => !reads.since()));
+  else t.true(reads.since());
 });

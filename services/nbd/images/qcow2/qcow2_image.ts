@@ -4,6 +4,7 @@ import type { DirtyBitmaps } from '../dirty_bitmap.ts';
 import { type DiskImage, ImageError, type ZeroOptions } from '../disk_image.ts';
 import { InPlaceGate } from '../in_place_gate.ts';
 import { SECTOR_BYTES } from '../luks/mod.ts';
+import { StorageReads } from '../storage_reads.ts';
 import { isZero } from '../zeroes.ts';
 import { Qcow2Engine, type Qcow2ImageOptions } from './engine.ts';
 import type { HeaderChanges } from './header_update.ts';
@@ -26,7 +27,7 @@ const BATCH_CLUSTERS = 4096;
 export class Qcow2Image implements DiskImage {
   readonly readOnly: boolean;
   readonly #engine: Qcow2Engine;
-  readonly #reads = new InPlaceGate();
+  readonly #reads = new InPlaceGate(new StorageReads());
   readonly #writes = new InPlaceGate();
 
   private constructor(engine: Qcow2Engine) {
