@@ -1,4 +1,5 @@
 import { performance } from 'node:perf_hooks';
+import type { SlowReason } from './slow_reason.ts';
 
 /** What takes longer was not in memory */
 const SLOW_MS = 0.12;
@@ -9,17 +10,13 @@ const FIRST_PENALTY = 8;
 const MAX_PENALTY = 256;
 /** Fast ones after which the past is forgotten */
 const FORGIVEN_AFTER = 64;
-/** Slow ones without a reason that anybody knows count where they are no farther apart */
-const SUSPICIOUS = 16;
+/** So many slow ones without a reason that anybody knows are one reason, unless this many fast ones come between two */
+const SUSPECTS = 4;
+const CLEARED_AFTER = 16;
 /** Of the pool, slow ones between two looks at why */
 const LOOKED_AT_AFTER = 64;
 /** However slow the pool is */
 const RETRIED_AFTER = 8192;
-
-/** Says whether an access that took long had to wait for storage. */
-export interface SlowReason {
-  since(): boolean;
-}
 
 const ALWAYS: SlowReason = { since: () => true };
 
@@ -31,13 +28,14 @@ const ALWAYS: SlowReason = { since: () => true };
  * that stays cold is not tried on the event loop again and again.
  *
  * On a host that is busy a cached access is slow now and then, because somebody else has the core. `reason` knows these,
- * and one of them changes nothing.
+ * and few of them change nothing.
  */
 export class InPlaceGate {
   readonly #reason: SlowReason;
   #away = 0;
   #penalty = FIRST_PENALTY;
   #fast = 0;
+  #suspects = 0;
   #startedMs = 0;
   /** Accesses since the last one in place */
   #elsewhere = 0;
@@ -64,12 +62,13 @@ export class InPlaceGate {
     // A cached access costs 1 µs and 0.1 µs a KiB, and up to 0.6 µs a KiB where the kernel itself runs under a
     // hypervisor without help of the processor; a cold one 80 µs and more.
     if (performance.now() - this.#startedMs <= SLOW_MS + lengthBytes * SLOW_MS_PER_BYTE) {
-      if (++this.#fast === FORGIVEN_AFTER) this.#penalty = FIRST_PENALTY;
+      this.#fast++;
+      if (this.#fast === CLEARED_AFTER) this.#suspects = 0;
+      if (this.#fast === FORGIVEN_AFTER) this.#penalty = FIRST_PENALTY;
       return;
     }
-    const isAlone = this.#fast >= SUSPICIOUS;
     this.#fast = 0;
-    if (!this.#reason.since() && isAlone) return;
+    if (!this.#reason.since() && ++this.#suspects < SUSPECTS) return;
     this.#away = this.#penalty;
     this.#penalty = Math.min(this.#penalty * 2, MAX_PENALTY);
   }

@@ -4,7 +4,7 @@ import { type DiskImage, ImageError, type ZeroOptions } from './disk_image.ts';
 import type { ImageLock } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
 import type { ImageFile } from './qcow2/mod.ts';
-import { StorageReads } from './storage_reads.ts';
+import { CoreAtHand, StorageReads } from './slow_reason.ts';
 import { zeroes } from './zeroes.ts';
 
 /** Larger accesses always go to the pool, in `bytes` */
@@ -43,7 +43,7 @@ export class MappedImage<M extends BlockMap = BlockMap> implements DiskImage {
   readonly #backing: DiskImage | undefined;
   readonly #wantsLock: boolean;
   readonly #reads = new InPlaceGate(new StorageReads());
-  readonly #writes = new InPlaceGate();
+  readonly #writes = new InPlaceGate(new CoreAtHand());
   #map: M;
   #lock: ImageLock | undefined;
   #active = false;

@@ -20,7 +20,7 @@ import { asImageError, type DiskImage, ImageError, type ZeroOptions } from './di
 import { FileHoles } from './file_holes.ts';
 import { type ImageLock, lockImage } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
-import { StorageReads } from './storage_reads.ts';
+import { CoreAtHand, StorageReads } from './slow_reason.ts';
 import { isZero, zeroes } from './zeroes.ts';
 
 /** Larger accesses always go to the pool, in `bytes`: one must not hold up the other peers for long */
@@ -78,7 +78,7 @@ export class RawImage implements DiskImage {
   #lock: ImageLock | undefined;
   #active = false;
   readonly #reads = new InPlaceGate(new StorageReads());
-  readonly #writes = new InPlaceGate();
+  readonly #writes = new InPlaceGate(new CoreAtHand());
   /** After a failed flush the page cache may have dropped what it could not write: no later flush can vouch for it */
   #flushError: ImageError | undefined;
   #closed = false;
