@@ -63,6 +63,7 @@ export class Transmission {
   /** Parsed, and waiting for one that it overlaps or for budget */
   #held: ReceivedRequest | undefined;
   #yielding = false;
+  #scheduled = false;
   /** The chunk that is being parsed is only lent */
   #borrowing = false;
   #running = false;
@@ -126,7 +127,7 @@ export class Transmission {
       over: () => {
         this.#budget.wake();
         if (this.#finished) this.#settle();
-        else this.#schedule();
+        else this.#scheduleSoon();
       },
     });
     this.#budget.join(this.#share);
@@ -213,6 +214,16 @@ export class Transmission {
     this.#budget.wake();
     if (this.#held !== undefined || this.#stopping || this.#decoder.hasInput || this.#stream.isPaused())
       this.#schedule();
+  }
+
+  /** Behind all completions of this turn of the event loop: their replies leave in one write. */
+  #scheduleSoon(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      this.#schedule();
+    });
   }
 
   #schedule(): void {
