@@ -89,7 +89,8 @@ test('T20, CVE-2017-9524, CVE-2013-7441: a client that leaves at any byte leaves
   last.stream.destroy();
 });
 
-test('T17: a reader that takes little at a time gets all of it in order, and little is kept for it', async (t) => {
+// What it measures is the whole process's: no other test may run beside it.
+test.serial('T17: a reader that takes little at a time gets all of it in order, and little is kept for it', async (t) => {
   const { exports, image } = twoDisks();
   image.writeNow(0, data(1 << 20));
   const client = await new ByteClient(exports, { limits: { replyBytes: 64 * 1024 } }).go();
