@@ -29,6 +29,8 @@ const TURN_BYTES = 1 << 20;
 /** … and how long it may take, in `ms`: looked at after every {@link CLOCK_REQUESTS} */
 const TURN_MS = 4;
 const CLOCK_REQUESTS = 8;
+/** Data of reads in work and of replies that wait: more would not make a disk faster, and be memory, in `bytes` */
+const READ_AHEAD_BYTES = 8 << 20;
 /** Larger reads wait while the peer's other sessions hold much, in `bytes` */
 const SHARED_READ_BYTES = 64 * 1024;
 
@@ -306,7 +308,11 @@ export class Transmission {
     if (!this.#inFlight.admits(request)) return false;
     // Smaller replies are bounded for each session, by `replyBytes`.
     const { type, length } = request;
-    return type !== CMD.READ || length <= SHARED_READ_BYTES || this.#budget.admitsReply(length, this.#retry);
+    if (type !== CMD.READ || length <= SHARED_READ_BYTES) return true;
+    // Whatever is under way wakes us when it is over.
+    const held = this.#inFlight.bytes + this.#replies.pendingBytes;
+    if (held > 0 && held + length > READ_AHEAD_BYTES) return false;
+    return this.#budget.admitsReply(length, this.#retry);
   }
 
   #next(): ReceivedRequest | undefined {

@@ -164,6 +164,12 @@ export class SessionWorkers {
   }
 }
 
+/** How many threads wait for disks: the one word of libuv's that users have, and a number. */
+function poolSize(): Record<string, string> {
+  const { UV_THREADPOOL_SIZE: threads = '' } = process.env;
+  return /^\d{1,4}$/.test(threads) ? { UV_THREADPOOL_SIZE: threads } : {};
+}
+
 interface WorkerEvents {
   readonly onFlushFailure: () => void;
   /** It has ended, for whatever reason; `text` says which */
@@ -194,8 +200,8 @@ class WorkerHandle {
     const options = {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc', ...inherited],
       serialization: 'advanced',
-      // Nothing of the user's environment: it could change what Node does or tell a secret.
-      env: {},
+      // Nothing else of the user's environment: it could change what Node does or tell a secret.
+      env: poolSize(),
       cwd: '/',
     } as SpawnOptions;
     this.#child = spawn(process.execPath, [...WORKER_FLAGS, WORKER_ENTRY, ...cache], options);
