@@ -44,6 +44,11 @@ export function borrowingSocket(accepted: Socket): Socket {
   return socketOver(handle);
 }
 
+/** Whether the connection can go on in another process. */
+export function isMovable(stream: Duplex): boolean {
+  return borrowing.has(stream);
+}
+
 /**
  * What another process needs to go on with a connection: the handle of a borrowing socket, which is over then. Nothing
  * is read from it any more, and nothing that was written may wait. Undefined: it has to stay here.

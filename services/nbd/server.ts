@@ -2,7 +2,7 @@ import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WireError } from '../../protocols/bytes/mod.ts';
 import type { TlsIdentity, TlsServer } from '../shared/mod.ts';
-import { BORROWED_EVENT, releaseHandle } from './borrowing_socket.ts';
+import { BORROWED_EVENT, isMovable, releaseHandle } from './borrowing_socket.ts';
 import { BufferPool } from './buffer_pool.ts';
 import { newCounters, type TransmissionCounters } from './command_runner.ts';
 import type { ExportDirectory } from './export_set.ts';
@@ -192,7 +192,7 @@ export function serveNbd(
     startTls: (lastPlain) => void upgrade(lastPlain),
     done: (negotiated) => {
       clearTimeout(deadline);
-      const place = stream === raw ? options.place?.(negotiated) : undefined;
+      const place = isMovable(stream) ? options.place?.(negotiated) : undefined;
       if (place === undefined) begin(negotiated);
       else void move(place, negotiated);
     },

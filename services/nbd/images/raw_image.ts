@@ -6,9 +6,7 @@ import {
   ftruncate,
   openSync,
   read as readFd,
-  readFileSync,
   readSync,
-  type Stats,
   write as writeFd,
   writeSync,
 } from 'node:fs';
@@ -20,6 +18,7 @@ import { asImageError, type DiskImage, ImageError, type ZeroOptions } from './di
 import { FileHoles } from './file_holes.ts';
 import { type ImageLock, lockImage } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
+import { checkWritable, sizeOf } from './raw_file.ts';
 import { CoreAtHand, StorageReads } from './slow_reason.ts';
 import { isZero, zeroes } from './zeroes.ts';
 
@@ -381,29 +380,4 @@ function nextMultiple(at: number, step: number): number {
 
 function shrunk(offset: number): ImageError {
   return new ImageError('EIO', 'Cannot read the image: its file is shorter than when it was opened', { offset });
-}
-
-function sizeOf(stats: Stats): number {
-  if (stats.isFile()) return stats.size;
-  if (stats.isBlockDevice()) {
-    const major = (stats.rdev >> 8) & 0xfff;
-    const minor = (stats.rdev & 0xff) | ((stats.rdev >> 12) & 0xfff00);
-    const sectors = Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, 'latin1').trim());
-    if (Number.isSafeInteger(sectors * 512)) return sectors * 512;
-  }
-  throw new ImageError('EINVAL', 'Cannot use the image: neither a regular file nor a block device');
-}
-
-/** An inherited descriptor must allow what the options promise; found at open, not at the guest's first write. */
-function checkWritable(fd: number): void {
-  let info: string;
-  try {
-    info = readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1');
-  } catch {
-    return; // no /proc here: the first write will tell
-  }
-  const flags = Number.parseInt(/^flags:\s*0?([0-7]+)/m.exec(info)?.[1] ?? '2', 8);
-  if ((flags & 3) === constants.O_RDONLY) {
-    throw new ImageError('EPERM', 'Cannot open the image for writing: its descriptor is read-only');
-  }
 }

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { nbdVerb } from '../../../cli/verbs/nbd.ts';
-import { connectNbdWebSocket, createQcow2, NbdClient, RawImage } from '../../../services/nbd/mod.ts';
+import { connectNbdWebSocket, createQcow2, NbdClient } from '../../../services/nbd/mod.ts';
 import { readPskFile, TlsClient } from '../../../services/shared/mod.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-cli-nbd-'));
@@ -317,92 +317,4 @@ test('--object and --tls-authz: lists in QEMU’s words', async (t) => {
   await (await open('alice')).close();
   await t.throwsAsync(open('alan'));
   await t.throwsAsync(open('bob'));
-});
-
-/** Children of a process, from /proc */
-function childrenOf(pid: number): number[] {
-  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1').split(' ').filter(Boolean).map(Number);
-}
-
-/** `pid` is there, and no zombie */
-function runs(pid: number): boolean {
-  return existsSync(`/proc/${pid}/stat`) && !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'latin1'));
-}
-
-test('--processes: a second client has a process of its own; the last one to leave ends all of them', async (t) => {
-  const socket = join(directory, 'processes.sock');
-  const words = ['-k', socket, '-f', 'raw', '-e4', '--processes=2', '-v', '-o', '512'];
-  const { child, uri, exit } = await started(t, ...words, image('processes.raw'));
-  const here = await NbdClient.connect(uri);
-  const there = await NbdClient.connect(uri);
-  const bytes = new Uint8Array(4096).fill(7);
-  await there.write(4096, bytes, { fua: true });
-  await here.read(4096, bytes.fill(0));
-  t.true(bytes.every((byte) => byte === 7));
-  t.is(readFileSync(join(directory, 'processes.raw'))[512 + 4096], 7, 'from --offset on, in both');
-  const [worker, ...more] = childrenOf(child.pid!);
-  t.deepEqual(more, []);
-  t.true(runs(worker!));
-  await here.close();
-  t.true(runs(child.pid!), 'the other one is still there');
-  await there.close();
-  t.deepEqual(await exit, [0, null]);
-  t.false(runs(worker!));
-});
-
-test('--processes: SIGTERM ends all processes with 0, and no process outlives one that was killed', async (t) => {
-  for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
-    const socket = join(directory, `processes-${signal}.sock`);
-    const words = ['-tk', socket, '-f', 'raw', '-e0', '--processes=3', image(`${signal}.raw`)];
-    const { child, uri, exit } = await started(t, ...words);
-    const clients = [];
-    for (let count = 0; count < 3; count++) clients.push(await NbdClient.connect(uri));
-    for (const client of clients) await client.read(0, new Uint8Array(512));
-    const workers = childrenOf(child.pid!);
-    t.is(workers.length, 2);
-    child.kill(signal);
-    t.deepEqual(await exit, signal === 'SIGTERM' ? [0, null] : [null, 'SIGKILL']);
-    for (let tries = 0; tries < 500 && workers.some(runs); tries++)
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    t.deepEqual(workers.filter(runs), [], signal);
-    await Promise.allSettled(clients.map((client) => client.close()));
-  }
-});
-
-test('Q18: a process of --processes holds the lock of the image for as long as it runs, whatever becomes of the others', async (t) => {
-  const socket = join(directory, 'held.sock');
-  const path = image('held.raw');
-  const { child, uri, exit } = await started(t, '-tk', socket, '-f', 'raw', '-e4', '--processes=2', path);
-  const clients = [await NbdClient.connect(uri), await NbdClient.connect(uri)];
-  await clients[1]!.write(0, new Uint8Array(512).fill(1));
-  const [worker] = childrenOf(child.pid!);
-  // So that it does not see the other one end
-  process.kill(worker!, 'SIGSTOP');
-  t.teardown(() => runs(worker!) && process.kill(worker!, 'SIGKILL'));
-  child.kill('SIGKILL');
-  await exit;
-  await t.throwsAsync(RawImage.open(path, { readOnly: false }), { code: 'EPERM' });
-  process.kill(worker!, 'SIGCONT');
-  for (let tries = 0; tries < 500 && runs(worker!); tries++) await new Promise((resolve) => setTimeout(resolve, 10));
-  await (await RawImage.open(path, { readOnly: false })).close();
-  await Promise.allSettled(clients.map((client) => client.close()));
-});
-
-test('--processes is refused where one process has to own the image, and not taken by default there', async (t) => {
-  const path = join(directory, 'owned.qcow2');
-  await createQcow2(path, { sizeBytes: 1 << 20 });
-  const socket = join(directory, 'owned.sock');
-  const refused = async (pattern: RegExp, ...args: string[]): Promise<void> => {
-    const { status, stderr } = await ran(process.execPath, argv(['-k', socket, '--processes=2', ...args]));
-    t.is(status, 2);
-    t.regex(stderr, pattern);
-  };
-  await refused(/a qcow2 image that is written to has one owner/, '-e2', '-f', 'qcow2', path);
-  await refused(/not with --resizable/, '-e2', '-f', 'raw', '--resizable', image('owned.raw'));
-  await refused(/for one client at a time: add -e/, '-f', 'raw', image('owned.raw'));
-  const { child, uri } = await started(t, '-tk', socket, '-e4', '-f', 'qcow2', path);
-  const clients = [await NbdClient.connect(uri), await NbdClient.connect(uri)];
-  await clients[1]!.write(0, new Uint8Array(512).fill(1));
-  t.deepEqual(childrenOf(child.pid!), []);
-  for (const client of clients) await client.close();
 });
