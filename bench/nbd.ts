@@ -41,7 +41,7 @@ export async function run(args: readonly string[] = []): Promise<void> {
   };
   for (const group of GROUPS) {
     if (!options.groups.has(group)) continue;
-    const chosen = WORKLOADS.filter(({ group: of, name }) => of === group && isWanted(name, options));
+    const chosen = WORKLOADS.filter((workload) => workload.group === group && isWanted(workload, options));
     const samples: Record<string, unknown> = {};
     const rows: Row[] = [];
     sections.push({ title: group, rows, samples });
@@ -54,7 +54,7 @@ export async function run(args: readonly string[] = []): Promise<void> {
       // After each row: what a long run has found so far is not lost with it
       keep();
     }
-    if (group === 'limits' && options.only === undefined) {
+    if (group === 'limits' && options.limits) {
       rows.push(
         ...(await measureHostilePeers(setup)),
         ...(await measureStall(setup, options.runMs)),
@@ -68,7 +68,8 @@ export async function run(args: readonly string[] = []): Promise<void> {
 }
 
 /** A whole name means that row, a part of one all rows that have it. */
-function isWanted(name: string, { only }: NbdBenchOptions): boolean {
+function isWanted({ name, goals }: Workload, { only, must }: NbdBenchOptions): boolean {
+  if (must && goals.every((goal) => goal.must === undefined)) return false;
   const isName = (part: string): boolean => WORKLOADS.some((workload) => workload.name === part);
   return only === undefined || only.some((part) => (isName(part) ? name === part : name.includes(part)));
 }

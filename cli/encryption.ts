@@ -1,5 +1,5 @@
 import type { ImageFormat, ImageSource } from '../services/nbd/mod.ts';
-import { readSecret } from '../services/shared/mod.ts';
+import { readSecret } from '../services/shared/secret.ts';
 import type { DiskFile } from '../services/supervisor/mod.ts';
 import type { Secrets } from './secrets.ts';
 import { UsageError } from './usage_error.ts';

@@ -1,5 +1,5 @@
 import { resolve } from 'node:path';
-import { readSecret, type SecretSource } from '../services/shared/mod.ts';
+import { readSecret, type SecretSource } from '../services/shared/secret.ts';
 import { KeyValues } from './key_value.ts';
 import { UsageError } from './usage_error.ts';
 

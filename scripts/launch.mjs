@@ -60,11 +60,19 @@ export function codeCache(environment = process.env) {
   }
 }
 
+/**
+ * Flags of Node that a verb runs with. A server of disks makes a little garbage with each request, none of which lives:
+ * 4 MiB for it instead of 16 cost no processor time, and its memory stays small.
+ */
+export function nodeFlags(verb) {
+  return verb === 'nbd' ? ['--max-semi-space-size=4'] : [];
+}
+
 /** Runs `args` under Node 26 in place of this process: same terminal, same signals, same exit status. */
-export function handOver(args, env = {}) {
+export function handOver(args, env = {}, flags = []) {
   // What systemd has opened for us goes on: its descriptors begin at 3.
   const sockets = Math.min(Number(process.env.LISTEN_FDS ?? 0) || 0, 64);
-  const child = spawn(findNode(), args, {
+  const child = spawn(findNode(), [...flags, ...args], {
     stdio: ['inherit', 'inherit', 'inherit', ...Array.from({ length: sockets }, (_, index) => 3 + index)],
     env: {
       ...process.env,

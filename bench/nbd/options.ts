@@ -12,6 +12,10 @@ export interface NbdBenchOptions {
   /** Of each measurement by fio, in `ms` */
   readonly runMs: number;
   readonly json: string | undefined;
+  /** Only rows that say what must be reached */
+  readonly must: boolean;
+  /** The limits are no rows: with `only` they are measured where their group is named */
+  readonly limits: boolean;
   /** Ours and nbdkit only: a quick look at what has changed */
   readonly brief: boolean;
 }
@@ -19,6 +23,7 @@ export interface NbdBenchOptions {
 export const NBD_USAGE = `npm run bench -- nbd [GROUP…] [OPTIONS]
   GROUP       ${GROUPS.join(', ')}; everything where none is given
   --only TEXT rows with this in their name; may be given again
+  --must      rows that say what must be reached, and the limits
   --rounds N  turns of each server (default 5)
   --ms N      length of a measurement by fio (default 1000)
   --quick     one turn of 300 ms: shows that everything works, not how fast it is
@@ -46,6 +51,8 @@ export function parseNbdOptions(args: readonly string[]): NbdBenchOptions {
     rounds: whole('rounds', values.rounds ?? (values.quick ? '1' : '5'), { least: 1, most: 100 }),
     runMs: whole('ms', values.ms ?? (values.quick ? '300' : '1000'), { least: 100, most: 60_000 }),
     json: values.json,
+    must: values.must === true,
+    limits: values.only === undefined || positionals.includes('limits'),
     brief: values.brief === true,
   };
 }
@@ -58,6 +65,7 @@ function parse(args: readonly string[]) {
       only: { type: 'string', multiple: true },
       rounds: { type: 'string' },
       ms: { type: 'string' },
+      must: { type: 'boolean' },
       quick: { type: 'boolean' },
       brief: { type: 'boolean' },
       json: { type: 'string' },

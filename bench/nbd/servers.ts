@@ -6,6 +6,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
+import { codeCache, nodeFlags } from '../../scripts/launch.mjs';
 import type { ServerName, Transport, Workload } from './workloads.ts';
 
 export const IMAGE_BYTES = 256 << 20;
@@ -14,13 +15,33 @@ const TICKS_PER_SECOND = 100;
 const CLI = join(import.meta.dirname, '..', '..', 'cli', 'main.ts');
 /** As much as glibc takes: no block comes from mmap(), and nothing is given back */
 const KEPT_MEMORY = { MALLOC_MMAP_THRESHOLD_: '33554432', MALLOC_TRIM_THRESHOLD_: '4294967296', MALLOC_ARENA_MAX: '1' };
-/** Preloaded where the loop's worst stall is asked for: SIGUSR2 prints it, in `ns`, and starts anew */
+/**
+ * Preloaded where the loop's worst stall is asked for: SIGUSR2 prints it, in `ms`, and what the worst one is without the
+ * time that the thread waited for a core (second field of schedstat, in `ns`), and starts anew. A turn every millisecond
+ * is meant to come.
+ */
 const WATCH_LOOP = `data:text/javascript,${encodeURIComponent(`
-import { monitorEventLoopDelay } from 'node:perf_hooks';
-const delay = monitorEventLoopDelay({ resolution: 1 });
-delay.enable();
-process.on('SIGUSR2', () => { process.stderr.write('stall ' + delay.max + '\\n'); delay.reset(); });
+import { openSync, readSync } from 'node:fs';
+const fd = openSync('/proc/self/schedstat', 'r');
+const text = Buffer.alloc(100);
+const waited = () => Number(text.latin1Slice(0, readSync(fd, text, 0, 100, 0)).split(' ')[1]) / 1e6;
+let [at, queued, worst, own] = [performance.now(), waited(), 0, 0];
+setInterval(() => {
+  const [now, wait] = [performance.now(), waited()];
+  const late = Math.max(now - at - 1, 0);
+  worst = Math.max(worst, late);
+  own = Math.max(own, late - (wait - queued));
+  [at, queued] = [now, wait];
+}, 1).unref();
+process.on('SIGUSR2', () => { process.stderr.write('stall ' + worst + ' ' + own + '\\n'); worst = own = 0; });
 `)}`;
+
+/** How long an event loop stood, in `ms`. */
+export interface Stall {
+  readonly ms: number;
+  /** … the longest without waiting for a core that others had */
+  readonly ownMs: number;
+}
 
 /** Images, keys and addresses of one run, all in folders that end with it. */
 export interface Setup {
@@ -114,20 +135,22 @@ export class BenchServer {
     return ticks / TICKS_PER_SECOND;
   }
 
-  /** Resident now, and at most so far, in `bytes` */
+  /** Resident now, and at most so far, in `bytes`, of all processes together */
   memory(): { residentBytes: number; peakBytes: number } {
-    const status = readFileSync(`/proc/${this.pid}/status`, 'latin1');
-    const kib = (field: string): number => Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1]) * 1024;
-    return { residentBytes: kib('VmRSS'), peakBytes: kib('VmHWM') };
+    const all = [this.pid, ...childrenOf(this.pid)].map(memoryOf);
+    return {
+      residentBytes: all.reduce((sum, { residentBytes }) => sum + residentBytes, 0),
+      peakBytes: all.reduce((sum, { peakBytes }) => sum + peakBytes, 0),
+    };
   }
 
-  /** The longest that the event loop stood since the last look, in `ms`. Ours only, started with `watch` */
-  async worstStallMs(): Promise<number> {
+  /** The longest that the event loop stood since the last look. Ours only, started with `watch` */
+  async worstStall(): Promise<Stall> {
     const before = this.#stderr.length;
     this.#child.kill('SIGUSR2');
     for (let attempt = 0; attempt < 200; attempt++) {
-      const found = /stall (\d+)\n/.exec(this.#stderr.slice(before));
-      if (found !== null) return Number(found[1]) / 1e6;
+      const found = /stall ([\d.]+) ([\d.]+)\n/.exec(this.#stderr.slice(before));
+      if (found !== null) return { ms: Number(found[1]), ownMs: Number(found[2]) };
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
     throw new Error('Cannot learn how long the event loop stood: the server does not answer');
@@ -179,7 +202,9 @@ function commandOf(name: ServerName, served: Served, setup: Setup, watch: boolea
   if (name.startsWith('ours')) {
     const tls = isTls ? [`--tls-creds=${pskFile}`] : [];
     const preload = watch ? ['--import', WATCH_LOOP] : [];
-    return { program: process.execPath, args: [...preload, CLI, 'nbd', ...common, ...tls, image] };
+    // As the launcher does it
+    const flags = [...nodeFlags('nbd'), ...preload];
+    return { program: process.execPath, args: [...flags, CLI, 'nbd', ...common, ...tls, image], env: codeCache() };
   }
   const tls = isTls ? ['--object', `tls-creds-psk,id=t,dir=${keys},endpoint=server`, '--tls-creds', 't'] : [];
   const aio = name === 'qemu io_uring' ? ['--aio=io_uring'] : [];
@@ -198,6 +223,17 @@ function ticksOf(pid: number): number {
     return Number(fields[11]) + Number(fields[12]);
   } catch {
     return 0; // it has ended
+  }
+}
+
+function memoryOf(pid: number): { residentBytes: number; peakBytes: number } {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+    const kib = (field: string): number =>
+      Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1] ?? 0) * 1024;
+    return { residentBytes: kib('VmRSS'), peakBytes: kib('VmHWM') };
+  } catch {
+    return { residentBytes: 0, peakBytes: 0 }; // it has ended
   }
 }
 

@@ -1,5 +1,5 @@
 import { NBD_PORT } from '../../protocols/nbd/mod.ts';
-import { IMAGE_FORMATS } from '../../services/nbd/mod.ts';
+import { IMAGE_FORMATS } from '../../services/nbd/images/image_format.ts';
 import { didYouMean } from '../suggest.ts';
 import { UsageError } from '../usage_error.ts';
 
@@ -43,6 +43,11 @@ const RULES: readonly OptionRule[] = [
   { long: 'allocation-depth', short: 'A', help: 'offer qemu:allocation-depth' },
   { long: 'resizable', help: 'let a client that is alone change the size (NBD_CMD_RESIZE)' },
   { long: 'shared', short: 'e', value: 'N', help: 'clients that are served at once (default 1, 0: up to 100)' },
+  {
+    long: 'processes',
+    value: 'N',
+    help: 'with -e above 1: serve clients of a raw or read-only IMAGE in up to N processes (default: the cores, up to 4)',
+  },
   { long: 'persistent', short: 't', help: 'do not exit when the last client has left' },
   {
     long: 'handshake-limit',

@@ -1,51 +1,55 @@
 import { rmSync, writeFileSync } from 'node:fs';
 import process from 'node:process';
-import {
-  DEFAULT_NBD_LIMITS,
-  type DiskImage,
-  ExportSet,
-  type NbdListenAddress,
-  NbdListener,
-  type NbdSessionSummary,
-  NbdWebListener,
-  SessionPool,
-} from '../../services/nbd/mod.ts';
+import { ExportSet, type NbdExport } from '../../services/nbd/export_set.ts';
+import { type NbdListenAddress, NbdListener } from '../../services/nbd/listener.ts';
+import type { NbdServerTls, NbdSessionSummary } from '../../services/nbd/mod.ts';
+import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from '../../services/nbd/server_limits.ts';
+import { SessionPool } from '../../services/nbd/session_pool.ts';
+import { SessionWorkers } from '../../services/nbd/workers/worker_pool.ts';
 import type { TlsIdentity } from '../../services/shared/mod.ts';
 import { errorText } from '../format.ts';
 import { UsageError } from '../usage_error.ts';
 import type { NbdArguments } from './arguments.ts';
 import { tellParent } from './background.ts';
-import { serverTls } from './credentials.ts';
-import { openSource } from './source.ts';
+import { type OpenedSource, openSource, processesOf } from './source.ts';
 
 /** Serves IMAGE until a signal comes, or the last client has left. */
 export async function serve(address: NbdListenAddress, values: NbdArguments): Promise<number> {
   const shared = values.integer('shared', 1, 0, DEFAULT_NBD_LIMITS.connections) || DEFAULT_NBD_LIMITS.connections;
   const handshakeMs = values.integer('handshake-limit', DEFAULT_NBD_LIMITS.handshakeMs / 1000, 0, 86_400) * 1000;
-  const tls = serverTls(values);
+  const processes = processesOf(values, shared);
+  const tls = await tlsOf(values);
   const web = webAddresses(values);
-  const exports = new ExportSet();
+  const opened = await openSource(values, processes);
+  const { image, sharing } = opened;
+  // Each process counts for itself what one address holds.
+  const peerBytes = Math.ceil(DEFAULT_NBD_LIMITS.peerBytes / (sharing === undefined ? 1 : processes));
+  const limits = { ...DEFAULT_NBD_LIMITS, handshakeMs, peerBytes };
   const stopped = Promise.withResolvers<void>();
-  const pool = new SessionPool(exports, {
-    shared,
-    limits: { handshakeMs },
-    ...(tls === undefined ? {} : { tls }),
-    onSession: (summary) => {
-      // qemu-nbd -v says nothing of its clients, and scripts compare.
-      if (values.has('verbose') && !values.has('qemu-nbd')) process.stderr.write(`${farewell(summary)}\n`);
-      // As qemu-nbd: who only looked at the greeting does not count.
-      if (!values.has('persistent') && summary.exportName !== undefined && pool.connections === 0) stopped.resolve();
-    },
-  });
-  const image = await openSource(values);
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stopped.resolve);
   const pidFile = values.get('pid-file');
   const closers: (() => Promise<void>)[] = [];
+  let workers: SessionWorkers | undefined;
   try {
-    const name = addExport(exports, image, values, shared);
+    const exports = new ExportSet();
+    const served = describedExport(opened, values, shared);
+    exports.add(served);
+    if (sharing !== undefined) workers = workersFor(sharing, served, { processes, limits });
+    const pool = new SessionPool(exports, {
+      shared,
+      limits,
+      ...(workers === undefined ? {} : { workers }),
+      ...(tls === undefined ? {} : { tls }),
+      onSession: (summary) => {
+        // qemu-nbd -v says nothing of its clients, and scripts compare.
+        if (values.has('verbose') && !values.has('qemu-nbd')) process.stderr.write(`${farewell(summary)}\n`);
+        // As qemu-nbd: who only looked at the greeting does not count.
+        if (!values.has('persistent') && summary.exportName !== undefined && pool.connections === 0) stopped.resolve();
+      },
+    });
     const listener = await NbdListener.listen(address, exports, { pool, ...(tls === undefined ? {} : { tls }) });
     closers.push(() => listener.close());
-    const uris = [listener.uriOf(name), ...(await listenWeb(web, pool, values, closers))];
+    const uris = [listener.uriOf(served.name), ...(await listenWeb(web, pool, values, closers))];
     if (pidFile !== undefined) writeFileSync(pidFile, `${process.pid}\n`);
     if (!values.has('qemu-nbd')) process.stdout.write(`${uris.join('\n')}\n`);
     tellParent();
@@ -55,12 +59,39 @@ export async function serve(address: NbdListenAddress, values: NbdArguments): Pr
   } finally {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, stopped.resolve);
     if (pidFile !== undefined) rmSync(pidFile, { force: true });
+    // No process that could still write outlives the lock.
+    await workers?.close();
+    sharing?.files.close();
     await image.close();
   }
   return 0;
 }
 
-function addExport(exports: ExportSet, image: DiskImage, values: NbdArguments, shared: number): string {
+/** Processes beside this one; none is started before it is needed. */
+function workersFor(
+  { files, options, offset, raw }: NonNullable<OpenedSource['sharing']>,
+  served: NbdExport,
+  { processes, limits }: { readonly processes: number; readonly limits: NbdServerLimits },
+): SessionWorkers {
+  const { name, writable, bitmaps = [], allocationDepth = false, writeThrough = false } = served;
+  const workers = new SessionWorkers({
+    processes,
+    limits,
+    source: (first) => files.inheritedFrom(first),
+    options,
+    offset,
+    served: { name, writable, bitmaps, allocationDepth, writeThrough },
+    fds: files.fds,
+    lockHolder: raw?.lockHolder,
+    onFlushFailure: () => raw?.distrustFlushes(),
+    onText: (text) => process.stderr.write(`caisson nbd: ${errorText(text)}\n`),
+  });
+  if (raw !== undefined) raw.onFlushFailure = () => workers.flushFailed();
+  return workers;
+}
+
+/** @throws Error for a bitmap that is not there */
+function describedExport({ image }: OpenedSource, values: NbdArguments, shared: number): NbdExport {
   const name = values.get('export-name') ?? '';
   const description = values.get('description');
   const bitmaps = values.all('bitmap');
@@ -68,7 +99,7 @@ function addExport(exports: ExportSet, image: DiskImage, values: NbdArguments, s
   const missing = bitmaps.find((bitmap) => !known.includes(bitmap));
   if (missing !== undefined) throw new Error(`Cannot serve bitmap ${missing}: the image has none of that name`);
   const cache = values.oneOf('cache', ['writeback', 'none', 'writethrough', 'directsync', 'unsafe'], 'writeback');
-  exports.add({
+  return {
     name,
     image,
     writable: !values.has('read-only'),
@@ -78,8 +109,15 @@ function addExport(exports: ExportSet, image: DiskImage, values: NbdArguments, s
     resizable: values.has('resizable'),
     writeThrough: cache === 'writethrough' || cache === 'directsync',
     ...(description === undefined ? {} : { description }),
-  });
-  return name;
+  };
+}
+
+const TLS_WORDS = ['tls-creds', 'tls-authz', 'tls-mode', 'tls-hostname', 'tls-user', 'object'];
+
+/** Loaded only where it is asked for, as is what speaks HTTP. */
+async function tlsOf(values: NbdArguments): Promise<NbdServerTls | undefined> {
+  if (!TLS_WORDS.some((word) => values.has(word))) return undefined;
+  return (await import('./credentials.ts')).serverTls(values);
 }
 
 interface WebAddress {
@@ -122,13 +160,15 @@ async function listenWeb(
   closers: (() => Promise<void>)[],
 ): Promise<string[]> {
   const uris: string[] = [];
+  if (addresses.length === 0) return uris;
+  const { NbdWebListener } = await import('../../services/nbd/websocket.ts');
   for (const { host, port, websocket, metrics } of addresses) {
     const listener = await NbdWebListener.listen(
       { host, port },
       {
         origins: values.all('websocket-origin'),
         ...(websocket ? { pool } : {}),
-        ...(metrics ? { metrics: () => pool.metrics() } : {}),
+        ...(metrics ? { metrics: () => pool.currentMetrics() } : {}),
       },
     );
     closers.push(() => listener.close());

@@ -1,44 +1,102 @@
 import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
-import {
-  createQcow2,
-  type DiskImage,
-  guessFormat,
-  IMAGE_FORMATS,
-  type ImageFormat,
-  type ImageSource,
-  openImage,
-  RawImage,
-  resolveChain,
-  SectorImage,
-  SliceImage,
-} from '../../services/nbd/mod.ts';
-import { parseImageWords } from '../drives.ts';
-import { toImageSource, withSecrets } from '../encryption.ts';
+import { IMAGE_FORMATS } from '../../services/nbd/images/image_format.ts';
+import { openImage } from '../../services/nbd/images/open_image.ts';
+import { RawImage } from '../../services/nbd/images/raw_image.ts';
+import type { DiskImage, ImageFormat, ImageSource } from '../../services/nbd/mod.ts';
+import { SliceImage } from '../../services/nbd/slice_image.ts';
+import { SharedSource } from '../../services/nbd/workers/shared_source.ts';
 import { KeyValues } from '../key_value.ts';
-import { isSecret, parseSecret, Secrets } from '../secrets.ts';
 import { UsageError } from '../usage_error.ts';
 import type { NbdArguments } from './arguments.ts';
 
-/** IMAGE, opened as the options say. @throws UsageError, and as openImage() */
-export async function openSource(values: NbdArguments): Promise<DiskImage> {
+/** Beyond that the clients, and not we, are busy */
+const DEFAULT_PROCESSES = 4;
+const MAX_PROCESSES = 64;
+
+/** What is served, and how other processes come to serve it, too. */
+export interface OpenedSource {
+  readonly image: DiskImage;
+  /** Undefined: one process has to do it alone */
+  readonly sharing:
+    | {
+        readonly files: SharedSource;
+        readonly options: { readonly readOnly: boolean; readonly unmap: boolean };
+        readonly offset: number;
+        /** The image itself, where it is a raw one */
+        readonly raw: RawImage | undefined;
+      }
+    | undefined;
+}
+
+/**
+ * IMAGE, opened as the options say; `processes` that may serve it come from {@link processesOf}.
+ * @throws UsageError, and as openImage()
+ */
+export async function openSource(values: NbdArguments, processes: number): Promise<OpenedSource> {
   const [path, ...more] = values.operands;
   if (path === undefined) throw new UsageError('Cannot serve: no IMAGE is given');
   if (more.length > 0) throw new UsageError(`Cannot serve ${more[0]}: one IMAGE at a time`);
   const offset = values.integer('offset', 0, 0, Number.MAX_SAFE_INTEGER);
-  const said = values.has('image-opts') ? imageOptions(path, values) : sourceOf(path, values);
+  const said = values.has('image-opts') ? await imageOptions(path, values) : await sourceOf(path, values);
   const source = withSnapshot(await withNames(said, values), values);
   const readOnly = values.has('read-only') || source.snapshot !== undefined;
-  const opened = values.has('snapshot')
-    ? await openOverlay(source)
-    : await openImage(source, { readOnly, unmap: discards(values) });
+  const options = { readOnly, unmap: discards(values) };
+  const alone = whyAlone(values, source, readOnly);
+  if (values.has('processes') && processes > 1 && alone !== undefined) {
+    throw new UsageError(`Cannot use --processes=${processes}: ${alone}`);
+  }
+  if (processes > 1 && alone === undefined) return await openShared(source, options, offset);
+  const opened = values.has('snapshot') ? await openOverlay(source) : await openImage(source, options);
   // qemu-nbd exports whole sectors.
   const image =
     values.has('qemu-nbd') && opened instanceof RawImage
-      ? new SectorImage(opened, { guessed: !values.has('image-opts') && !values.has('format') })
+      ? new (await import('../../services/nbd/images/sector_image.ts')).SectorImage(opened, {
+          guessed: !values.has('image-opts') && !values.has('format'),
+        })
       : opened;
+  return { image: await sliced(image, offset), sharing: undefined };
+}
+
+/** How many processes may serve clients: as many as cores, up to 4, unless the user says. @throws UsageError */
+export function processesOf(values: NbdArguments, shared: number): number {
+  const processes = values.integer('processes', Math.min(availableParallelism(), DEFAULT_PROCESSES), 1, MAX_PROCESSES);
+  if (shared > 1) return processes;
+  if (values.has('processes') && processes > 1) {
+    throw new UsageError(`Cannot use --processes=${processes} for one client at a time: add -e`);
+  }
+  return 1;
+}
+
+/** Why an image cannot be served by several processes; undefined: it can. */
+function whyAlone(values: NbdArguments, source: ImageSource, readOnly: boolean): string | undefined {
+  // What an image keeps in memory beside its file (tables, a size, a copy) has one owner.
+  if (!readOnly && source.format !== 'raw') return `a ${source.format} image that is written to has one owner`;
+  for (const word of ['snapshot', 'resizable', 'qemu-nbd', 'allow-extents']) {
+    if (values.has(word)) return `not with --${word}`;
+  }
+  return SharedSource.isPossible ? undefined : 'this system has no /proc/self/fd';
+}
+
+async function openShared(
+  source: ImageSource,
+  options: { readonly readOnly: boolean; readonly unmap: boolean },
+  offset: number,
+): Promise<OpenedSource> {
+  const files = SharedSource.open(source, options);
+  try {
+    const opened = await openImage(files.here, options);
+    const raw = opened instanceof RawImage ? opened : undefined;
+    return { image: await sliced(opened, offset), sharing: { files, options, offset, raw } };
+  } catch (error) {
+    files.close();
+    throw error;
+  }
+}
+
+async function sliced(image: DiskImage, offset: number): Promise<DiskImage> {
   if (offset === 0) return image;
   try {
     return new SliceImage(image, offset);
@@ -49,8 +107,8 @@ export async function openSource(values: NbdArguments): Promise<DiskImage> {
 }
 
 /** IMAGE with what `--backing` puts under it, the nearest first. What an image says itself opens no file. */
-function sourceOf(path: string, values: NbdArguments): ImageSource {
-  const format = values.get('format') ?? guessedFormat(path, values);
+async function sourceOf(path: string, values: NbdArguments): Promise<ImageSource> {
+  const format = values.get('format') ?? (await guessedFormat(path, values));
   let backing: ImageSource | undefined;
   for (const text of [...values.all('backing')].reverse()) {
     const colon = text.indexOf(':');
@@ -71,6 +129,7 @@ async function withNames(source: ImageSource, values: NbdArguments): Promise<Ima
   if (root === undefined || source.path === undefined) return source;
   if (source.backing !== undefined)
     throw new UsageError('Cannot use --backing-root: what is under IMAGE is said already');
+  const { resolveChain } = await import('../../services/nbd/images/backing_policy.ts');
   return { ...(await resolveChain(source.path, source.format, { root, guess: values.has('qemu-nbd') })), ...source };
 }
 
@@ -89,8 +148,9 @@ function withSnapshot(source: ImageSource, values: NbdArguments): ImageSource {
 }
 
 /** As qemu-nbd does it, for scripts: with its warning, and a raw disk that cannot become one of another format. */
-function guessedFormat(path: string, values: NbdArguments): ImageFormat {
+async function guessedFormat(path: string, values: NbdArguments): Promise<ImageFormat> {
   if (!values.has('qemu-nbd')) throw new UsageError(`Cannot serve ${path}: its format is not given; add -f raw`);
+  const { guessFormat } = await import('../../services/nbd/images/guess_format.ts');
   const guess = guessFormat(path) ?? 'raw';
   if (guess === 'raw') {
     process.stderr.write(
@@ -111,8 +171,11 @@ function discards(values: NbdArguments): boolean {
 }
 
 /** `driver=qcow2,file.driver=file,file.filename=PATH,…`, or `driver=file,filename=PATH` for a raw one */
-function imageOptions(text: string, values: NbdArguments): ImageSource {
+async function imageOptions(text: string, values: NbdArguments): Promise<ImageSource> {
   if (/(?:^|,)driver=/.test(text)) {
+    const { parseImageWords } = await import('../drives.ts');
+    const { toImageSource, withSecrets } = await import('../encryption.ts');
+    const { isSecret, parseSecret, Secrets } = await import('../secrets.ts');
     const secrets = new Secrets(
       '--object',
       values
@@ -143,6 +206,7 @@ async function openOverlay(backing: ImageSource): Promise<DiskImage> {
   const under = await openImage(backing, { readOnly: true });
   const { sizeBytes } = under;
   await under.close();
+  const { createQcow2 } = await import('../../services/nbd/images/qcow2/mod.ts');
   const folder = mkdtempSync(join(tmpdir(), 'caisson-nbd-'));
   try {
     const path = join(folder, 'overlay.qcow2');

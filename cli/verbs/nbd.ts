@@ -4,8 +4,6 @@ import type { NbdListenAddress } from '../../services/nbd/mod.ts';
 import { errorText } from '../format.ts';
 import { NbdArguments, nbdOptionsHelp } from '../nbd/arguments.ts';
 import { activatedSockets, goOnInBackground } from '../nbd/background.ts';
-import { list } from '../nbd/list.ts';
-import { serve } from '../nbd/serve.ts';
 import { UsageError } from '../usage_error.ts';
 
 /** What scripts look for behind `qemu-nbd --version`: the version whose words these are */
@@ -40,8 +38,10 @@ export const nbdVerb = {
         process.stdout.write(`qemu-nbd ${QEMU_VERSION} (as caisson nbd answers)\n`);
         return 0;
       }
-      if (values.has('list')) return await list(addressOf(values), values);
+      if (values.has('list')) return await (await import('../nbd/list.ts')).list(addressOf(values), values);
       if (values.has('fork')) return await goOnInBackground(args);
+      // Loaded only where something is served: what a server does not use costs it memory for as long as it runs.
+      const { serve } = await import('../nbd/serve.ts');
       const [socket, ...more] = activatedSockets();
       if (socket === undefined) return await serve(addressOf(values), values);
       if (more.length > 0) throw new UsageError(`Cannot serve ${more.length + 1} sockets of systemd: expected one`);

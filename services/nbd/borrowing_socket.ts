@@ -25,6 +25,9 @@ interface Inside {
   _handle: object | null | undefined;
 }
 
+/** Sockets made here: their handles may go elsewhere */
+const borrowing = new WeakSet<Duplex>();
+
 /**
  * The same connection over a socket that reads into one buffer again and again, or where {@link receiveInto} says,
  * and emits {@link BORROWED_EVENT} instead of `data`. Without it each read makes a buffer of 64 KiB, and large writes
@@ -33,13 +36,41 @@ interface Inside {
  * from (`pauseOnConnect`). Where the handle is not to be had, `accepted` itself comes back, with its `data`.
  */
 export function borrowingSocket(accepted: Socket): Socket {
-  const inside = accepted as unknown as Inside;
-  const handle = inside._handle;
-  if (typeof handle !== 'object' || handle === null) {
+  const handle = takeHandle(accepted);
+  if (handle === undefined) {
     accepted.resume();
     return accepted;
   }
+  return socketOver(handle);
+}
+
+/** Whether the connection can go on in another process. */
+export function isMovable(stream: Duplex): boolean {
+  return borrowing.has(stream);
+}
+
+/**
+ * What another process needs to go on with a connection: the handle of a borrowing socket, which is over then. Nothing
+ * is read from it any more, and nothing that was written may wait. Undefined: it has to stay here.
+ */
+export function releaseHandle(socket: Duplex): object | undefined {
+  if (!borrowing.has(socket) || socket.writableLength > 0) return undefined;
+  socket.pause();
+  return takeHandle(socket as Socket);
+}
+
+function takeHandle(socket: Socket): object | undefined {
+  const inside = socket as unknown as Inside;
+  const handle = inside._handle;
+  if (typeof handle !== 'object' || handle === null) return undefined;
   inside._handle = null;
+  // The server counts it out, and this one is over; the handle lives on.
+  socket.destroy();
+  return handle;
+}
+
+/** A borrowing socket over the handle of a connection. */
+export function socketOver(handle: object): Socket {
   const holder: { socket: Socket | undefined } = { socket: undefined };
   const own = new Uint8Array(RECEIVE_BYTES);
   const options = {
@@ -62,8 +93,7 @@ export function borrowingSocket(accepted: Socket): Socket {
   };
   const socket = new Socket(options as unknown as SocketConstructorOpts);
   holder.socket = socket;
+  borrowing.add(socket);
   socket.setNoDelay(true);
-  // The server counts it out, and this one is over; the handle lives on in the other.
-  accepted.destroy();
   return socket;
 }

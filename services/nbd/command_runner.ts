@@ -11,7 +11,7 @@ import {
 } from '../../protocols/nbd/mod.ts';
 import type { BufferPool } from './buffer_pool.ts';
 import { contextStatus } from './context_status.ts';
-import { asImageError, type DiskImage } from './images/mod.ts';
+import { asImageError, type DiskImage } from './images/disk_image.ts';
 import type { InFlight } from './in_flight.ts';
 import { prefetch } from './prefetch.ts';
 import type { ReplyQueue } from './reply_queue.ts';

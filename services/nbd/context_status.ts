@@ -6,7 +6,7 @@ import {
   QEMU_ALLOCATION_DEPTH,
   QEMU_DIRTY_BITMAP,
 } from '../../protocols/nbd/mod.ts';
-import { type DiskImage, ImageError } from './images/mod.ts';
+import { type DiskImage, ImageError } from './images/disk_image.ts';
 
 /** Which part of the disk is asked about. */
 export interface StatusRange {

@@ -1,7 +1,7 @@
 import { readFileSync, readlinkSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { formatNbdUri, NBD_PORT } from '../../protocols/nbd/mod.ts';
-import { listenOnPath } from '../shared/mod.ts';
+import { listenOnPath } from '../shared/unix_listener.ts';
 import { borrowingSocket } from './borrowing_socket.ts';
 import type { ExportDirectory } from './export_set.ts';
 import type { NbdMetrics } from './metrics.ts';

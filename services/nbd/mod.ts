@@ -14,6 +14,7 @@ export { type NbdConnectionEvent, NbdReconnectingClient, type NbdReconnectOption
 export { type DiskRoleImage, type DiskRoleNbd, type DiskRoleOptions, diskRole } from './role.ts';
 export { type NbdServerTls, type NbdSessionSummary, type ServeNbdOptions, serveNbd } from './server.ts';
 export { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
-export { SessionPool, type SessionPoolOptions } from './session_pool.ts';
+export { type SessionPlacer, SessionPool, type SessionPoolOptions } from './session_pool.ts';
 export { SliceImage } from './slice_image.ts';
 export { connectNbdWebSocket, NBD_SUBPROTOCOL, NbdWebListener, type NbdWebOptions } from './websocket.ts';
+export { SessionWorkers, type SessionWorkersOptions, SharedSource } from './workers/mod.ts';

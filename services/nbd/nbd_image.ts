@@ -1,5 +1,5 @@
 import { BASE_ALLOCATION, type Extent, QEMU_ALLOCATION_DEPTH, QEMU_DIRTY_BITMAP } from '../../protocols/nbd/mod.ts';
-import { type DiskImage, ImageError, type ZeroOptions } from './images/mod.ts';
+import { type DiskImage, ImageError, type ZeroOptions } from './images/disk_image.ts';
 import { zeroes } from './images/zeroes.ts';
 import type { NbdDisk } from './nbd_disk.ts';
 import { NbdError } from './nbd_error.ts';

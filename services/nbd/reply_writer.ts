@@ -113,7 +113,7 @@ export class ReplyWriter {
   }
 
   #putHeader(request: Addressed, at: number, chunk: { type: number; length: number; flags: number }): void {
-    const header = { ...chunk, cookie: request.cookie };
+    const header = { type: chunk.type, length: chunk.length, flags: chunk.flags, cookie: request.cookie };
     if (this.#extended) putExtendedChunkHeader(this.#queue.view, at, header, BigInt(request.offset));
     else putChunkHeader(this.#queue.view, at, header);
   }

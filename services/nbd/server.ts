@@ -2,12 +2,12 @@ import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WireError } from '../../protocols/bytes/mod.ts';
 import type { TlsIdentity, TlsServer } from '../shared/mod.ts';
-import { BORROWED_EVENT } from './borrowing_socket.ts';
+import { BORROWED_EVENT, isMovable, releaseHandle } from './borrowing_socket.ts';
 import { BufferPool } from './buffer_pool.ts';
 import { newCounters, type TransmissionCounters } from './command_runner.ts';
 import type { ExportDirectory } from './export_set.ts';
 import type { PeerBudget } from './peer_budget.ts';
-import { type HandshakeEvents, ServerHandshake } from './server_handshake.ts';
+import { type HandshakeEvents, type Negotiated, ServerHandshake } from './server_handshake.ts';
 import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
 import { Transmission } from './transmission.ts';
 
@@ -28,6 +28,29 @@ export interface ServeNbdOptions {
   readonly signal?: AbortSignal;
   /** The handshake is over; `exportName` as the export is called here */
   readonly onTransmission?: (exportName: string, session: NbdLiveSession) => void;
+  /** The handshake was done by somebody else, and this is what came out: go on from there */
+  readonly negotiated?: Negotiated;
+  /** Where a session on a plain socket goes on behind its handshake (default: here). Undefined: here */
+  readonly place?: (negotiated: Negotiated) => SessionPlace | undefined;
+}
+
+/** Another process that may take a session. */
+export interface SessionPlace {
+  /** Resolves when it can. False: it cannot, and the session goes on here */
+  readonly ready: Promise<boolean>;
+  /** Takes the connection over, whatever becomes of it. */
+  take(handle: object): MovedSession;
+  /** The session stays here, or is gone. */
+  decline(): void;
+}
+
+/** A session that goes on elsewhere. */
+export interface MovedSession {
+  readonly live: Omit<NbdLiveSession, 'exportName' | 'peer'>;
+  /** How it went; never rejects */
+  readonly ended: Promise<Pick<NbdSessionSummary, 'counters' | 'error'>>;
+  /** As the `signal` of {@link ServeNbdOptions} */
+  shutdown(): void;
 }
 
 /** A session in its transmission phase, for metrics. */
@@ -109,40 +132,79 @@ export function serveNbd(
     stream.resume();
   };
   const shutdown = (): void => {
-    handshake.shutdown();
+    handshake?.shutdown();
     transmission?.shutdown();
     closeTimer ??= setTimeout(cutOff, limits.drainMs);
+  };
+
+  const enter = ({ served }: Negotiated, onAbort: () => void): string => {
+    exportSignal = served.signal;
+    exportSignal?.addEventListener('abort', onAbort, { once: true });
+    exportName = served.name;
+    return exportName;
+  };
+  const begin = (negotiated: Negotiated): void => {
+    const name = enter(negotiated, shutdown);
+    settled = false;
+    transmission = new Transmission(
+      stream,
+      negotiated,
+      { limits, pool, ...(options.budget === undefined ? {} : { budget: options.budget }) },
+      {
+        finished: endStream,
+        settled: () => {
+          settled = true;
+          conclude();
+        },
+      },
+    );
+    options.onTransmission?.(name, liveSession(transmission, name, peer));
+    for (const chunk of negotiated.rest) transmission.receive(chunk);
+    if (exportSignal?.aborted || options.signal?.aborted) shutdown();
+  };
+  const move = async (place: SessionPlace, negotiated: Negotiated): Promise<void> => {
+    // What comes from now on is for whoever serves it.
+    stream.pause();
+    const ready = await place.ready;
+    const leaving = streamClosed || stream.destroyed || options.signal?.aborted || negotiated.served.signal?.aborted;
+    const handle = ready && !leaving ? releaseHandle(stream) : undefined;
+    if (handle === undefined) {
+      place.decline();
+      if (streamClosed) return;
+      begin(negotiated);
+      stream.resume();
+      return;
+    }
+    stream.off('close', onClose);
+    const moved = place.take(handle);
+    const name = enter(negotiated, moved.shutdown);
+    options.signal?.removeEventListener('abort', shutdown);
+    options.signal?.addEventListener('abort', moved.shutdown, { once: true });
+    options.onTransmission?.(name, liveSession(moved.live, name, peer));
+    const { counters, error } = await moved.ended;
+    clearTimeout(closeTimer);
+    exportSignal?.removeEventListener('abort', moved.shutdown);
+    options.signal?.removeEventListener('abort', moved.shutdown);
+    resolve({ exportName: name, counters, peer, error });
   };
 
   const events: HandshakeEvents = {
     startTls: (lastPlain) => void upgrade(lastPlain),
     done: (negotiated) => {
       clearTimeout(deadline);
-      exportName = negotiated.served.name;
-      exportSignal = negotiated.served.signal;
-      exportSignal?.addEventListener('abort', shutdown, { once: true });
-      settled = false;
-      transmission = new Transmission(
-        stream,
-        negotiated,
-        { limits, pool, ...(options.budget === undefined ? {} : { budget: options.budget }) },
-        {
-          finished: endStream,
-          settled: () => {
-            settled = true;
-            conclude();
-          },
-        },
-      );
-      options.onTransmission?.(exportName, liveSession(transmission, exportName, peer));
-      for (const chunk of negotiated.rest) transmission.receive(chunk);
-      if (exportSignal?.aborted || options.signal?.aborted) shutdown();
+      const place = isMovable(stream) ? options.place?.(negotiated) : undefined;
+      if (place === undefined) begin(negotiated);
+      else void move(place, negotiated);
     },
     closed: endStream,
   };
-  const handshake = new ServerHandshake(raw, exports, events, options.tls?.mode ?? 'off');
+  /** Undefined: somebody else did it */
+  const handshake =
+    options.negotiated === undefined
+      ? new ServerHandshake(raw, exports, events, options.tls?.mode ?? 'off')
+      : undefined;
   const deadline =
-    limits.handshakeMs > 0
+    limits.handshakeMs > 0 && handshake !== undefined
       ? setTimeout(() => {
           failure ??= new WireError('ERR_WIRE_TIMEOUT', `Cannot wait for the NBD handshake: ${limits.handshakeMs} ms`);
           cutOff();
@@ -151,7 +213,7 @@ export function serveNbd(
 
   const onData = (chunk: Uint8Array): void => {
     if (transmission !== undefined) transmission.receive(chunk);
-    else handshake.receive(chunk);
+    else handshake?.receive(chunk);
   };
   const onEnd = (): void => {
     if (transmission !== undefined) transmission.inputEnded();
@@ -167,13 +229,13 @@ export function serveNbd(
     clearTimeout(closeTimer);
     exportSignal?.removeEventListener('abort', shutdown);
     options.signal?.removeEventListener('abort', shutdown);
-    handshake.abandon();
+    handshake?.abandon();
     transmission?.abandon();
     conclude();
   };
   const onBorrowed = (chunk: Uint8Array): void => {
     if (transmission !== undefined) transmission.receive(chunk, true);
-    else handshake.receive(chunk.slice());
+    else handshake?.receive(chunk.slice());
   };
   const attach = (): void => {
     stream.on('data', onData);
@@ -198,7 +260,7 @@ export function serveNbd(
       stream = secure.stream;
       peer = secure.peer;
       attach();
-      handshake.secured(stream, peer);
+      handshake?.secured(stream, peer);
       if (stream.destroyed) onClose();
     } catch (error) {
       upgrading = false;
@@ -209,20 +271,28 @@ export function serveNbd(
   };
   attach();
   options.signal?.addEventListener('abort', shutdown, { once: true });
-  if (options.signal?.aborted) shutdown();
+  if (options.negotiated !== undefined) begin(options.negotiated);
+  else if (options.signal?.aborted) shutdown();
   return promise;
 }
 
-function liveSession(transmission: Transmission, exportName: string, peer: TlsIdentity | undefined): NbdLiveSession {
+/** What it tells is of the moment that it is asked. */
+function liveSession(
+  source: Omit<NbdLiveSession, 'exportName' | 'peer'>,
+  exportName: string,
+  peer: TlsIdentity | undefined,
+): NbdLiveSession {
   return {
     exportName,
     peer,
-    counters: transmission.counters,
+    get counters() {
+      return source.counters;
+    },
     get inFlight() {
-      return transmission.inFlight;
+      return source.inFlight;
     },
     get heldBytes() {
-      return transmission.heldBytes;
+      return source.heldBytes;
     },
   };
 }

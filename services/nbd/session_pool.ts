@@ -3,7 +3,14 @@ import { newCounters } from './command_runner.ts';
 import type { ExportDirectory } from './export_set.ts';
 import { type NbdMetrics, type NbdSessionStatus, PeerTotals, peerName } from './metrics.ts';
 import { PeerBudget } from './peer_budget.ts';
-import { type NbdLiveSession, type NbdServerTls, type NbdSessionSummary, serveNbd } from './server.ts';
+import {
+  type NbdLiveSession,
+  type NbdServerTls,
+  type NbdSessionSummary,
+  type SessionPlace,
+  serveNbd,
+} from './server.ts';
+import type { Negotiated } from './server_handshake.ts';
 import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
 
 export interface SessionPoolOptions {
@@ -12,8 +19,18 @@ export interface SessionPoolOptions {
   readonly limits?: Partial<NbdServerLimits>;
   /** Clients that are served at once; more of them wait for their greeting (default: no such limit) */
   readonly shared?: number;
+  /** Other processes that sessions may go on in, behind their handshake (default: none) */
+  readonly workers?: SessionPlacer;
   /** Once for each connection that ended */
   readonly onSession?: (summary: NbdSessionSummary) => void;
+}
+
+/** Says where a session goes on; {@link SessionWorkers} in the program, and what tests put in its place. */
+export interface SessionPlacer {
+  /** Undefined: here, where `here` sessions are behind their handshake */
+  place(negotiated: Negotiated, address: string, here: number): SessionPlace | undefined;
+  /** Resolves when the counters of the sessions that were moved are up to date */
+  refresh(): Promise<void>;
 }
 
 interface Session {
@@ -22,6 +39,8 @@ interface Session {
   readonly address: string;
   readonly startedMs: number;
   live: NbdLiveSession | undefined;
+  /** On its way to another process, or there */
+  moved: boolean;
   over: Promise<unknown> | undefined;
 }
 
@@ -67,6 +86,12 @@ export class SessionPool {
   /** Connections that were closed at once because of a limit */
   get refused(): number {
     return this.#refused;
+  }
+
+  /** As {@link metrics}, with what sessions in other processes have done until now. */
+  async currentMetrics(): Promise<NbdMetrics> {
+    await this.#options.workers?.refresh();
+    return this.metrics();
   }
 
   metrics(): NbdMetrics {
@@ -127,8 +152,7 @@ export class SessionPool {
     peer.connections++;
     const waiting = { stream, address };
     stream.once('close', () => {
-      this.#waiting.delete(waiting);
-      if (--peer.connections === 0) this.#peers.delete(address);
+      if (this.#waiting.delete(waiting)) this.#forget(address);
     });
     if (this.#sessions.size < this.#shared) {
       this.#serve(waiting, peer.budget);
@@ -136,6 +160,12 @@ export class SessionPool {
     }
     this.#waiting.add(waiting);
     stream.on('error', () => {});
+  }
+
+  /** One connection of the address is over. */
+  #forget(address: string): void {
+    const peer = this.#peers.get(address);
+    if (peer !== undefined && --peer.connections === 0) this.#peers.delete(address);
   }
 
   /** Shuts the sessions down, and resolves when the last one is over. */
@@ -152,10 +182,11 @@ export class SessionPool {
       address,
       startedMs: performance.now(),
       live: undefined,
+      moved: false,
       over: undefined,
     };
     this.#sessions.add(session);
-    const { tls, onSession } = this.#options;
+    const { tls, workers, onSession } = this.#options;
     session.over = serveNbd(stream, this.#exports, {
       limits: this.#limits,
       budget,
@@ -164,8 +195,10 @@ export class SessionPool {
       onTransmission: (_name, live) => {
         session.live = live;
       },
+      ...(workers === undefined ? {} : { place: (negotiated) => this.#place(session, workers, negotiated) }),
     }).then((summary) => {
       this.#sessions.delete(session);
+      this.#forget(address);
       this.#ended.add(peerName(summary.peer, address), summary.counters, summary);
       const next = this.#waiting.values().next().value;
       if (next !== undefined && !this.#abort.signal.aborted) {
@@ -174,5 +207,19 @@ export class SessionPool {
       }
       onSession?.(summary);
     });
+  }
+
+  #place(session: Session, workers: SessionPlacer, negotiated: Negotiated): SessionPlace | undefined {
+    const here = [...this.#sessions].filter(({ live, moved }) => live !== undefined && !moved).length;
+    const place = workers.place(negotiated, session.address, here);
+    session.moved = place !== undefined;
+    if (place === undefined) return undefined;
+    return {
+      ...place,
+      decline: () => {
+        session.moved = false;
+        place.decline();
+      },
+    };
   }
 }

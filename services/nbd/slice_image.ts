@@ -1,5 +1,5 @@
 import type { Extent } from '../../protocols/nbd/mod.ts';
-import { type DiskImage, ImageError, type ZeroOptions } from './images/mod.ts';
+import { type DiskImage, ImageError, type ZeroOptions } from './images/disk_image.ts';
 
 /** A part of another image, as `qemu-nbd --offset` serves it. */
 export class SliceImage implements DiskImage {

@@ -1,3 +1,4 @@
+import { performance } from 'node:perf_hooks';
 import type { Duplex } from 'node:stream';
 import { WireError } from '../../protocols/bytes/mod.ts';
 import {
@@ -25,6 +26,11 @@ import type { NbdServerLimits } from './server_limits.ts';
 /** What one turn of the event loop does for one client before others get theirs */
 const TURN_REQUESTS = 64;
 const TURN_BYTES = 1 << 20;
+/** … and how long it may take, in `ms`: looked at after every {@link CLOCK_REQUESTS} */
+const TURN_MS = 4;
+const CLOCK_REQUESTS = 8;
+/** Data of reads in work and of replies that wait: more would not make a disk faster, and be memory, in `bytes` */
+const READ_AHEAD_BYTES = 8 << 20;
 /** Larger reads wait while the peer's other sessions hold much, in `bytes` */
 const SHARED_READ_BYTES = 64 * 1024;
 
@@ -59,6 +65,7 @@ export class Transmission {
   /** Parsed, and waiting for one that it overlaps or for budget */
   #held: ReceivedRequest | undefined;
   #yielding = false;
+  #scheduled = false;
   /** The chunk that is being parsed is only lent */
   #borrowing = false;
   #running = false;
@@ -122,7 +129,7 @@ export class Transmission {
       over: () => {
         this.#budget.wake();
         if (this.#finished) this.#settle();
-        else this.#schedule();
+        else this.#scheduleSoon();
       },
     });
     this.#budget.join(this.#share);
@@ -211,6 +218,16 @@ export class Transmission {
       this.#schedule();
   }
 
+  /** Behind all completions of this turn of the event loop: their replies leave in one write. */
+  #scheduleSoon(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    setImmediate(() => {
+      this.#scheduled = false;
+      this.#schedule();
+    });
+  }
+
   #schedule(): void {
     if (!this.#finished && !this.#running && !this.#yielding) this.#run();
   }
@@ -256,9 +273,11 @@ export class Transmission {
   #takeRequests(): void {
     let turnRequests = 0;
     let turnBytes = 0;
+    const startMs = performance.now();
+    let isLate = false;
     for (;;) {
       if (this.#replies.pendingBytes >= this.#limits.replyBytes) return;
-      if (turnRequests >= TURN_REQUESTS || turnBytes >= TURN_BYTES) {
+      if (turnRequests >= TURN_REQUESTS || turnBytes >= TURN_BYTES || isLate) {
         this.#yielding = true;
         setImmediate(() => {
           this.#yielding = false;
@@ -273,12 +292,15 @@ export class Transmission {
         this.#held = this.#owned(received);
         return;
       }
-      // The next request has its own time.
-      clearTimeout(this.#payloadTimer);
-      this.#payloadTimer = undefined;
+      if (this.#payloadTimer !== undefined) {
+        // The next request has its own time.
+        clearTimeout(this.#payloadTimer);
+        this.#payloadTimer = undefined;
+      }
       turnRequests++;
       turnBytes += received.header.length;
       this.#perform(received);
+      isLate = turnRequests % CLOCK_REQUESTS === 0 && performance.now() - startMs > TURN_MS;
     }
   }
 
@@ -286,7 +308,11 @@ export class Transmission {
     if (!this.#inFlight.admits(request)) return false;
     // Smaller replies are bounded for each session, by `replyBytes`.
     const { type, length } = request;
-    return type !== CMD.READ || length <= SHARED_READ_BYTES || this.#budget.admitsReply(length, this.#retry);
+    if (type !== CMD.READ || length <= SHARED_READ_BYTES) return true;
+    // Whatever is under way wakes us when it is over.
+    const held = this.#inFlight.bytes + this.#replies.pendingBytes;
+    if (held > 0 && held + length > READ_AHEAD_BYTES) return false;
+    return this.#budget.admitsReply(length, this.#retry);
   }
 
   #next(): ReceivedRequest | undefined {

@@ -30,7 +30,7 @@ export interface NbdWebOptions {
   /** Serves what comes in as WebSockets; absent: there are none */
   readonly pool?: SessionPool;
   /** Answers `GET /metrics`; absent: it is not there */
-  readonly metrics?: () => NbdMetrics;
+  readonly metrics?: () => NbdMetrics | Promise<NbdMetrics>;
   /** Pages that may connect, as `https://host.example`; a browser's page that is not listed is refused */
   readonly origins?: readonly string[];
 }
@@ -52,7 +52,7 @@ export class NbdWebListener {
       connectionsCheckingInterval: 1000,
     });
     this.#server.maxConnections = MAX_CONNECTIONS;
-    this.#server.on('request', (request, response) => this.#answer(request, response));
+    this.#server.on('request', (request, response) => void this.#answer(request, response));
     this.#server.on('clientError', (_error, socket) => socket.destroy());
     this.#server.on('connect', (_request, socket) => socket.destroy());
     const limits: ServerOptions & { maxPendingAutoPongs: number; closeTimeout: number } = {
@@ -120,7 +120,7 @@ export class NbdWebListener {
     return offered.includes(NBD_SUBPROTOCOL) ? undefined : '400 Bad Request';
   }
 
-  #answer(request: IncomingMessage, response: ServerResponse): void {
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     response.setHeader('Content-Type', 'text/plain; version=0.0.4; charset=utf-8');
     response.setHeader('X-Content-Type-Options', 'nosniff');
     const { metrics } = this.#options;
@@ -131,7 +131,7 @@ export class NbdWebListener {
       response.end();
       return;
     }
-    response.end(formatPrometheus(metrics()));
+    response.end(formatPrometheus(await metrics()));
   }
 }
 

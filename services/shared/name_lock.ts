@@ -1,8 +1,10 @@
-import { createServer } from 'node:net';
+import { createServer, type Server } from 'node:net';
 import process from 'node:process';
 
 /** A name that nobody else has until it is released, or its process ends. */
 export interface NameLock {
+  /** The socket that has it: a child that inherits it holds the name, too. Undefined: nobody can */
+  readonly holder?: Server;
   release(): Promise<void>;
 }
 
@@ -20,7 +22,7 @@ export async function lockName(name: string): Promise<NameLock | undefined> {
     });
     server.listen({ path: `\0${name}` }, () => {
       server.unref();
-      resolve({ release: () => new Promise((done) => server.close(() => done())) });
+      resolve({ holder: server, release: () => new Promise((done) => server.close(() => done())) });
     });
   });
 }

@@ -1,8 +1,10 @@
+import { spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import process from 'node:process';
 import test from 'ava';
-import { codeCache } from '../../scripts/launch.mjs';
+import { codeCache, nodeFlags } from '../../scripts/launch.mjs';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-launch-'));
 test.after.always(() => rmSync(directory, { recursive: true, force: true }));
@@ -29,4 +31,11 @@ test('codeCache() does without where no folder can be made, and where the user h
   writeFileSync(file, '');
   t.deepEqual(codeCache({ XDG_CACHE_HOME: file }), {});
   t.deepEqual(codeCache({ XDG_CACHE_HOME: directory, NODE_COMPILE_CACHE: '/elsewhere' }), {});
+});
+
+test('a server of disks runs with little room for garbage, and flags that this Node knows', (t) => {
+  const flags = nodeFlags('nbd');
+  t.true(flags.length > 0);
+  t.is(spawnSync(process.execPath, [...flags, '-e', 'process.exit(7)']).status, 7);
+  for (const verb of ['run', undefined]) t.deepEqual(nodeFlags(verb), []);
 });

@@ -1,11 +1,14 @@
 import { readFileSync, type Stats } from 'node:fs';
+import type { Server } from 'node:net';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { lockName, type NameLock } from '../../shared/mod.ts';
+import { lockName, type NameLock } from '../../shared/name_lock.ts';
 import { ImageError } from './disk_image.ts';
 
 /** Held while an image is open for writing. */
 export interface ImageLock {
+  /** A child process that inherits it holds the lock, too; undefined: nothing is held */
+  readonly holder?: Server | undefined;
   release(): Promise<void>;
 }
 
@@ -36,6 +39,7 @@ export async function lockImage(stats: Pick<Stats, 'dev' | 'ino'>): Promise<Imag
     throw error;
   }
   return {
+    holder: name.holder,
     async release() {
       heldHere.delete(id);
       await name.release();

@@ -4,6 +4,7 @@ import { type DiskImage, ImageError, type StatusBudget, type ZeroOptions } from 
 import type { ImageLock } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
 import type { ImageFile } from './qcow2/mod.ts';
+import { CoreAtHand, StorageReads } from './slow_reason.ts';
 import { zeroes } from './zeroes.ts';
 
 /** Larger accesses always go to the pool, in `bytes` */
@@ -41,8 +42,8 @@ export class MappedImage<M extends BlockMap = BlockMap> implements DiskImage {
   readonly #load: () => Promise<M>;
   readonly #backing: DiskImage | undefined;
   readonly #wantsLock: boolean;
-  readonly #reads = new InPlaceGate();
-  readonly #writes = new InPlaceGate();
+  readonly #reads = new InPlaceGate(new StorageReads());
+  readonly #writes = new InPlaceGate(new CoreAtHand());
   #map: M;
   #lock: ImageLock | undefined;
   #active = false;

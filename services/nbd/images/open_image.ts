@@ -1,11 +1,6 @@
 import { type DiskImage, ImageError } from './disk_image.ts';
 import { IMAGE_FORMATS, type ImageFormat } from './image_format.ts';
-import { LuksImage } from './luks/mod.ts';
-import { FdImageFile, Qcow2Image } from './qcow2/mod.ts';
 import { RawImage } from './raw_image.ts';
-import { openVhd } from './vhd/mod.ts';
-import { openVhdx } from './vhdx/mod.ts';
-import { openVmdk } from './vmdk/mod.ts';
 
 /** More images under each other are a mistake, or somebody's trick */
 export const MAX_CHAIN = 16;
@@ -73,7 +68,10 @@ async function openOne(source: ImageSource, options: OpenImageOptions, depth: nu
     if (source.backing !== undefined) {
       throw new ImageError('EINVAL', `Cannot open the image: ${format} images have nothing under them`);
     }
-    if (format === 'luks') return LuksImage.open(file, { ...options, ...passphraseOf(source) });
+    if (format === 'luks') {
+      const { LuksImage } = await import('./luks/mod.ts');
+      return LuksImage.open(file, { ...options, ...passphraseOf(source) });
+    }
     return typeof file === 'string' ? RawImage.open(file, options) : RawImage.fromFd(file, options);
   }
   const { dataFile } = source;
@@ -92,9 +90,14 @@ async function openOne(source: ImageSource, options: OpenImageOptions, depth: nu
   const backing = source.backing === undefined ? undefined : await openChain(source.backing, under, depth + 1);
   const all = { ...options, ...(backing === undefined ? {} : { backing }) };
   try {
-    if (format === 'vpc') return await openVhd(file, all);
-    if (format === 'vhdx') return await openVhdx(file, all);
-    if (format === 'vmdk') return await openVmdk(file, { ...all, allowExtents: source.allowExtents === true });
+    // Each is loaded when one of its images is opened: a server of raw disks has no use for their code.
+    if (format === 'vpc') return await (await import('./vhd/mod.ts')).openVhd(file, all);
+    if (format === 'vhdx') return await (await import('./vhdx/mod.ts')).openVhdx(file, all);
+    if (format === 'vmdk') {
+      const { openVmdk } = await import('./vmdk/mod.ts');
+      return await openVmdk(file, { ...all, allowExtents: source.allowExtents === true });
+    }
+    const { FdImageFile, Qcow2Image } = await import('./qcow2/mod.ts');
     return await Qcow2Image.open(file, {
       ...all,
       ...passphraseOf(source),

@@ -6,18 +6,20 @@ import {
   ftruncate,
   openSync,
   read as readFd,
-  readFileSync,
   readSync,
-  type Stats,
   write as writeFd,
   writeSync,
 } from 'node:fs';
+import type { Server } from 'node:net';
+import { performance } from 'node:perf_hooks';
 import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
 import { DirtyBitmaps } from './dirty_bitmap.ts';
 import { asImageError, type DiskImage, ImageError, type StatusBudget, type ZeroOptions } from './disk_image.ts';
 import { FileHoles } from './file_holes.ts';
 import { type ImageLock, lockImage } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
+import { checkWritable, sizeOf } from './raw_file.ts';
+import { CoreAtHand, StorageReads } from './slow_reason.ts';
 import { isZero, zeroes } from './zeroes.ts';
 
 /** Larger accesses always go to the pool, in `bytes`: one must not hold up the other peers for long */
@@ -64,6 +66,8 @@ export class RawImage implements DiskImage {
   readonly canFastZero: boolean;
   /** Filled by every change of this object's; what clients read as qemu:dirty-bitmap */
   readonly bitmaps = new DirtyBitmaps();
+  /** Called once, when a flush has failed */
+  onFlushFailure: (() => void) | undefined;
   #sizeBytes: number;
   readonly #fd: number;
   readonly #wantsLock: boolean;
@@ -74,8 +78,8 @@ export class RawImage implements DiskImage {
   readonly #unmaps: boolean;
   #lock: ImageLock | undefined;
   #active = false;
-  readonly #reads = new InPlaceGate();
-  readonly #writes = new InPlaceGate();
+  readonly #reads = new InPlaceGate(new StorageReads());
+  readonly #writes = new InPlaceGate(new CoreAtHand());
   /** After a failed flush the page cache may have dropped what it could not write: no later flush can vouch for it */
   #flushError: ImageError | undefined;
   #closed = false;
@@ -136,6 +140,11 @@ export class RawImage implements DiskImage {
     await lock?.release();
   }
 
+  /** What holds the lock, for a process that is to hold it, too, for as long as it runs; undefined: nothing does */
+  get lockHolder(): Server | undefined {
+    return this.#lock?.holder;
+  }
+
   readNow(offset: number, into: Uint8Array): boolean {
     if (into.length > MAX_IN_PLACE_BYTES || !this.#reads.enter()) return false;
     this.#open();
@@ -171,12 +180,14 @@ export class RawImage implements DiskImage {
 
   async read(offset: number, into: Uint8Array): Promise<void> {
     this.#open();
+    const startedMs = performance.now();
     let done = 0;
     while (done < into.length) {
       const count = await this.#readOnce(into, done, offset + done);
       if (count === 0) throw shrunk(offset + done);
       done += count;
     }
+    this.#reads.pooled(into.length, performance.now() - startedMs);
   }
 
   async write(offset: number, data: Uint8Array): Promise<void> {
@@ -194,11 +205,18 @@ export class RawImage implements DiskImage {
       fdatasync(this.#fd, (error) => {
         if (error === null) resolve();
         else {
-          this.#flushError = asImageError(error);
-          reject(this.#flushError);
+          const failure = asImageError(error);
+          if (this.#flushError === undefined) this.onFlushFailure?.();
+          this.#flushError = failure;
+          reject(failure);
         }
       });
     });
+  }
+
+  /** A flush of the same file has failed elsewhere: what was written before may be gone, so all of ours fail, too. */
+  distrustFlushes(): void {
+    this.#flushError ??= new ImageError('EIO', 'Cannot flush the image: what was written before may be lost');
   }
 
   async discard(offset: number, lengthBytes: number): Promise<void> {
@@ -371,29 +389,4 @@ function nextMultiple(at: number, step: number): number {
 
 function shrunk(offset: number): ImageError {
   return new ImageError('EIO', 'Cannot read the image: its file is shorter than when it was opened', { offset });
-}
-
-function sizeOf(stats: Stats): number {
-  if (stats.isFile()) return stats.size;
-  if (stats.isBlockDevice()) {
-    const major = (stats.rdev >> 8) & 0xfff;
-    const minor = (stats.rdev & 0xff) | ((stats.rdev >> 12) & 0xfff00);
-    const sectors = Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, 'latin1').trim());
-    if (Number.isSafeInteger(sectors * 512)) return sectors * 512;
-  }
-  throw new ImageError('EINVAL', 'Cannot use the image: neither a regular file nor a block device');
-}
-
-/** An inherited descriptor must allow what the options promise; found at open, not at the guest's first write. */
-function checkWritable(fd: number): void {
-  let info: string;
-  try {
-    info = readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1');
-  } catch {
-    return; // no /proc here: the first write will tell
-  }
-  const flags = Number.parseInt(/^flags:\s*0?([0-7]+)/m.exec(info)?.[1] ?? '2', 8);
-  if ((flags & 3) === constants.O_RDONLY) {
-    throw new ImageError('EPERM', 'Cannot open the image for writing: its descriptor is read-only');
-  }
 }

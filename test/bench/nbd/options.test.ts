@@ -12,6 +12,13 @@ test('--quick is one short turn, and what is said beside it stands', (t) => {
   t.like(parseNbdOptions(['--quick', '--rounds', '2']), { rounds: 2, runMs: 300 });
 });
 
+test('limits are measured where nothing else is asked for, or they are', (t) => {
+  t.true(parseNbdOptions([]).limits);
+  t.true(parseNbdOptions(['--must']).limits);
+  t.false(parseNbdOptions(['--only', 'TLS']).limits);
+  t.true(parseNbdOptions(['limits', 'tls', '--only', 'TLS']).limits);
+});
+
 for (const [what, args, expected] of [
   ['an unknown group', ['disk'], /^Cannot measure disk: expected random, /],
   ['no turns', ['--rounds', '0'], /^Cannot take --rounds 0: expected 1\.\.100$/],

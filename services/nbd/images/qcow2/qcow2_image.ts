@@ -4,6 +4,7 @@ import type { DirtyBitmaps } from '../dirty_bitmap.ts';
 import { type DiskImage, ImageError, type StatusBudget, type ZeroOptions } from '../disk_image.ts';
 import { InPlaceGate } from '../in_place_gate.ts';
 import { SECTOR_BYTES } from '../luks/mod.ts';
+import { CoreAtHand, StorageReads } from '../slow_reason.ts';
 import { isZero } from '../zeroes.ts';
 import { bitmapExtents, bitmapNames } from './chain_bitmaps.ts';
 import { Qcow2Engine, type Qcow2ImageOptions } from './engine.ts';
@@ -27,8 +28,8 @@ const BATCH_CLUSTERS = 4096;
 export class Qcow2Image implements DiskImage {
   readonly readOnly: boolean;
   readonly #engine: Qcow2Engine;
-  readonly #reads = new InPlaceGate();
-  readonly #writes = new InPlaceGate();
+  readonly #reads = new InPlaceGate(new StorageReads());
+  readonly #writes = new InPlaceGate(new CoreAtHand());
 
   private constructor(engine: Qcow2Engine) {
     this.#engine = engine;
