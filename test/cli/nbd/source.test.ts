@@ -14,8 +14,8 @@ test('Q10 names inside a served image lead below --backing-root, and nowhere wit
   writeFileSync(at('base.raw'), new Uint8Array(1 << 20).fill(7));
   await createQcow2(at('top.qcow2'), { sizeBytes: 1 << 20, backing: { file: 'base.raw', format: 'raw' } });
   await createQcow2(at('out.qcow2'), { sizeBytes: 1 << 20, backing: { file: '/etc/hostname', format: 'raw' } });
-  const open = (...words: string[]) => openSource(new NbdArguments(words));
-  const image = await open('-f', 'qcow2', `--backing-root=${directory}`, at('top.qcow2'));
+  const open = (...words: string[]) => openSource(new NbdArguments(words), 1);
+  const { image } = await open('-f', 'qcow2', `--backing-root=${directory}`, at('top.qcow2'));
   const into = new Uint8Array(512);
   await image.read(0, into);
   await image.close();
