@@ -94,7 +94,11 @@ class Guest {
 
 const ADDRESSES = [...PAGES, ...SUPERPAGES.flatMap((va) => OFFSETS.map((offset) => va + BigInt(offset)))];
 const step = fc.oneof(
-  fc.record({ kind: fc.constantFrom('load' as const, 'call' as const), address: fc.nat(ADDRESSES.length - 1) }),
+  fc.record({
+    kind: fc.constant('access' as const),
+    how: fc.constantFrom('load' as const, 'call' as const),
+    address: fc.nat(ADDRESSES.length - 1),
+  }),
   fc.record({
     kind: fc.constant('page' as const),
     page: fc.nat(PAGES.length - 1),
@@ -117,9 +121,9 @@ for (const engine of ['interpreter', 'translator'] as const) {
       fc.property(fc.array(step, { minLength: 10, maxLength: 80 }), (steps) => {
         const [one, all] = [new Guest(engine), new Guest(engine)];
         for (const each of steps) {
-          if (each.kind === 'load' || each.kind === 'call') {
+          if (each.kind === 'access') {
             const va = ADDRESSES[each.address]!;
-            if (one[each.kind](va) !== all[each.kind](va)) return false;
+            if (one[each.how](va) !== all[each.how](va)) return false;
             continue;
           }
           if (each.kind === 'code') {
