@@ -185,12 +185,30 @@ test.serial('rebase copies whole clusters that differ, and no others', async (t)
   t.deepEqual(
     runs.filter(({ data }) => data).map(({ start, length, depth }) => [start / CLUSTER, length / CLUSTER, depth]),
     [
-      // Cluster 2 reads as zeroes, and takes no space for that.
-      [0, 2, 0],
+      [0, 3, 0],
       [3, 1, 1],
     ],
   );
   t.deepEqual(await read('over.qcow2', 'new.qcow2'), [1, 1, 0, 1, 0, 0, 0, 0]);
+});
+
+test.serial('rebase says by entries that zeroes hide what is behind the end of the old image', async (t) => {
+  await createQcow2(at('short.qcow2'), { sizeBytes: 2 * CLUSTER });
+  await make('longer.qcow2', { 1: 2, 5: 2 });
+  await make('hides.qcow2', { 0: 1 }, 'short.qcow2');
+  t.is((await img('--qemu-img', 'rebase', '-b', 'longer.qcow2', '-F', 'qcow2', at('hides.qcow2'))).status, 0);
+  t.deepEqual(await read('hides.qcow2', 'longer.qcow2'), [1, 0, 0, 0, 0, 0, 0, 0]);
+  const map = await img('--qemu-img', 'map', '--output=json', at('hides.qcow2'));
+  const runs = JSON.parse(map.out) as { start: number; depth: number; zero: boolean; present: boolean }[];
+  // Cluster 1 is data, as somebody may have written it; 5 takes no space.
+  const own = runs.filter(({ depth, present }) => depth === 0 && present);
+  t.deepEqual(
+    own.map(({ start, zero }) => [start / CLUSTER, zero]),
+    [
+      [0, false],
+      [5, true],
+    ],
+  );
 });
 
 test.serial('rebase over another image keeps what an image over nothing reads as zeroes', async (t) => {

@@ -94,8 +94,9 @@ export async function renameBacking(
 }
 
 /**
- * By whole clusters of the image: what is the same below stays there, neighbours go together. Zeroes are said by entries
- * that hide what comes under the image, also where nothing is under it yet.
+ * By whole clusters of the image: what is the same below stays there, neighbours go together. Behind the end of the disk
+ * that was below, zeroes are said by entries that hide what comes under the image, also where nothing is under it yet;
+ * zeroes that somebody wrote are data, as with qemu-img.
  */
 async function writeDifferences(
   image: Qcow2Image,
@@ -104,6 +105,7 @@ async function writeDifferences(
   after: Uint8Array,
 ): Promise<void> {
   const { clusterBytes } = image.header;
+  const oldEnd = image.backing?.sizeBytes ?? 0;
   const clusterEnd = (from: number): number =>
     Math.min(before.length, from + clusterBytes - ((offset + from) % clusterBytes));
   const kindAt = (from: number): 'same' | 'zeroes' | 'data' => {
@@ -112,7 +114,7 @@ async function writeDifferences(
     if (Buffer.compare(piece, after.subarray(from, to)) === 0) return 'same';
     const whole =
       (offset + from) % clusterBytes === 0 && (to - from === clusterBytes || offset + to === image.sizeBytes);
-    return whole && isZero(piece) ? 'zeroes' : 'data';
+    return whole && offset + from >= oldEnd && isZero(piece) ? 'zeroes' : 'data';
   };
   for (let from = 0; from < before.length; ) {
     const kind = kindAt(from);
