@@ -28,7 +28,7 @@ test('parseMachineOptions() takes each option in both forms', (t) => {
 });
 
 for (const wrong of [
-  ['quicksort'],
+  ['bubblesort'],
   ['--rounds', '0'],
   ['--rounds', '1.5'],
   ['--rounds=-1'],
