@@ -90,7 +90,7 @@ test('T20, CVE-2017-9524, CVE-2013-7441: a client that leaves at any byte leaves
 });
 
 // What it measures is the whole process's: no other test may run beside it.
-test.serial('T17: a reader that takes little at a time gets all of it in order, and little is kept for it', async (t) => {
+test.serial('T17: a reader that takes little at a time gets all in order, and little is kept for it', async (t) => {
   const { exports, image } = twoDisks();
   image.writeNow(0, data(1 << 20));
   const client = await new ByteClient(exports, { limits: { replyBytes: 64 * 1024 } }).go();
