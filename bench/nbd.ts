@@ -8,7 +8,7 @@ import { work } from './nbd/clients.ts';
 import { isCounted, rowsOf, type Sample } from './nbd/figures.ts';
 import { measureHostilePeers, measureStall } from './nbd/limits.ts';
 import { GROUPS, type NbdBenchOptions, parseNbdOptions } from './nbd/options.ts';
-import { BenchServer, dispose, has, imageOf, prepare, type Setup } from './nbd/servers.ts';
+import { BenchServer, compile, dispose, has, imageOf, prepare, type Setup } from './nbd/servers.ts';
 import { type ServerName, WORKLOADS, type Workload } from './nbd/workloads.ts';
 
 const WARM_UP_MS = 1000;
@@ -34,6 +34,7 @@ export async function run(args: readonly string[] = []): Promise<void> {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
   const setup = await prepare();
   process.once('exit', () => dispose(setup));
+  await compile(setup);
   const sections: Section[] = [];
   const peaks = new Map<string, number>();
   const keep = (): void => {

@@ -12,6 +12,8 @@ import type { ServerName, Transport, Workload } from './workloads.ts';
 export const IMAGE_BYTES = 256 << 20;
 /** Of `/proc/PID/stat`, on every Linux of today */
 const TICKS_PER_SECOND = 100;
+/** What does not end by itself is killed, in `ms` */
+const STOP_MS = 2000;
 const CLI = join(import.meta.dirname, '..', '..', 'cli', 'main.ts');
 /** As much as glibc takes: no block comes from mmap(), and nothing is given back */
 const KEPT_MEMORY = { MALLOC_MMAP_THRESHOLD_: '33554432', MALLOC_TRIM_THRESHOLD_: '4294967296', MALLOC_ARENA_MAX: '1' };
@@ -74,6 +76,17 @@ export async function prepare(): Promise<Setup> {
   const { port } = probe.address() as AddressInfo;
   await new Promise((resolve) => probe.close(resolve));
   return { folders: [memory, disk], images, source, keys, socket: join(memory, 'nbd.sock'), port };
+}
+
+/** Starts ours once in each way: what Node compiles and keeps then is no part of a measurement. */
+export async function compile(setup: Setup): Promise<void> {
+  for (const [transport, format] of [
+    ['unix', 'raw'],
+    ['unix', 'qcow2'],
+    ['tls', 'raw'],
+  ] as const) {
+    await (await BenchServer.start('ours', { transport, storage: 'memory', format }, setup)).stop();
+  }
 }
 
 export function dispose({ folders }: Setup): void {
@@ -157,8 +170,10 @@ export class BenchServer {
   }
 
   async stop(): Promise<void> {
-    this.#child.kill('SIGKILL');
+    this.#child.kill('SIGTERM');
+    const timer = setTimeout(() => this.#child.kill('SIGKILL'), STOP_MS);
     await this.#exit;
+    clearTimeout(timer);
     running.delete(this.#child);
     rmSync(this.#socket, { force: true });
   }

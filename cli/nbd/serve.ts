@@ -1,4 +1,5 @@
 import { rmSync, writeFileSync } from 'node:fs';
+import { flushCompileCache } from 'node:module';
 import process from 'node:process';
 import { ExportSet, type NbdExport } from '../../services/nbd/export_set.ts';
 import { type NbdListenAddress, NbdListener } from '../../services/nbd/listener.ts';
@@ -53,6 +54,8 @@ export async function serve(address: NbdListenAddress, values: NbdArguments): Pr
     if (pidFile !== undefined) writeFileSync(pidFile, `${process.pid}\n`);
     if (!values.has('qemu-nbd')) process.stdout.write(`${uris.join('\n')}\n`);
     tellParent();
+    // Now, and not when it ends: a server that is killed would compile everything anew, each time.
+    flushCompileCache();
     await stopped.promise;
     await Promise.all(closers.map((close) => close()));
     await image.flush();

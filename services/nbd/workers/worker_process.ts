@@ -1,5 +1,6 @@
 // Main program of a worker: serves sessions whose handshake another process has done. What to open comes first, then
 // one message with a connection for each session, over the channel that Node opens between a process and its children.
+import { flushCompileCache } from 'node:module';
 import type { Server } from 'node:net';
 import process from 'node:process';
 import { socketOver } from '../borrowing_socket.ts';
@@ -129,3 +130,4 @@ process.on('message', (message: ToWorker, handle: object | undefined) => {
 });
 await worker;
 say({ kind: 'ready' });
+flushCompileCache();

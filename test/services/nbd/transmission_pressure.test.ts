@@ -90,49 +90,46 @@ test('T20, CVE-2017-9524, CVE-2013-7441: a client that leaves at any byte leaves
 });
 
 // What it measures is the whole process's: no other test may run beside it.
-test.serial(
-  'T17: a reader that takes little at a time gets all of it in order, and little is kept for it',
-  async (t) => {
-    const { exports, image } = twoDisks();
-    image.writeNow(0, data(1 << 20));
-    const client = await new ByteClient(exports, { limits: { replyBytes: 64 * 1024 } }).go();
-    client.stream.removeAllListeners('data');
-    client.stream.pause();
-    const asked = 64;
-    const each = 32_768;
-    const sending = (async () => {
-      for (let index = 0; index < asked; index++) {
-        const whole = client.stream.write(requestBytes({ cookie: BigInt(index), length: each, offset: BigInt(index) }));
-        if (!whole) await new Promise((resolve) => client.stream.once('drain', resolve));
-      }
-    })();
-    const expected = 16 + each;
-    const before = process.memoryUsage().arrayBuffers;
-    let seen = 0;
-    let most = 0;
-    let piece = 1;
-    for (let got = Buffer.alloc(0); seen < asked; ) {
-      const bytes: Buffer | null = client.stream.read(piece) ?? client.stream.read();
-      if (bytes === null) await turn();
-      else got = Buffer.concat([got, bytes]);
-      // A byte, then more at a time, and a byte again: a byte at a time for 2 MiB would take minutes.
-      piece = piece === 1 ? 777 : piece === 777 ? 20_011 : 1;
-      const seenBefore = seen;
-      for (; got.length >= expected && seen < asked; seen++) {
-        if (Number(got.readBigUInt64BE(8)) !== seen) t.fail(`reply ${got.readBigUInt64BE(8)} instead of ${seen}`);
-        if (got[16] !== ((seen * 7 + 1) & 0xff)) t.fail(`wrong data in reply ${seen}`);
-        got = got.subarray(expected);
-      }
-      if (seen === seenBefore) continue;
-      collectGarbage();
-      most = Math.max(most, process.memoryUsage().arrayBuffers - before);
+test.serial('T17: a reader that takes little at a time gets all in order, and little is kept for it', async (t) => {
+  const { exports, image } = twoDisks();
+  image.writeNow(0, data(1 << 20));
+  const client = await new ByteClient(exports, { limits: { replyBytes: 64 * 1024 } }).go();
+  client.stream.removeAllListeners('data');
+  client.stream.pause();
+  const asked = 64;
+  const each = 32_768;
+  const sending = (async () => {
+    for (let index = 0; index < asked; index++) {
+      const whole = client.stream.write(requestBytes({ cookie: BigInt(index), length: each, offset: BigInt(index) }));
+      if (!whole) await new Promise((resolve) => client.stream.once('drain', resolve));
     }
-    await sending;
-    t.true(most < 16 << 20, `${most} bytes`);
-    client.stream.destroy(new Error('gone'));
-    await client.summary;
-  },
-);
+  })();
+  const expected = 16 + each;
+  const before = process.memoryUsage().arrayBuffers;
+  let seen = 0;
+  let most = 0;
+  let piece = 1;
+  for (let got = Buffer.alloc(0); seen < asked; ) {
+    const bytes: Buffer | null = client.stream.read(piece) ?? client.stream.read();
+    if (bytes === null) await turn();
+    else got = Buffer.concat([got, bytes]);
+    // A byte, then more at a time, and a byte again: a byte at a time for 2 MiB would take minutes.
+    piece = piece === 1 ? 777 : piece === 777 ? 20_011 : 1;
+    const seenBefore = seen;
+    for (; got.length >= expected && seen < asked; seen++) {
+      if (Number(got.readBigUInt64BE(8)) !== seen) t.fail(`reply ${got.readBigUInt64BE(8)} instead of ${seen}`);
+      if (got[16] !== ((seen * 7 + 1) & 0xff)) t.fail(`wrong data in reply ${seen}`);
+      got = got.subarray(expected);
+    }
+    if (seen === seenBefore) continue;
+    collectGarbage();
+    most = Math.max(most, process.memoryUsage().arrayBuffers - before);
+  }
+  await sending;
+  t.true(most < 16 << 20, `${most} bytes`);
+  client.stream.destroy(new Error('gone'));
+  await client.summary;
+});
 
 for (const [what, limits] of [
   ['10 000 requests before a reply is read', { replyBytes: 64 * 1024 }],
