@@ -15,14 +15,16 @@ const RA = 1;
  * A block's name in its region. What belongs to the region itself is named by its place, the offset from the base
  * page; a copy of a called function's block by the number of the copy, too.
  */
-const COPY_SHIFT = 20;
-const COPIES = 1 << (31 - COPY_SHIFT);
+/** A jump goes anywhere within 2 GiB, and its target has a name, too */
+const COPY_DISTANCE = 2 ** 40;
+/** Names are exact as numbers: below 2^53 */
+const COPIES = 2 ** 12;
 function nameOf(at: number, copy: number): number {
-  return at + copy * (1 << COPY_SHIFT);
+  return at + copy * COPY_DISTANCE;
 }
 /** The place of the block that is so named */
 export function placeOf(name: number): number {
-  return (name << (32 - COPY_SHIFT)) >> (32 - COPY_SHIFT);
+  return name - Math.round(name / COPY_DISTANCE) * COPY_DISTANCE;
 }
 /** Whether the block belongs to a copy: other code than the caller's must not enter the function there. */
 export function isCopied(name: number): boolean {

@@ -36,7 +36,8 @@ const only = (known: Readonly<Record<number, Region>>, guesses: readonly number[
 });
 const endsOf = ({ blocks }: Region): string[] =>
   [...blocks.values()].map(({ at, end }) => {
-    const name = (of: number): string => `${placeOf(of).toString(16)}${isCopied(of) ? `#${of >> 20}` : ''}`;
+    const name = (of: number): string =>
+      `${placeOf(of).toString(16)}${isCopied(of) ? `#${Math.round(of / 2 ** 40)}` : ''}`;
     const to = end.kind === 'register' ? end.targets : 'to' in end ? [end.to] : 'back' in end ? [end.back] : [];
     return `${name(at)} ${end.kind} ${to.map(name).join()}`.trim();
   });
@@ -244,3 +245,25 @@ test('Random calls end every slice in the same state on both engines', (t) => {
   }
   t.true(copied > PROGRAMS / 4, `${copied} programs with more instructions translated than there are: copies`);
 });
+
+for (const distance of [300, 700, 1000, -300, -700, -1000].map((kib) => kib * 1024)) {
+  test(`A jump of ${distance / 1024} KiB out of a function, and out of a copy of it, goes where it says`, (t) => {
+    const machine = new BareHart({ engine: 'translator', hotAfter: 6 });
+    const start = CODE + 0x20_0000;
+    const addOne = (register: number): number => encode('addi', { rd: register, rs1: register, imm: 1 });
+    const jump = (offset: number): number => encode('jal', { rd: 0, imm: offset });
+    // A loop that calls a function that goes on elsewhere, and that goes round by way of a third place
+    machine.code(start, [addOne(10), encode('jal', { rd: RA, imm: 0x20 - 4 }), jump(distance + 0x400 - 8)]);
+    machine.code(start + 0x20, [addOne(11), jump(distance - 0x24)]);
+    machine.code(start + distance, [addOne(12), encode('jalr', { rd: 0, rs1: RA, imm: 0 })]);
+    machine.code(start + distance + 0x400, [addOne(13), jump(-distance - 0x404)]);
+    machine.hart.pc = BigInt(start);
+    const turns = 300;
+    machine.hart.step(turns * 9);
+    t.deepEqual(
+      [10, 11, 12, 13].map((register) => machine.hart.x(register)),
+      [turns, turns, turns, turns].map(BigInt),
+    );
+    t.true(machine.hart.get64(H.COUNT_TRANSLATED_FUNCTIONS) > 0n);
+  });
+}
