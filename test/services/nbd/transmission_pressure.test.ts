@@ -1,8 +1,7 @@
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import test from 'ava';
 import { CMD, encodeClientFlags, encodeOption, OPT } from '../../../protocols/nbd/mod.ts';
 import { ExportSet, MemoryImage } from '../../../services/nbd/mod.ts';
+import { collectGarbage } from '../../fixtures/collect_garbage.ts';
 import { ByteClient, goOption, joined, requestBytes, twoDisks } from './harness.ts';
 
 // A session under pressure: in pieces, cut off, not read, read slowly, beside a greedy one.
@@ -15,10 +14,6 @@ function exportOf(image: MemoryImage): ExportSet {
   exports.add({ name: 'disk', image, writable: true });
   return exports;
 }
-
-setFlagsFromString('--expose-gc');
-/** What nobody needs any more is no memory that is kept: this test's own pieces, above all. */
-const collectGarbage = runInNewContext('gc') as () => void;
 
 const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 2));
 

@@ -17,6 +17,7 @@ import {
 import { emptyVhd, openVhdFile } from '../../../../services/nbd/images/vhd/mod.ts';
 import { openVhdxFile } from '../../../../services/nbd/images/vhdx/mod.ts';
 import { emptyVmdk, openVmdkFile } from '../../../../services/nbd/images/vmdk/mod.ts';
+import { collectGarbage } from '../../../fixtures/collect_garbage.ts';
 import { LogImageFile } from '../../../fixtures/log_image_file.ts';
 import { VHDX_AT, vhdxImage, withCrc } from '../../../fixtures/vhdx_image.ts';
 
@@ -134,6 +135,7 @@ for (const format of formats) {
       t.timeout(120_000);
       const made = format.make();
       t.true(await survives(t, format, made, 'as it is made'));
+      collectGarbage();
       const before = process.memoryUsage().rss;
       for (const [from, to] of format.fields) {
         for (let at = from; at < to; at += 4) {
@@ -143,6 +145,8 @@ for (const format of formats) {
             format.mend(bytes);
             await survives(t, format, bytes, `${format.name} at ${at}: ${value}`);
           }
+          // What counts is what an image takes, not how long what it took lies about
+          collectGarbage();
         }
       }
       t.true(process.memoryUsage().rss - before < 256 << 20);
