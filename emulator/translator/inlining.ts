@@ -1,4 +1,5 @@
 // Small functions become part of the regions that call them: registers stay in locals, and nothing is passed on.
+import { writesX } from './analysis.ts';
 import type { Instruction } from './instruction.ts';
 import { type Block, type BlockEnd, type CodePage, MAX_PAGES, type Region } from './region.ts';
 
@@ -11,14 +12,15 @@ const MAX_DEPTH = 3;
 const MAX_RECURSION = 1;
 const RA = 1;
 
-/**
- * A block's name in its region. What belongs to the region itself is named by its place, the offset from the base
- * page; a copy of a called function's block by the number of the copy, too.
- */
 /** A jump goes anywhere within 2 GiB, and its target has a name, too */
 const COPY_DISTANCE = 2 ** 40;
 /** Names are exact as numbers: below 2^53 */
 const COPIES = 2 ** 12;
+
+/**
+ * A block's name in its region. What belongs to the region itself is named by its place, the offset from the base
+ * page; a copy of a called function's block by the number of the copy, too.
+ */
 function nameOf(at: number, copy: number): number {
   return at + copy * COPY_DISTANCE;
 }
@@ -90,7 +92,7 @@ class Inliner {
     const copy = ++this.#copies;
     this.#added += sizeOf(callee);
     for (const [number, page] of callee.pages) this.#pages.set(number, page);
-    const keepsRa = [...callee.blocks.values()].every(({ instructions }) => !instructions.some(writesRa));
+    const keepsRa = [...callee.blocks.values()].every(leavesRa);
     for (const called of callee.blocks.values()) {
       this.#add(called, callee, copy, endOfCopy(called, copy, end.back, keepsRa), [...within, target]);
     }
@@ -118,8 +120,9 @@ export function sizeOf({ blocks }: Region): number {
   return size;
 }
 
-function writesRa({ facts, rd }: Instruction): boolean {
-  return facts.rd !== 0 && rd === RA && facts.row.format !== 'FLOAD';
+/** Nothing in the block changes `ra`, and nobody that it calls, by whatever register, may do so. */
+function leavesRa({ instructions, end }: Block): boolean {
+  return end.kind !== 'call' && !instructions.some((instruction) => writesX(instruction) === 1 << RA);
 }
 
 /** A function that ends by returning, and that neither the kernel nor the interpreter has a part in */

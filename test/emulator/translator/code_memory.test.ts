@@ -1,5 +1,3 @@
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import test from 'ava';
 import { readCounters } from '../../../emulator/hart/counters.ts';
 import { encode } from '../../../emulator/isa/encode.ts';
@@ -7,6 +5,7 @@ import { ChangingPages } from '../../../emulator/translator/changing_pages.ts';
 import { CodeMemory, MACHINE_CODE_BYTES } from '../../../emulator/translator/code_memory.ts';
 import { wasm } from '../../../emulator/wasm/platform.ts';
 import { BareHart, RAM } from '../../fixtures/bare_hart.ts';
+import { collectGarbage } from '../../fixtures/collect_garbage.ts';
 
 const HOT_AFTER = 4;
 const FIRST_PAGE = RAM + 0x5_0000;
@@ -60,8 +59,6 @@ test('CodeMemory: harts share what the machine may take, down to a least share',
 });
 
 test('A guest that makes new code for ever keeps no more modules than fit, and the collector gets the others', async (t) => {
-  setFlagsFromString('--expose-gc');
-  const gc = runInNewContext('gc') as () => void;
   const made: WeakRef<object>[] = [];
   const { Module } = wasm;
   let collections = 0;
@@ -83,7 +80,7 @@ test('A guest that makes new code for ever keeps no more modules than fit, and t
   t.is(collections, read('translation-flushes'));
   // What a job has seen lives until its end
   await new Promise((resolve) => setTimeout(resolve, 10));
-  gc();
+  collectGarbage();
   const alive = made.filter((module) => module.deref() !== undefined).length;
   t.true(alive <= ROOM, `${alive} of ${loops} modules are alive, there is room for ${ROOM}`);
   // And what is forgotten still runs, by either engine

@@ -267,3 +267,28 @@ for (const distance of [300, 700, 1000, -300, -700, -1000].map((kib) => kib * 10
     t.true(machine.hart.get64(H.COUNT_TRANSLATED_FUNCTIONS) > 0n);
   });
 }
+
+test('A function that calls by t0 one that changes ra returns to where ra says', (t) => {
+  const results = (['interpreter', 'translator'] as const).map((engine) => {
+    const machine = new BareHart({ engine, hotAfter: 6 });
+    const addOne = (register: number): number => encode('addi', { rd: register, rs1: register, imm: 1 });
+    // The loop calls; two returns are two instructions apart, and only the second counts in x12
+    machine.code(CODE, [
+      encode('jal', { rd: RA, imm: 0x40 }),
+      addOne(11),
+      addOne(12),
+      encode('jal', { rd: 0, imm: -12 }),
+    ]);
+    machine.code(CODE + 0x40, [
+      addOne(10),
+      encode('jal', { rd: 5, imm: 0x3c }),
+      encode('jalr', { rd: 0, rs1: RA, imm: 0 }),
+    ]);
+    machine.code(CODE + 0x80, [encode('addi', { rd: RA, rs1: RA, imm: 4 }), encode('jalr', { rd: 0, rs1: 5, imm: 0 })]);
+    machine.hart.pc = BigInt(CODE);
+    machine.hart.step(5000);
+    return [10, 11, 12, RA].map((register) => machine.hart.x(register)).concat(machine.hart.pc);
+  });
+  t.deepEqual(results[1], results[0]);
+  t.is(results[0]![1], 0n);
+});
