@@ -52,7 +52,7 @@ export class EngineMachine {
       mmioRead: (address) => (address >= CLINT && address < CLINT + CLINT_BYTES ? 0 : -1),
       mmioWrite: (address) => this.#write(address),
     };
-    this.hart = new Hart(memory, this.layout, 0, host, { engine, hotAfter: HOT_AFTER });
+    this.hart = new Hart(memory, this.layout, 0, host, { engine, hotAfter: HOT_AFTER, leastWindow: 1 });
   }
 
   #write(address: number): boolean {

@@ -60,6 +60,8 @@ export interface HartOptions {
   readonly callDepth?: number;
   /** What translated code may take in the engine, in `bytes`; default: the hart's share of the machine's */
   readonly codeBytes?: number;
+  /** Windows (kernel/assembly/window.ts) of fewer `bytes` are left alone */
+  readonly leastWindow?: number;
   /** Makes the engine give back memory that nothing refers to; see code_memory.ts */
   readonly collect?: (() => void) | undefined;
 }
@@ -188,6 +190,7 @@ export class Hart {
         strongOrder: options.strongOrder ?? false,
         calleeVisits: hotAfter >> 2,
         codeBytes: options.codeBytes,
+        leastWindow: options.leastWindow,
         collect: options.collect,
       });
     }

@@ -20,7 +20,7 @@ import { type FlowEdge, type FlowNode, structure } from './flow.ts';
 import { placeOf } from './inlining.ts';
 import { planPageCaches } from './page_caches.ts';
 import type { Block, Region } from './region.ts';
-import { type EmitterFrame, type PageCache, RegisterEmitter } from './register_emitter.ts';
+import { type EmitterFrame, type PageCache, RegisterEmitter, type Window } from './register_emitter.ts';
 import { chainSets, type RegisterSet, setKey } from './register_sets.ts';
 import { isNear, SITE_AT_SHIFT, SITE_GO_ON, SPENT_MASK, site } from './sites.ts';
 
@@ -51,6 +51,8 @@ export interface WriterContext {
   readonly dirtyOffset: number;
   readonly fusesMultiplyAdd: boolean;
   readonly strongOrder: boolean;
+  /** Registers whose pages are looked for in the hart's window first (windows.ts) */
+  readonly windowRegisters: number;
   /** Index of a function of the kernel or a helper */
   call(name: string): number;
   /** Type index of a translated function */
@@ -90,6 +92,7 @@ class FunctionWriter {
    */
   readonly #fuel: number;
   readonly #usesMemory: boolean;
+  readonly #window: Window | undefined;
   /** By register; and of each block in a loop that uses them, the registers */
   readonly #pageCaches = new Map<number, PageCache>();
   readonly #cached: ReadonlyMap<number, ReadonlySet<number>>;
@@ -122,7 +125,9 @@ class FunctionWriter {
     this.#usesMemory = [...region.blocks.values()].some(({ instructions }) =>
       instructions.some(({ facts }) => facts.loads),
     );
-    const { plans, registers } = planPageCaches(this.#flow);
+    if (context.windowRegisters !== 0)
+      this.#window = { first: f.local(TYPE_I64), reach: f.local(TYPE_I64), host: f.local(TYPE_I32) };
+    const { plans, registers } = planPageCaches(this.#flow, context.windowRegisters);
     this.#cached = registers;
     for (const [register, plan] of plans) {
       const [page, reach, distance] = [f.local(TYPE_I64), f.local(TYPE_I64), f.local(TYPE_I32)];
@@ -140,6 +145,7 @@ class FunctionWriter {
       fusesMultiplyAdd: context.fusesMultiplyAdd,
       strongOrder: context.strongOrder,
       call: (name) => context.call(name),
+      window: (register) => (((context.windowRegisters >>> register) & 1) === 1 ? this.#window : undefined),
       leaveIf: (looked) => {
         f.hint(false).if();
         if (looked !== undefined) f.get(looked).set(this.#result);
@@ -298,6 +304,11 @@ class FunctionWriter {
       this.#load(MEMORY.f64_load, H.HART_F + register * 8).set(this.#registerF(register));
     }
     if (this.#usesMemory) this.#load(MEMORY.i32_load, H.HART_DTLB).set(this.#dtlb);
+    if (this.#window !== undefined) {
+      this.#load(LOAD64.d, H.HART_WINDOW).set(this.#window.first);
+      this.#load(LOAD64.d, H.HART_WINDOW_REACH).set(this.#window.reach);
+      this.#load(MEMORY.i32_load, H.HART_WINDOW_HOST).set(this.#window.host);
+    }
   }
 
   #address(at: number): FunctionBody {

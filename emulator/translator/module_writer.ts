@@ -11,10 +11,11 @@ const ALWAYS = ['validateCode', 'systemWord'];
 const FLOATS = ['f32_min', 'f32_max', 'f32_class', 'f64_class'];
 const HIGH = ['uu', 'ss', 'su'] as const;
 
-export type ModuleContext = Omit<WriterContext, 'call' | 'functionType' | 'keyOf' | 'link' | 'byteTable'>;
+export type ModuleContext = Omit<WriterContext, 'call' | 'functionType' | keyof Omit<ModulePart, 'region'>>;
 
 export interface ModulePart {
   readonly region: Region;
+  readonly windowRegisters: number;
   keyOf(pageNumber: number): number;
   /** The part of this module, or the place in the table, that a call from this region to `target` reaches */
   link(target: number): { readonly part: number } | { readonly table: number } | undefined;
@@ -61,6 +62,7 @@ export function writeModule(parts: readonly ModulePart[], tableAt: number, conte
         ...context,
         call,
         functionType,
+        windowRegisters: part.windowRegisters,
         keyOf: part.keyOf,
         link,
         byteTable: part.byteTable,

@@ -26,8 +26,8 @@ export interface PageCachePlans {
   readonly registers: ReadonlyMap<number, ReadonlySet<number>>;
 }
 
-/** Chooses for each innermost loop without calls the registers that most accesses go by. */
-export function planPageCaches(flow: Flow): PageCachePlans {
+/** Chooses for each innermost loop without calls the registers that most accesses go by, but for those in `others`. */
+export function planPageCaches(flow: Flow, others = 0): PageCachePlans {
   const plans = new Map<number, PageCachePlan>();
   const registers = new Map<number, ReadonlySet<number>>();
   for (const header of flow.nodes) {
@@ -41,6 +41,7 @@ export function planPageCaches(flow: Flow): PageCachePlans {
     const chosen = new Set<number>();
     for (const [register, its] of [...accesses].sort((a, b) => b[1].sites - a[1].sites)) {
       const plan = plans.get(register);
+      if ((others >>> register) & 1) continue;
       if (chosen.size === MAX_OF_LOOP || (plan === undefined && plans.size === MAX_OF_FUNCTION)) continue;
       chosen.add(register);
       plans.set(register, {

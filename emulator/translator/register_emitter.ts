@@ -66,8 +66,17 @@ export interface EmitterFrame {
    * i64 local that was compared; see RegisterEmitter's look-up
    */
   leaveIf(looked?: number): void;
+  /** The window, where what a register points to is looked for there first */
+  window(register: number): Window | undefined;
   /** What the loop that is being written remembers of the page that a register points into */
   pageCache(register: number): PageCache | undefined;
+}
+
+/** Locals of kernel/assembly/window.ts: its first address (i64), how far into it an access may begin (i64), the first's host address (i32) */
+export interface Window {
+  readonly first: number;
+  readonly reach: number;
+  readonly host: number;
 }
 
 /**
@@ -227,6 +236,17 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
   #locate(va: number, host: number, bytes: number, loads: boolean, stores: boolean): void {
     const f = this.f;
     const entry = this.temp32();
+    const window = this.#frame.window(this.#now().rs1);
+    if (window !== undefined) {
+      const distance = this.temp64();
+      f.get(va).get(window.first).op(OP64.sub).tee(distance).get(window.reach).op(OP64.lt_u);
+      f.hint(true).if();
+      f.get(distance).op(CONVERT.i32_wrap_i64).get(window.host).op(OP32.add).set(host);
+      f.else();
+      this.#lookUpFor(va, entry, host, bytes, loads, stores);
+      f.end();
+      return;
+    }
     const cache = this.#frame.pageCache(this.#now().rs1);
     if (cache === undefined) {
       this.#lookUpFor(va, entry, host, bytes, loads, stores);

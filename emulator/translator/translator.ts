@@ -12,6 +12,7 @@ import { JumpTargets } from './jump_targets.ts';
 import { belongingToStart } from './loops.ts';
 import { type ModulePart, writeModule } from './module_writer.ts';
 import { type CodePage, findRegion, type Region, type RegionSource } from './region.ts';
+import { LEAST_WINDOW, windowRegisters } from './windows.ts';
 
 /** Places in the table of functions; 0 is never used */
 export const TABLE_SIZE = 32768;
@@ -44,6 +45,8 @@ export interface TranslatorOptions {
   readonly calleeVisits: number;
   /** What translations may take in the engine (code_memory.ts), in `bytes`; default: this hart's share */
   readonly codeBytes?: number | undefined;
+  /** Windows of fewer `bytes` are left alone; default: windows.ts */
+  readonly leastWindow?: number | undefined;
   /** Makes the engine give back what is forgotten */
   readonly collect?: (() => void) | undefined;
 }
@@ -276,6 +279,7 @@ export class Translator {
     const parts = candidates.map(({ region, va }): ModulePart => {
       return {
         region,
+        windowRegisters: this.#windowRegisters(region),
         keyOf: (number) => this.#keyOf(region.pages.get(number)!.host, privilege),
         link: (target) => {
           const at = va + BigInt(target);
@@ -308,6 +312,13 @@ export class Translator {
     this.#count(H.COUNT_TRANSLATED_BYTES, written.bytes.length);
     this.#count(H.COUNT_TRANSLATE_TIME, (generated - started) * 1000);
     this.#count(H.COUNT_COMPILE_TIME, (performance.now() - generated) * 1000);
+  }
+
+  #windowRegisters(region: Region): number {
+    const word = (offset: number): bigint => this.#view.getBigUint64(this.#hart + offset, true);
+    const bytes = word(H.HART_WINDOW_REACH);
+    if (bytes < (this.#options.leastWindow ?? LEAST_WINDOW)) return 0;
+    return windowRegisters(region, (register) => word(H.HART_X + register * 8), { first: word(H.HART_WINDOW), bytes });
   }
 
   #count(counter: number, by: number): void {

@@ -5,6 +5,7 @@ import { ACCESS_READ, ACCESS_WRITE, pmpAllows, pmpUniform } from './pmp';
 import * as R from './registers';
 import { dataPrivilege, fillData } from './tlb';
 import { CAUSE_LOAD_MISALIGNED, CAUSE_STORE_MISALIGNED, trap } from './trap';
+import { widenWindow } from './window';
 import { accessFault, markDirty, pageFault, walk, walkUnlogged, walkedPa, walkedReadable, walkedWritable } from './walk';
 
 /** Physical address where `translate` gave 1 */
@@ -44,12 +45,10 @@ function translateAs(va: u64, size: u64, access: u32, reported: u32, tval: u64):
   }
   if (pmpUniform(pa)) {
     const page = pa & ~0xfff;
-    fillData(
-      va,
-      host,
-      walkedReadable && (access == ACCESS_READ || pmpAllows(page, 4096, ACCESS_READ, priv)),
-      ram && walkedWritable && (access == ACCESS_WRITE || pmpAllows(page, 4096, ACCESS_WRITE, priv)),
-    );
+    const readable = walkedReadable && (access == ACCESS_READ || pmpAllows(page, 4096, ACCESS_READ, priv));
+    const writable = ram && walkedWritable && (access == ACCESS_WRITE || pmpAllows(page, 4096, ACCESS_WRITE, priv));
+    fillData(va, host, readable, writable);
+    if (readable && writable) widenWindow(va, priv);
   }
   return host;
 }

@@ -94,6 +94,18 @@ export const HART_EXEC_COUNT = 0x4c8;
 export const HART_TRANSLATING = 0x4cc;
 /** u32: address of the slot of the last indirect jump that was no return */
 export const HART_JUMP_FROM = 0x4d0;
+/**
+ * The window of the current mode (window.ts): u64 its first address; u64 how far into it an access or a group of them may
+ * begin, 0 where there is none; u32 host address of the first
+ */
+export const HART_WINDOW = 0x4d8;
+export const HART_WINDOW_REACH = 0x4e0;
+export const HART_WINDOW_HOST = 0x4e8;
+/** By set of the data TLB: u64 first address, u64 bytes, u32 host address of the first, u32 unused */
+export const HART_WINDOWS = 0x500;
+export const WINDOW_BYTES = 24;
+/** An access or group of accesses that is looked for in a window is at most so long */
+export const WINDOW_SPAN = 1024;
 /** Bits by a hash of address and level: superpages that translations may have been taken of since all were forgotten */
 export const HART_SUPERPAGES = 0x600;
 export const SUPERPAGE_BITS = 2048;

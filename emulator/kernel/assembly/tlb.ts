@@ -2,11 +2,13 @@
 import { HART } from './hart';
 import * as H from './hart_layout';
 import * as R from './registers';
+import { closeWindow, closeWindows, useWindow } from './window';
 
 /** Points HART_DTLB and HART_ITLB at the sets of the current mode. */
 export function updateModes(): void {
   const priv = R.get32(H.HART_PRIV);
   R.set32(H.HART_DTLB, HART + H.HART_DTLB_SETS + dataSet() * H.DTLB_SET_BYTES);
+  useWindow(dataSet());
   R.set32(H.HART_ITLB, HART + H.HART_ITLB_SETS + priv * H.ITLB_SET_BYTES);
   R.set64(H.HART_JUMP_SALT, <u64>priv << 61);
 }
@@ -76,7 +78,9 @@ export function flushPage(va: u64): void {
     }
     const fetch = code + set * H.ITLB_SET_BYTES;
     if (load<u64>(fetch) == page) store<u64>(fetch, ~0);
+    closeWindow(set, page);
   }
+  useWindow(dataSet());
   let count = R.get32(H.HART_EXEC_COUNT);
   for (let i: u32 = 0; i < count; ) {
     const listed = HART + H.HART_EXEC_LIST + (i << 1);
@@ -101,6 +105,7 @@ export function flushAll(): void {
     if (used & (1 << set)) memory.fill(HART + H.HART_DTLB_SETS + set * H.DTLB_SET_BYTES, 0xff, H.DTLB_SET_BYTES);
   }
   R.set32(H.HART_TLB_USED, 0);
+  closeWindows();
   flushInstructions();
 }
 

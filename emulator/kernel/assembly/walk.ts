@@ -21,6 +21,9 @@ const PTE_N: u64 = 0x8000000000000000;
 export let walkedPa: u64 = 0;
 export let walkedReadable: bool = false;
 export let walkedWritable: bool = false;
+/** Host address of the leaf entry that the last walk ended at, 0 where nothing is translated; its level */
+export let walkedEntry: u32 = 0;
+export let walkedLevel: u32 = 0;
 
 export function pageFault(access: u32): u64 {
   return access == ACCESS_EXECUTE ? CAUSE_FETCH_PAGE : access == ACCESS_WRITE ? CAUSE_STORE_PAGE : CAUSE_LOAD_PAGE;
@@ -63,6 +66,7 @@ export function walkUnlogged(va: u64, access: u32, priv: u32): u64 {
     walkedPa = va;
     walkedReadable = true;
     walkedWritable = true;
+    walkedEntry = 0;
     // Physical addresses have 56 bits
     return va >> 56 ? accessFault(access) : 0;
   }
@@ -118,6 +122,8 @@ export function walkUnlogged(va: u64, access: u32, priv: u32): u64 {
         markDirty(host);
       }
       if (level != 0) noteSuperpage(va, level);
+      walkedEntry = host;
+      walkedLevel = level;
       walkedPa = ((ppn | ((va >> 12) & low)) << 12) | (va & 0xfff);
       walkedReadable = readable;
       // The write tag stands only where D does, so that the first store sets it
