@@ -1,7 +1,7 @@
 // The translator's half of the instruction table: operands are constants and WebAssembly locals. Longer than most
 // files, for it is one class: the other implementation of the interface that interpreter/slot_emitter.ts implements.
 import type {
-  Emitter, FpName, I32, I64, IntegerKind, LoadWidth, Precision, StoreWidth, SystemName,
+  Emitter, FpName, I32, I32Name, I64, IntegerKind, LoadWidth, Precision, StoreWidth, SystemName,
 } from '../isa/emitter.ts'; // biome-ignore format: one list
 import { BOX, StackEmitter, WIDE, WORD } from '../isa/stack_emitter.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
@@ -11,11 +11,18 @@ import {
   TYPE_F64, TYPE_I32, TYPE_I64,
 } from '../wasm/opcodes.ts'; // biome-ignore format: one list
 import type { AccessGroup } from './access_groups.ts';
-import type { Instruction } from './instruction.ts';
+import { type Instruction, X } from './instruction.ts';
 import type { PageCachePlan } from './page_caches.ts';
 
 const LOAD_BYTES: Record<LoadWidth, number> = { b: 1, bu: 1, h: 2, hu: 2, w: 4, wu: 4, d: 8 };
 const STORE_BYTES: Record<StoreWidth, number> = { b: 1, h: 2, w: 4, d: 8 };
+/** By row: the operation that does the same on words */
+const BITWISE: Readonly<Record<string, I32Name>> = { and: 'and', or: 'or', xor: 'xor' };
+const BITWISE_IMMEDIATE: Readonly<Record<string, I32Name>> = { andi: 'and', ori: 'or', xori: 'xor' };
+/** Sign extension keeps the order, with signs and without */
+const COMPARE: Readonly<Record<string, I32Name>> = {
+  beq: 'eq', bne: 'ne', blt: 'lt_s', bge: 'ge_s', bltu: 'lt_u', bgeu: 'ge_u',
+}; // biome-ignore format: one table
 const PAGE_BYTES = 4096;
 const F32_EQ = 0x5b;
 const F32_LT = 0x5d;
@@ -100,6 +107,14 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
   #group: AccessGroup | undefined;
   /** Where the code of the last rs1() begins: an address that a group knows already is taken back to there */
   #operandAt = 0;
+  /**
+   * i32 locals by register; and a set of those registers that now hold 32 bits, sign-extended, which their local has, too.
+   * Within a block: what is made of words by words is a word, and a rotation of one is seen for what it is
+   */
+  readonly #wordLocals: number[] = [];
+  #words = 0;
+  /** Where the code of the last sign extension of a whole result ends */
+  #extendedAt = -1;
   /** Of this block: 0 nothing known of mstatus.FS, 1 not Off, 2 Dirty, 3 native arithmetic stands too */
   #fpState = 0;
   /** A double stands on the stack where the table thinks of its bits */
@@ -116,6 +131,7 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
   beginBlock(): void {
     this.#fpState = 0;
     this.#usedGroup = 0;
+    this.#words = 0;
   }
 
   emit(instruction: Instruction, group: AccessGroup | undefined): void {
@@ -125,12 +141,52 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
     this.#usedF = 0;
     const { row } = instruction.facts;
     if (row.name.startsWith('fsgnj') && row.extension === 'D' && this.#signInject(row.name)) return;
+    if (this.#onWords(row.name)) return;
     row.emit(this);
   }
 
   #now(): Instruction {
     return this.#instruction!;
   }
+  /** Does what a 64-bit instruction does with words alone; false where its operands are none, or it makes more of them. */
+  #onWords(name: string): boolean {
+    const { f } = this;
+    const { rs1, rs2, rd, imm } = this.#now();
+    const bitwise = BITWISE[name];
+    if (bitwise !== undefined) {
+      if (rd === 0 || !this.#isWord(rs1) || !this.#isWord(rs2)) return false;
+      this.rs1w();
+      this.rs2w();
+      this.setRd(this.signExtend(this.i32(bitwise, WORD, WORD)));
+      return true;
+    }
+    const immediate = BITWISE_IMMEDIATE[name];
+    if (immediate !== undefined) {
+      if (rd === 0 || !this.#isWord(rs1)) return false;
+      this.rs1w();
+      this.setRd(this.signExtend(this.i32(immediate, WORD, this.imm32())));
+      return true;
+    }
+    const compare = COMPARE[name];
+    if (compare !== undefined) {
+      if (!this.#isWord(rs1) || !this.#isWord(rs2) || rs1 === rs2) return false;
+      this.rs1w();
+      this.rs2w();
+      f.op(OP32[compare]);
+      return true;
+    }
+    const isMove = name === 'add' ? rs1 === 0 : name === 'addi' && (imm === 0 || rs1 === 0);
+    if (!(isMove || name === 'lui') || rd === 0) return false;
+    if (name === 'lui' || (name === 'addi' && rs1 === 0)) f.i32(imm);
+    else {
+      const from = name === 'add' ? rs2 : rs1;
+      if (!this.#isWord(from)) return false;
+      this.#w(from);
+    }
+    this.setRd(this.signExtend(WORD));
+    return true;
+  }
+
   #groupLocal(): number {
     const index = this.#usedGroup++;
     this.#groupLocals[index] ??= this.f.local(TYPE_I32);
@@ -170,15 +226,32 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
     this.#x(this.#now().rs2);
     return WIDE;
   }
+  #isWord(register: number): boolean {
+    return register === 0 || ((this.#words >>> register) & 1) === 1;
+  }
+  #w(register: number): void {
+    if (register === 0) this.f.i32(0);
+    else if (this.#isWord(register)) this.f.get(this.#wordLocals[register]!);
+    else this.f.get(this.#frame.x(register)).op(CONVERT.i32_wrap_i64);
+  }
   rs1w(): I32 {
-    this.#x(this.#now().rs1);
-    this.f.op(CONVERT.i32_wrap_i64);
+    this.#w(this.#now().rs1);
     return WORD;
   }
   rs2w(): I32 {
-    this.#x(this.#now().rs2);
-    this.f.op(CONVERT.i32_wrap_i64);
+    this.#w(this.#now().rs2);
     return WORD;
+  }
+  override signExtend(a: I32): I64 {
+    const { rd, facts } = this.#now();
+    if (facts.rd !== X || rd === 0) return super.signExtend(a);
+    this.#wordLocals[rd] ??= this.f.local(TYPE_I32);
+    // The register keeps its old value until it is set
+    this.#words &= ~(1 << rd);
+    this.f.tee(this.#wordLocals[rd]);
+    super.signExtend(a);
+    this.#extendedAt = this.f.code.length;
+    return WIDE;
   }
   imm(): I64 {
     this.f.i64(this.#now().imm);
@@ -203,8 +276,14 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
 
   setRd(_value: I64): void {
     const { rd } = this.#now();
-    if (rd === 0) this.f.op(DROP);
-    else this.f.set(this.#frame.x(rd));
+    if (rd === 0) {
+      this.f.op(DROP);
+      return;
+    }
+    if (this.#extendedAt === this.f.code.length) this.#words |= 1 << rd;
+    else this.#words &= ~(1 << rd);
+    this.#extendedAt = -1;
+    this.f.set(this.#frame.x(rd));
   }
 
   // --- memory -----------------------------------------------------------------------------------------------
@@ -305,18 +384,19 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
     const f = this.f;
     const double = this.#now().facts.row.name === 'fld';
     this.#doubleOnStack = double;
-    const opcode = double ? MEMORY.f64_load : LOAD64[width];
+    const word = width === 'w' && !double && this.#now().facts.rd === X;
+    const opcode = double ? MEMORY.f64_load : word ? MEMORY.i32_load : LOAD64[width];
     const group = this.#grouped();
     if (group !== undefined) {
       f.get(group.hostLocal).mem(opcode, this.#now().imm - group.min);
-      return WIDE;
+      return word ? this.signExtend(WORD) : WIDE;
     }
     const va = this.temp64();
     const host = this.temp32();
     f.set(va);
     this.#locate(va, host, LOAD_BYTES[width], true, false);
     f.get(host).mem(opcode, 0);
-    return WIDE;
+    return word ? this.signExtend(WORD) : WIDE;
   }
 
   protected override markDirty(host: number): void {
