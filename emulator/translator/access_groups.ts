@@ -12,6 +12,11 @@ export interface AccessGroup {
   loads: boolean;
   stores: boolean;
   members: number;
+  /**
+   * Stores after which the page need not be marked dirty: another of the group follows, and between the two nothing
+   * leaves the function
+   */
+  readonly unmarked: Set<Instruction>;
   /** Local with the host address of register + min, 0 where the lookup failed; -1 before it is made */
   hostLocal: number;
   /** Local with the host page's number, for stores */
@@ -36,7 +41,16 @@ export function groupAccesses(instructions: readonly Instruction[]): ReadonlyMap
       const min = group === undefined ? imm : Math.min(group.min, imm);
       const end = group === undefined ? imm + size : Math.max(group.min + group.span, imm + size);
       if (group === undefined || end - min > MAX_SPAN) {
-        const made = { min: imm, span: size, loads: !stores, stores, members: 1, hostLocal: -1, pageLocal: -1 };
+        const made = {
+          min: imm,
+          span: size,
+          loads: !stores,
+          stores,
+          members: 1,
+          unmarked: new Set<Instruction>(),
+          hostLocal: -1,
+          pageLocal: -1,
+        };
         open[rs1] = made;
         found.set(instruction, made);
       } else {
@@ -52,5 +66,22 @@ export function groupAccesses(instructions: readonly Instruction[]): ReadonlyMap
     if (written !== 0) open[instruction.rd] = undefined;
   }
   for (const [instruction, group] of found) if (group.members < 2) found.delete(instruction);
+  markLast(instructions, found);
   return found;
+}
+
+function markLast(instructions: readonly Instruction[], groups: ReadonlyMap<Instruction, AccessGroup>): void {
+  const opened = new Set<AccessGroup>();
+  const last = new Map<AccessGroup, Instruction>();
+  for (const instruction of instructions) {
+    const group = groups.get(instruction);
+    // What a group knows of its page it knows from its first member on
+    if (instruction.facts.leaves && (group === undefined || !opened.has(group))) last.clear();
+    if (group === undefined) continue;
+    opened.add(group);
+    if (instruction.facts.rs2 === 0) continue;
+    const before = last.get(group);
+    if (before !== undefined) group.unmarked.add(before);
+    last.set(group, instruction);
+  }
 }

@@ -416,6 +416,7 @@ export class RegisterEmitter extends StackEmitter implements Emitter {
       f.get(group.hostLocal);
       push();
       f.mem(opcode, this.#now().imm - group.min);
+      if (group.unmarked.has(this.#now())) return;
       f.get(group.pageLocal).i32(0xff).mem(MEMORY.i32_store8, this.#frame.dirtyOffset);
       return;
     }

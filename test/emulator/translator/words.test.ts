@@ -80,6 +80,5 @@ function run(engine: Engine, seed: number): readonly (readonly bigint[])[] {
 
 test('Words that are kept as words leave the same 64 bits behind', (t) => {
   t.timeout(120_000);
-  for (let seed = 1; seed <= 80; seed++)
-    t.deepEqual(run('translator', seed), run('interpreter', seed), `seed ${seed}`);
+  for (let seed = 1; seed <= 80; seed++) t.deepEqual(run('translator', seed), run('interpreter', seed), `seed ${seed}`);
 });
