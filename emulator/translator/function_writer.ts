@@ -18,9 +18,10 @@ import { groupAccesses } from './access_groups.ts';
 import { type Analysis, analyse, type BlockFacts, writesF, writesX } from './analysis.ts';
 import { type FlowEdge, type FlowNode, structure } from './flow.ts';
 import { placeOf } from './inlining.ts';
+import type { EmitterFrame, PageCache, Window } from './operand_emitter.ts';
 import { planPageCaches } from './page_caches.ts';
 import type { Block, Region } from './region.ts';
-import { type EmitterFrame, type PageCache, RegisterEmitter, type Window } from './register_emitter.ts';
+import { RegisterEmitter } from './register_emitter.ts';
 import { chainSets, type RegisterSet, setKey } from './register_sets.ts';
 import { isNear, SITE_AT_SHIFT, SITE_GO_ON, SPENT_MASK, site } from './sites.ts';
 
