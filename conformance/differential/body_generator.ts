@@ -6,7 +6,7 @@ import { CSR, X } from './handlers.ts';
 import { JUMP_SLOTS } from './layout.ts';
 import { atomicItems, floatLoads, memoryItems, walkItems } from './memory_items.ts';
 import { type Node, WINDOW_FUNCTIONS, type Word } from './nodes.ts';
-import { pageLoop } from './page_loops.ts';
+import { pageChange, pageLoop } from './page_loops.ts';
 import { isCounter, Scope, together } from './scope.ts';
 import { TRAP_COST, type TrapRules, trapItems } from './trap_items.ts';
 import { Words } from './words.ts';
@@ -41,6 +41,8 @@ export interface BodyRules extends TrapRules {
   readonly costs: ReadonlyMap<number, number>;
   /** Functions of the same kind can be called from the same place */
   readonly kindOf: (index: number) => string;
+  /** Functions that do nothing but change pages or rights */
+  readonly changers: Set<number>;
   /** Functions that a place may call without saving ra */
   readonly keepRa: Set<number>;
 }
@@ -298,6 +300,18 @@ export class BodyGenerator {
     return this.#scope.reserve(1, (temporary) => [{ t: 'call', callee, how, temporary, others: [] }]);
   }
 
+  /** Of what pages are, or who may access them */
+  change(): Node[] | undefined {
+    return pageChange(this.#scope);
+  }
+
+  #callChanger(): Node[] | undefined {
+    const { random, changers } = this.#rules;
+    if (this.#leaf || changers.size === 0) return undefined;
+    const call = { t: 'call', callee: random.pick([...changers]), how: 'jal', temporary: 0, others: [] } as const;
+    return [call];
+  }
+
   /** A loop whose pages change, of pointers and calls */
   #pages(budget: number): Node[] | undefined {
     if (budget < 600 || this.#loops > 1) return undefined;
@@ -305,7 +319,8 @@ export class BodyGenerator {
     const made = pageLoop(this.#scope, this.#words, this.#rules, {
       budget,
       costOf: (nodes) => this.costOf(nodes),
-      call: () => this.#call(budget / 40),
+      call: () => (this.#rules.random.once(2) ? this.#callChanger() : undefined) ?? this.#call(budget / 40),
+      change: () => this.#callChanger(),
       some: () => this.#some(budget / 40),
       fold: () => this.fold(),
       loop: (counter, rounds, body) => this.#makeLoop(counter, rounds, body),

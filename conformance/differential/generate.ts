@@ -37,7 +37,7 @@ const EMPHASES: readonly Partial<Weights>[] = [
   { pages: 20, memory: 20, trap: 6 },
 ];
 const PLAIN: Weights = {
-  integer: 24, float: 12, memory: 16, control: 10, loop: 6, call: 12, system: 3, trap: 2, atomic: 3, patch: 1, pages: 2,
+  integer: 24, float: 12, memory: 16, control: 10, loop: 6, call: 12, system: 3, trap: 2, atomic: 3, patch: 1, pages: 4,
 }; // biome-ignore format: a table
 
 function randomLegs(random: Random): LegPlan[] {
@@ -61,7 +61,7 @@ export function generateProgram(options: GenerateOptions): ProgramPlan {
   const legs = randomLegs(random);
   const weights = { ...PLAIN, ...random.pick(EMPHASES) };
   // Some programs never trap
-  if (random.once(4)) Object.assign(weights, { trap: 0 });
+  if (random.once(4)) Object.assign(weights, { trap: 0, pages: 0 });
   const count = 3 + random.below(MAX_FUNCTIONS - 2);
   const millicode = new Set<number>();
   for (let index = 1; index < count; index++) if (random.once(7)) millicode.add(index);
@@ -84,19 +84,23 @@ export function generateProgram(options: GenerateOptions): ProgramPlan {
     satpToggle: options.satpToggle,
     costs,
     keepRa: new Set(),
+    changers: new Set(),
     kindOf: (index) => `${millicode.has(index)} ${skips.has(index)}`,
   };
   const functions: FunctionPlan[] = [];
   for (let index = count - 1; index > 0; index--) {
     // Called often: small ones at the bottom, larger ones above
     const budget = Math.min(options.instructions / 16, 40 * 3 ** Math.min(6, (count - 1 - index) / 2));
-    const isShort = millicode.has(index) ? random.once(2) : random.once(5);
+    // The last one may be called by all
+    const changes = index === count - 1 && !millicode.has(index) && weights.pages > 0 && !random.once(4);
+    const isShort = changes || (millicode.has(index) ? random.once(2) : random.once(5));
     const plan = isShort
-      ? makeShort(rules, millicode.has(index))
+      ? makeShort(rules, millicode.has(index), changes)
       : makeFunction(rules, budget, index, millicode.has(index));
     const far = isSpread && !random.once(3) ? random.below(FAR_PIECES) : undefined;
     functions[index] = { ...plan.plan, skips: skips.get(index) ?? false, far };
     costs.set(index, plan.cost);
+    if (plan.changes) rules.changers.add(index);
     if (millicode.has(index) && (plan.plan.leaf || plan.plan.keepsRa)) rules.keepRa.add(index);
   }
   functions[0] = makeMain(rules, options.instructions);
@@ -117,6 +121,8 @@ function chooseSaves(random: Random, atLeast: number): number[] {
 interface Made {
   readonly plan: FunctionPlan;
   readonly cost: number;
+  /** Does nothing but change pages or rights */
+  readonly changes?: boolean;
 }
 
 const alignment = (random: Random): number => (random.once(6) ? 256 : random.once(2) ? 2 : 16);
@@ -155,7 +161,7 @@ function makeFunction(rules: BodyRules, budget: number, index: number, millicode
 }
 
 /** A few instructions without a frame, which may call what keeps ra: called by way of ra or, as the prologues of size-optimised code, t0 */
-function makeShort(rules: BodyRules, millicode: boolean): Made {
+function makeShort(rules: BodyRules, millicode: boolean, changes: boolean): Made {
   const { random } = rules;
   const plain: Weights = {
     ...rules.weights,
@@ -173,10 +179,12 @@ function makeShort(rules: BodyRules, millicode: boolean): Made {
     leaf: true,
     millicode,
   });
-  const nodes = body.items(1 + random.below(4), 100);
+  const change = changes ? body.change() : undefined;
+  const nodes = change ?? body.items(1 + random.below(4), 100);
   return {
     plan: { saves: [], leaf: true, millicode, align: alignment(random), body: nodes },
     cost: body.costOf(nodes) + 2,
+    changes: change !== undefined,
   };
 }
 

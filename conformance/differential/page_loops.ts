@@ -9,7 +9,7 @@ import { type Scope, together } from './scope.ts';
 import { hex, TRAP_COST, type TrapRules, trapping } from './trap_items.ts';
 import type { Words } from './words.ts';
 
-const { zero, a6, a7 } = X;
+const { zero, tp, a6, a7 } = X;
 const SSTATUS = 0x100;
 const SUM = 1n << 18n;
 const MXR = 1n << 19n;
@@ -41,6 +41,8 @@ export interface LoopTools {
   readonly budget: number;
   costOf(nodes: readonly Node[]): number;
   call(): Node[] | undefined;
+  /** Of a function that does nothing but change pages or rights */
+  change(): Node[] | undefined;
   some(): Node[];
   fold(): Node;
   loop(counter: number, rounds: number, body: Node[]): Node;
@@ -94,8 +96,8 @@ class PageLoop {
       const page = random.below(RANDOM_DATA_BYTES / PAGE - 2);
       return { ...plain, inWindow: false, start: { t: 'data', rd: register, offset: page * PAGE + offset } };
     }
-    if (random.once(8)) return { ...plain, start: at(OTHERS_PAGE, 8 * random.below(200)), aligned: true };
-    if (random.once(8)) return { ...plain, start: at(EXECUTE_PAGE, 8 * random.below(200)), loadsOnly: true };
+    if (random.once(4)) return { ...plain, start: at(OTHERS_PAGE, 8 * random.below(200)), aligned: true };
+    if (random.once(3)) return { ...plain, start: at(EXECUTE_PAGE, 8 * random.below(200)), loadsOnly: true };
     // The second pointer is often in the page of the first
     const page = random.once(3) ? 0 : random.below(MOVING_PAGES - 2);
     return { ...plain, start: at(MOVING_PAGE + page, offset) };
@@ -133,33 +135,6 @@ class PageLoop {
     });
   }
 
-  #change(): Node[] | undefined {
-    const { random } = this.#scope;
-    switch (random.below(4)) {
-      case 0: {
-        if (this.#scope.isReserved(a7) || this.#scope.isReserved(a6)) return undefined;
-        const service = SERVICES.indexOf(random.pick(CALLS));
-        const which = encode('addi', { rd: a6, rs1: random.once(2) ? zero : this.#counter, imm: random.below(32) });
-        return trapping([which, encode('addi', { rd: a7, imm: service }), encode('ecall')]);
-      }
-      case 1:
-        // The supervisor's own doing; a user's attempt is five traps
-        return this.#scope.reserve(2, (t1, t2) => {
-          const page = MOVING_PAGE + random.below(MOVING_PAGES);
-          const fence = random.pick(['all', 'page', 'space', 'pageOfSpace'] as const);
-          return [{ t: 'remap', page, bits: random.pick(BITS), fence, t1, t2 } satisfies NodeOf<'remap'>];
-        });
-      case 2:
-        return this.#scope.reserve(1, (rd) => {
-          const name = random.pick(['csrrs', 'csrrc']);
-          const change = encode(name, { rd: 0, rs1: rd, csr: SSTATUS });
-          return trapping([{ t: 'constant', rd, value: hex(random.pick([SUM, MXR, SUM | MXR])) }, change]);
-        });
-      default:
-        return [encode('sfence.vma', { rs1: random.once(2) ? 0 : random.pick(this.#pointers).register })];
-    }
-  }
-
   /** Accesses with another mode's rights, where nothing interrupts: a trap there forgets whose rights they are */
   #borrowed(): Node | undefined {
     return this.#scope.reserve(1, (rd) => {
@@ -171,13 +146,25 @@ class PageLoop {
     });
   }
 
+  /** As short as those whose pages translated code remembers: while there is something else around it */
+  #innerLoop(): Node | undefined {
+    const { random } = this.#scope;
+    const make = (counter: number): Node => {
+      const body = [...this.#accesses(3), this.#step(), ...(random.once(2) ? this.#accesses(2) : [])];
+      return this.#tools.loop(counter, 2 + random.below(10), body);
+    };
+    return this.#scope.reserve(1, make, this.#scope.saves);
+  }
+
   #part(): Node[] {
     const { random } = this.#scope;
     const found = (node: Node | undefined): Node[] => (node === undefined ? [] : [node]);
-    switch (random.below(9)) {
+    switch (random.below(12)) {
       case 0:
-      case 1:
         return this.#accesses(4);
+      case 1:
+      case 7:
+        return found(this.#innerLoop());
       case 2: {
         const condition = { on: random.pick(['beq', 'bne', 'blt', 'bgeu'] as const), rs1: this.#scope.source() };
         const no = random.once(2) ? this.#accesses(3) : [];
@@ -196,24 +183,81 @@ class PageLoop {
         return this.#calls ? this.#tools.some() : this.#accesses(2);
       case 6:
         return this.#rules.borrows ? found(this.#borrowed()) : this.#accesses(3);
+      case 8:
+        return rightsChange(this.#scope) ?? [];
       default: {
-        const change = this.#change();
+        const change = pageChange(this.#scope, random.pick(this.#pointers).register);
         return change === undefined ? [] : found(this.#seldom(change));
       }
     }
   }
 
+  /** What changes rights, and accesses beside it, in as few instructions as may be */
+  #shortBody(): Node[] {
+    const { random } = this.#scope;
+    const called = this.#calls && !random.once(4) ? this.#tools.change() : undefined;
+    return [...(called ?? rightsChange(this.#scope) ?? []), ...this.#accesses(4), this.#step(), this.#tools.fold()];
+  }
+
   make(): Node[] | undefined {
     const { random } = this.#scope;
+    return this.#loop(random.once(3) ? this.#shortBody() : this.#longBody());
+  }
+
+  #longBody(): Node[] {
+    const { random } = this.#scope;
     const body: Node[] = [];
-    for (let parts = 3 + random.below(6); parts > 0; parts--) body.push(...this.#part());
-    const change = this.#change();
+    const parts = random.once(2) ? 1 + random.below(3) : 3 + random.below(6);
+    for (let i = 0; i < parts; i++) body.push(...this.#part());
+    const change = pageChange(this.#scope, random.pick(this.#pointers).register);
     if (change !== undefined) body.push(...[this.#seldom(change)].filter((node) => node !== undefined));
-    body.push(...this.#accesses(3), this.#step(), this.#step(), this.#tools.fold());
+    return [...body, ...this.#accesses(3), this.#step(), this.#step(), this.#tools.fold()];
+  }
+
+  #loop(body: Node[]): Node[] | undefined {
+    const { random } = this.#scope;
     const most = Math.floor(this.#tools.budget / (3 + this.#tools.costOf(body)));
     if (most < 4) return undefined;
     const rounds = 4 + random.below(Math.min(most - 3, 80));
     return [together([...this.#pointers.map(({ start }) => start), this.#tools.loop(this.#counter, rounds, body)])];
+  }
+}
+
+/** SUM and MXR as the hash has them: nothing leaves translated code meanwhile. A user's attempt is two traps */
+function rightsChange(scope: Scope): Node[] | undefined {
+  const value = hex(scope.random.pick([SUM, MXR, SUM | MXR]));
+  const change = (name: string, rs1: number): Word => encode(name, { rs1, csr: SSTATUS });
+  return scope.reserve(1, (rd) =>
+    trapping([
+      { t: 'constant', rd, value },
+      change('csrrc', rd),
+      encode('and', { rd, rs1: rd, rs2: tp }),
+      change('csrrs', rd),
+    ]),
+  );
+}
+
+/** Changes what a page is, or what the mode may do with pages */
+export function pageChange(scope: Scope, pointer = 0): Node[] | undefined {
+  const { random } = scope;
+  switch (random.below(8)) {
+    case 0: {
+      if (scope.isReserved(a7) || scope.isReserved(a6)) return undefined;
+      const service = SERVICES.indexOf(random.pick(CALLS));
+      const which = encode('addi', { rd: a6, rs1: random.once(2) ? zero : pointer, imm: random.below(32) });
+      return trapping([which, encode('addi', { rd: a7, imm: service }), encode('ecall')]);
+    }
+    case 1:
+      // The supervisor's own doing; a user's attempt is five traps
+      return scope.reserve(2, (t1, t2) => {
+        const page = MOVING_PAGE + random.below(MOVING_PAGES);
+        const fence = random.pick(['all', 'page', 'space', 'pageOfSpace'] as const);
+        return [{ t: 'remap', page, bits: random.pick(BITS), fence, t1, t2 } satisfies NodeOf<'remap'>];
+      });
+    case 2:
+      return [encode('sfence.vma', { rs1: random.once(2) ? 0 : pointer })];
+    default:
+      return rightsChange(scope);
   }
 }
 
@@ -228,7 +272,7 @@ export function pageLoop(scope: Scope, words: Words, rules: TrapRules, tools: Lo
         (survive: boolean) =>
         (...pointers: number[]) =>
           new PageLoop(scope, words, rules, tools, { counter, pointers, survive }).make();
-      const saved = random.once(2) ? scope.reserve(count, make(true), scope.saves) : undefined;
+      const saved = random.once(4) ? undefined : scope.reserve(count, make(true), scope.saves);
       return saved ?? scope.reserve(count, make(false));
     },
     scope.saves,
