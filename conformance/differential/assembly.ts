@@ -19,7 +19,11 @@ export type Piece =
   | { readonly constant: bigint; readonly rd: number }
   | { readonly u64: bigint | string }
   | { readonly u32: number }
-  | { readonly align: number };
+  /** 32 bits: how far one label is from another */
+  | { readonly distanceTo: string; readonly from: string }
+  | { readonly align: number }
+  /** What follows is at an address of its own */
+  | { readonly section: number };
 
 /** Addresses of labels that lie outside */
 export type Symbols = (label: string) => number | undefined;
@@ -42,11 +46,17 @@ const INVERSE: Readonly<Record<BranchName, BranchName>> = {
 }; // biome-ignore format: a table
 
 const BRANCH_REACH = 4094;
+const JUMP_REACH = 0xf_fffe;
 const POOL_ALIGN = 8;
 
-export interface Assembled {
+export interface Section {
   readonly base: number;
   readonly bytes: Uint8Array;
+}
+
+export interface Assembled {
+  /** The first one has the constants at its end */
+  readonly sections: readonly [Section, ...Section[]];
   readonly labels: ReadonlyMap<string, number>;
   /** Where each instruction begins, for listings */
   readonly starts: readonly number[];
@@ -103,7 +113,7 @@ class Layout {
   readonly addresses: number[] = [];
   readonly labels = new Map<string, number>();
   readonly pool = new Map<bigint, number>();
-  end = 0;
+  ends: { readonly base: number; end: number }[] = [];
 
   constructor(base: number, pieces: readonly Piece[], symbols: Symbols, short: boolean) {
     this.#pieces = pieces;
@@ -124,15 +134,20 @@ class Layout {
     if (typeof piece === 'number') return (piece & 3) === 3 ? 4 : 2;
     if ('branch' in piece || 'jump' in piece) return this.#short ? 2 : 4;
     if ('address' in piece || 'farCall' in piece || 'constant' in piece || 'u64' in piece) return 8;
-    return 'u32' in piece ? 4 : 0;
+    return 'u32' in piece || 'distanceTo' in piece ? 4 : 0;
   }
 
   /** Gives addresses to all; true where something had to grow, so that addresses have to be given again */
   #place(): boolean {
     let at = this.#base;
+    this.ends = [{ base: at, end: 0 }];
     for (const [index, piece] of this.#pieces.entries()) {
       if (typeof piece === 'object') {
-        if ('align' in piece) {
+        if ('section' in piece) {
+          this.ends.at(-1)!.end = at;
+          at = piece.section;
+          this.ends.push({ base: at, end: at });
+        } else if ('align' in piece) {
           const padded = Math.ceil(at / piece.align) * piece.align;
           this.lengths[index] = padded - at;
         } else if ('label' in piece) this.labels.set(piece.label, at);
@@ -141,12 +156,13 @@ class Layout {
       this.addresses[index] = at;
       at += this.lengths[index]!;
     }
-    at = Math.ceil(at / POOL_ALIGN) * POOL_ALIGN;
+    this.ends.at(-1)!.end = at;
+    let pool = Math.ceil(this.ends[0]!.end / POOL_ALIGN) * POOL_ALIGN;
     for (const value of this.pool.keys()) {
-      this.pool.set(value, at);
-      at += 8;
+      this.pool.set(value, pool);
+      pool += 8;
     }
-    this.end = at;
+    this.ends[0]!.end = pool;
     let grew = false;
     for (const [index, piece] of this.#pieces.entries()) {
       if (typeof piece === 'number' || !('branch' in piece || 'jump' in piece)) continue;
@@ -167,6 +183,7 @@ class Layout {
     }
     if (!('jump' in piece)) return 4;
     const imm = this.addressOf(piece.jump) - at;
+    if (piece.rd !== 0 && (imm < -JUMP_REACH || imm > JUMP_REACH)) return 8;
     return this.#short && shortForm(encode('jal', { rd: piece.rd, imm })) !== undefined ? 2 : 4;
   }
 }
@@ -182,13 +199,20 @@ export function assemble(
   short = true,
 ): Assembled {
   const layout = new Layout(base, pieces, symbols, short);
-  const bytes = new Uint8Array(layout.end - base);
-  const view = new DataView(bytes.buffer);
+  const sections = layout.ends.map(({ base, end }) => ({ base, bytes: new Uint8Array(end - base) }));
+  const views = sections.map(({ bytes }) => new DataView(bytes.buffer));
+  let section = 0;
+  const view = {
+    setUint16: (at: number, value: number) => views[section]!.setUint16(at - sections[section]!.base, value, true),
+    setUint32: (at: number, value: number) => views[section]!.setUint32(at - sections[section]!.base, value, true),
+    setBigUint64: (at: number, value: bigint) =>
+      views[section]!.setBigUint64(at - sections[section]!.base, BigInt.asUintN(64, value), true),
+  };
   const starts: number[] = [];
   const word = (at: number, value: number): void => {
     starts.push(at);
-    view.setUint16(at - base, value & 0xffff, true);
-    if ((value & 3) === 3) view.setUint16(at - base + 2, value >>> 16, true);
+    view.setUint16(at, value & 0xffff);
+    if ((value & 3) === 3) view.setUint16(at + 2, value >>> 16);
   };
   /** auipc rd, then `second` with the low part */
   const far = (at: number, rd: number, target: number, second: (low: number) => number): void => {
@@ -201,6 +225,7 @@ export function assemble(
     const at = layout.addresses[index]!;
     const length = layout.lengths[index]!;
     if (typeof piece === 'number') word(at, piece);
+    else if ('section' in piece) section++;
     else if ('branch' in piece) {
       const { branch, rs1, rs2 } = piece;
       const imm = layout.addressOf(piece.to) - at;
@@ -212,8 +237,13 @@ export function assemble(
         word(at, length === 2 ? shortForm(long)! : long);
       }
     } else if ('jump' in piece) {
-      const long = encode('jal', { rd: piece.rd, imm: layout.addressOf(piece.jump) - at });
-      word(at, length === 2 ? shortForm(long)! : long);
+      const { rd } = piece;
+      const target = layout.addressOf(piece.jump);
+      if (length === 8) far(at, rd, target, (imm) => encode('jalr', { rd, rs1: rd, imm }));
+      else {
+        const long = encode('jal', { rd, imm: target - at });
+        word(at, length === 2 ? shortForm(long)! : long);
+      }
     } else if ('address' in piece) {
       const { rd } = piece;
       far(at, rd, layout.addressOf(piece.address), (imm) => encode('addi', { rd, rs1: rd, imm }));
@@ -225,9 +255,13 @@ export function assemble(
       far(at, rd, layout.pool.get(piece.constant)!, (imm) => encode('ld', { rd, rs1: rd, imm }));
     } else if ('u64' in piece) {
       const value = typeof piece.u64 === 'string' ? BigInt(layout.addressOf(piece.u64)) : piece.u64;
-      view.setBigUint64(at - base, BigInt.asUintN(64, value), true);
-    } else if ('u32' in piece) view.setUint32(at - base, piece.u32, true);
+      view.setBigUint64(at, value);
+    } else if ('u32' in piece) view.setUint32(at, piece.u32);
+    else if ('distanceTo' in piece)
+      view.setUint32(at, layout.addressOf(piece.distanceTo) - layout.addressOf(piece.from));
   }
-  for (const [value, at] of layout.pool) view.setBigUint64(at - base, BigInt.asUintN(64, value), true);
-  return { base, bytes, labels: layout.labels, starts };
+  section = 0;
+  for (const [value, at] of layout.pool) view.setBigUint64(at, value);
+  const [first, ...others] = sections;
+  return { sections: [first!, ...others], labels: layout.labels, starts };
 }

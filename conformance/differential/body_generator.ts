@@ -6,6 +6,7 @@ import { CSR, X } from './handlers.ts';
 import { JUMP_SLOTS } from './layout.ts';
 import { atomicItems, floatLoads, memoryItems, walkItems } from './memory_items.ts';
 import { type Node, WINDOW_FUNCTIONS, type Word } from './nodes.ts';
+import { pageChange, pageLoop } from './page_loops.ts';
 import { isCounter, Scope, together } from './scope.ts';
 import { TRAP_COST, type TrapRules, trapItems } from './trap_items.ts';
 import { Words } from './words.ts';
@@ -29,6 +30,7 @@ export interface Weights {
   readonly trap: number;
   readonly atomic: number;
   readonly patch: number;
+  readonly pages: number;
 }
 
 export interface BodyRules extends TrapRules {
@@ -39,6 +41,10 @@ export interface BodyRules extends TrapRules {
   readonly costs: ReadonlyMap<number, number>;
   /** Functions of the same kind can be called from the same place */
   readonly kindOf: (index: number) => string;
+  /** Functions that do nothing but change pages or rights */
+  readonly changers: Set<number>;
+  /** Functions that a place may call without saving ra */
+  readonly keepRa: Set<number>;
 }
 
 export class BodyGenerator {
@@ -109,6 +115,10 @@ export class BodyGenerator {
         return 2 + worst([node.yes, node.no]);
       case 'switch':
         return 7 + worst(node.cases);
+      case 'jumpTable':
+        return 17 + worst(node.cases);
+      case 'remap':
+        return 5 * TRAP_COST;
       case 'threaded':
         return node.rounds * (8 + worst(node.steps));
       case 'call':
@@ -132,7 +142,7 @@ export class BodyGenerator {
   #item(budget: number): Node[] | undefined {
     const { random, weights } = this.#rules;
     const kinds = (Object.keys(weights) as (keyof Weights)[]).filter(
-      (kind) => this.#depth <= MAX_DEPTH || (kind !== 'control' && kind !== 'loop'),
+      (kind) => this.#depth <= MAX_DEPTH || (kind !== 'control' && kind !== 'loop' && kind !== 'pages'),
     );
     let at = random.below(kinds.reduce((sum, kind) => sum + weights[kind], 0));
     const kind = kinds.find((name) => {
@@ -160,6 +170,8 @@ export class BodyGenerator {
         return atomicItems(this.#scope, this.#words);
       case 'patch':
         return this.#patch();
+      case 'pages':
+        return this.#pages(budget);
     }
   }
 
@@ -213,11 +225,18 @@ export class BodyGenerator {
       const yes = this.#some(budget / 3);
       return [{ t: 'if', ...condition, yes, no: random.once(2) ? this.#some(budget / 3) : [] }];
     }
-    return scope.reserve(1, (temporary) => {
-      const count = random.pick(this.#depth > 2 ? [2, 4] : [2, 4, 8, 16]);
-      const cases = Array.from({ length: count }, () => [...this.#some(budget / 4), this.fold()]);
-      return [{ t: 'switch', index: scope.source(), temporary, relative: random.once(2), cases }];
-    });
+    const count = random.pick(this.#depth > 2 ? [2, 4] : [2, 4, 8, 16]);
+    const makeCases = () => Array.from({ length: count }, () => [...this.#some(budget / 4), this.fold()]);
+    const index = scope.source();
+    if (random.once(2)) {
+      return scope.reserve(4, (t1, t2, t3, t4) => {
+        const how = { compared: random.once(2), swaps: random.once(2) };
+        return [{ t: 'jumpTable', index: random.once(2) ? tp : index, t1, t2, t3, t4, ...how, cases: makeCases() }];
+      });
+    }
+    return scope.reserve(1, (temporary) => [
+      { t: 'switch', index, temporary, relative: random.once(2), cases: makeCases() },
+    ]);
   }
 
   #loop(budget: number): Node[] | undefined {
@@ -253,7 +272,7 @@ export class BodyGenerator {
   #call(budget: number): Node[] | undefined {
     const { random, costs, kindOf } = this.#rules;
     const scope = this.#scope;
-    if (this.#leaf) return undefined;
+    if (this.#leaf) return this.#callKeeping(budget);
     if (random.once(12)) {
       // Of both pages; where the second begins, an instruction ends
       const offset = (WINDOW_FUNCTIONS + 1 + random.below(2 * WINDOW_FUNCTIONS - 1)) % (2 * WINDOW_FUNCTIONS);
@@ -268,6 +287,46 @@ export class BodyGenerator {
     const same = affordable.filter((index) => kindOf(index) === kindOf(callee));
     const others = how === 'table' ? Array.from({ length: random.pick([1, 3, 7]) }, () => random.pick(same)) : [];
     return scope.reserve(1, (temporary) => [{ t: 'call', callee, how, temporary, others }]);
+  }
+
+  /** Of what leaves ra alone, where ra is where the function returns to */
+  #callKeeping(budget: number): Node[] | undefined {
+    const { random, costs, keepRa } = this.#rules;
+    const affordable = [...keepRa].filter((index) => costs.get(index)! < budget / 2);
+    // t0 is the way back already
+    if (affordable.length === 0 || !this.#scope.writable.includes(X.t0)) return undefined;
+    const callee = random.pick(affordable);
+    const how = random.pick(['jal', 'far', 'register'] as const);
+    return this.#scope.reserve(1, (temporary) => [{ t: 'call', callee, how, temporary, others: [] }]);
+  }
+
+  /** Of what pages are, or who may access them */
+  change(): Node[] | undefined {
+    return pageChange(this.#scope);
+  }
+
+  #callChanger(): Node[] | undefined {
+    const { random, changers } = this.#rules;
+    if (this.#leaf || changers.size === 0) return undefined;
+    const call = { t: 'call', callee: random.pick([...changers]), how: 'jal', temporary: 0, others: [] } as const;
+    return [call];
+  }
+
+  /** A loop whose pages change, of pointers and calls */
+  #pages(budget: number): Node[] | undefined {
+    if (budget < 600 || this.#loops > 1) return undefined;
+    this.#loops++;
+    const made = pageLoop(this.#scope, this.#words, this.#rules, {
+      budget,
+      costOf: (nodes) => this.costOf(nodes),
+      call: () => (this.#rules.random.once(2) ? this.#callChanger() : undefined) ?? this.#call(budget / 40),
+      change: () => this.#callChanger(),
+      some: () => this.#some(budget / 40),
+      fold: () => this.fold(),
+      loop: (counter, rounds, body) => this.#makeLoop(counter, rounds, body),
+    });
+    this.#loops--;
+    return made;
   }
 
   #setjmp(budget: number): Node[] | undefined {

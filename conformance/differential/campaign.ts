@@ -3,10 +3,11 @@ import { Random } from '../isa/random.ts';
 import { compareRams, firstTrapDifference } from './compare.ts';
 import { type Engine, EngineMachine } from './engine_machine.ts';
 import { generateProgram } from './generate.ts';
-import { buildImage, type Image, pageTables } from './image.ts';
+import { buildImage, type Image } from './image.ts';
 import { RAM_BASE, RECORD, SLOTS } from './layout.ts';
 import { lockstep } from './lockstep.ts';
 import type { ProgramPlan } from './nodes.ts';
+import { pageTables } from './page_tables.ts';
 import { runOnQemu } from './qemu_machine.ts';
 
 /** Of an image's run; a program that takes longer has gone astray */

@@ -1,10 +1,15 @@
 // Two RAMs after the same image: which legs ended differently, and in what.
 import type { Image } from './image.ts';
-import { pageTables } from './image.ts';
 import {
   DATA_OFFSET,
+  FAR_PIECE_BYTES,
+  FAR_PIECES,
+  farBase,
+  jumpTablesAt,
   PAGE,
+  PROGRAMS,
   RAM_BASE,
+  RAM_BYTES,
   RECORD,
   SLOT_BYTES,
   SLOT_PAGES,
@@ -15,6 +20,7 @@ import {
   TRAP_LOG_ENTRY_BYTES,
 } from './layout.ts';
 import type { ProgramPlan } from './nodes.ts';
+import { pageTables } from './page_tables.ts';
 
 export interface Mismatch {
   readonly program: ProgramPlan;
@@ -92,12 +98,22 @@ export function compareRams(image: Image, ours: Uint8Array, theirs: Uint8Array):
     const name = (at: number) =>
       at < DATA_OFFSET ? `code+0x${at.toString(16)}` : `data+0x${(at - DATA_OFFSET).toString(16)}`;
     note(program, undefined, rangeDifferences(ours, theirs, base, SLOT_BYTES, name));
+    for (let piece = 0; piece < FAR_PIECES; piece++) {
+      const far = (at: number) => `far code ${piece}+0x${at.toString(16)}`;
+      note(program, undefined, rangeDifferences(ours, theirs, farBase(program.slot, piece), FAR_PIECE_BYTES, far));
+    }
   }
   for (const program of image.programs) {
     for (const owner of ['S', 'U'] as const) {
       const entries = pageTables.entries(owner, program.slot);
       const name = (at: number) => `${owner} PTE of page ${at / 8}`;
       note(program, undefined, rangeDifferences(ours, theirs, entries, SLOT_PAGES * 8, name));
+      const tables = pageTables.entryOf(owner, jumpTablesAt(program.slot));
+      note(
+        program,
+        undefined,
+        rangeDifferences(ours, theirs, tables, 8, () => `${owner} PTE of the jump tables`),
+      );
     }
   }
   return [...found].map(([program, { leg, texts }]) => ({ program, leg, texts: texts.slice(0, SHOWN) }));
@@ -111,9 +127,11 @@ export function compareRams(image: Image, ours: Uint8Array, theirs: Uint8Array):
 export function isCodeMark(address: number, ours: bigint, theirs: bigint): boolean {
   if ((ours ^ theirs) !== PTE_A || (ours & PTE_A) === 0n) return false;
   for (const owner of ['S', 'U'] as const) {
-    const offset = address - pageTables.entries(owner, 0);
-    // The tables of all slots follow each other
-    if (offset >= 0 && offset < SLOTS * SLOT_PAGES * 8) return (offset / 8) % SLOT_PAGES < DATA_OFFSET / PAGE;
+    const page = (address - pageTables.entries(owner, 0)) / 8;
+    if (page < 0 || page >= (RAM_BASE + RAM_BYTES - PROGRAMS) / PAGE) continue;
+    if (page < SLOTS * SLOT_PAGES) return page % SLOT_PAGES < DATA_OFFSET / PAGE;
+    // Each piece's last page has jump tables, or nothing
+    return page % (FAR_PIECE_BYTES / PAGE) < FAR_PIECE_BYTES / PAGE - 1;
   }
   return false;
 }

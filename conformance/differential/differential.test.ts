@@ -10,12 +10,13 @@ import { Random } from '../isa/random.ts';
 import { Campaign, DifferenceFinder, generateImage, runOnEngine } from './campaign.ts';
 import { compareRams } from './compare.ts';
 import { ENGINES, EngineMachine } from './engine_machine.ts';
-import { type Image, pageTables } from './image.ts';
+import type { Image } from './image.ts';
 import { DATA_OFFSET, JUMP_BUFFERS, PAGE, RAM_BASE, RECORD, slotBase } from './layout.ts';
 import { listing } from './listing.ts';
 import { lockstep } from './lockstep.ts';
 import { countNodes, minimise } from './minimise.ts';
 import type { ProgramPlan } from './nodes.ts';
+import { pageTables } from './page_tables.ts';
 import { probeQemuSystem } from './qemu_machine.ts';
 
 const SEED = Number(process.env.CAISSON_DIFFERENTIAL_SEED ?? 1);

@@ -3,6 +3,7 @@ import { encode } from '../../emulator/isa/mod.ts';
 import { Random } from '../isa/random.ts';
 import { BodyGenerator, type BodyRules, type Weights } from './body_generator.ts';
 import { X } from './handlers.ts';
+import { FAR_PIECES } from './layout.ts';
 import type { FunctionPlan, LegPlan, Mode, Node, ProgramPlan, Word } from './nodes.ts';
 import { WINDOW_FUNCTIONS } from './nodes.ts';
 import { COUNTERS } from './scope.ts';
@@ -32,9 +33,11 @@ const EMPHASES: readonly Partial<Weights>[] = [
   { trap: 10, memory: 20 },
   { atomic: 20, memory: 20 },
   { patch: 8, call: 20 },
+  { pages: 30, call: 10 },
+  { pages: 20, memory: 20, trap: 6 },
 ];
 const PLAIN: Weights = {
-  integer: 24, float: 12, memory: 16, control: 10, loop: 6, call: 12, system: 3, trap: 2, atomic: 3, patch: 1,
+  integer: 24, float: 12, memory: 16, control: 10, loop: 6, call: 12, system: 3, trap: 2, atomic: 3, patch: 1, pages: 4,
 }; // biome-ignore format: a table
 
 function randomLegs(random: Random): LegPlan[] {
@@ -46,6 +49,7 @@ function randomLegs(random: Random): LegPlan[] {
     sum: random.once(2),
     mxr: random.once(2),
   });
+  if (random.once(12)) return [leg('M', true)];
   // One program in three also runs without paging; then it keeps to what bare machines agree on
   if (random.once(3)) return [leg('M', false), leg('S', true), leg('U', random.once(2))];
   return [leg('S', true), leg('U', true)];
@@ -57,36 +61,53 @@ export function generateProgram(options: GenerateOptions): ProgramPlan {
   const legs = randomLegs(random);
   const weights = { ...PLAIN, ...random.pick(EMPHASES) };
   // Some programs never trap
-  if (random.once(4)) Object.assign(weights, { trap: 0 });
+  if (random.once(4)) Object.assign(weights, { trap: 0, pages: 0 });
   const count = 3 + random.below(MAX_FUNCTIONS - 2);
   const millicode = new Set<number>();
   for (let index = 1; index < count; index++) if (random.once(7)) millicode.add(index);
-  const skips = new Set<number>();
-  for (let index = 1; index < count; index++) if (random.once(9)) skips.add(index);
+  const skips = new Map<number, boolean | 'outlined' | 'maybe'>();
+  for (let index = 1; index < count; index++) {
+    if (!random.once(7)) continue;
+    skips.set(index, millicode.has(index) ? true : random.pick([true, 'outlined', 'outlined', 'maybe'] as const));
+  }
+  // Of every second program some functions are far away
+  const isSpread = random.once(2);
   const costs = new Map<number, number>();
   const rules: BodyRules = {
     random,
     forQemu,
     weights,
-    bare: legs.some(({ paging }) => !paging),
+    bare: legs.some(({ paging, mode }) => !paging || mode === 'M'),
+    borrows: legs.every(({ paging, mode }) => paging && mode === 'M'),
     anyMachine: legs.some(({ mode }) => mode === 'M'),
     anySupervisor: legs.some(({ mode }) => mode === 'S'),
     satpToggle: options.satpToggle,
     costs,
+    keepRa: new Set(),
+    changers: new Set(),
     kindOf: (index) => `${millicode.has(index)} ${skips.has(index)}`,
   };
   const functions: FunctionPlan[] = [];
   for (let index = count - 1; index > 0; index--) {
     // Called often: small ones at the bottom, larger ones above
     const budget = Math.min(options.instructions / 16, 40 * 3 ** Math.min(6, (count - 1 - index) / 2));
-    const plan = millicode.has(index) ? makeMillicode(rules) : makeFunction(rules, budget, index);
-    functions[index] = { ...plan.plan, skips: skips.has(index) };
+    // The last one may be called by all
+    const changes = index === count - 1 && !millicode.has(index) && weights.pages > 0 && !random.once(4);
+    const isShort = changes || (millicode.has(index) ? random.once(2) : random.once(5));
+    const plan = isShort
+      ? makeShort(rules, millicode.has(index), changes)
+      : makeFunction(rules, budget, index, millicode.has(index));
+    const far = isSpread && !random.once(3) ? random.below(FAR_PIECES) : undefined;
+    functions[index] = { ...plan.plan, skips: skips.get(index) ?? false, far };
     costs.set(index, plan.cost);
+    if (plan.changes) rules.changers.add(index);
+    if (millicode.has(index) && (plan.plan.leaf || plan.plan.keepsRa)) rules.keepRa.add(index);
   }
   functions[0] = makeMain(rules, options.instructions);
   const words = new Words(random, forQemu);
   const windows = [0, 1].map(() => Array.from({ length: WINDOW_FUNCTIONS }, () => windowFunction(random, words)));
-  return { seed, slot, functions, windows, legs, short: !random.once(4), frm: random.once(3) ? random.below(5) : 0 };
+  const frm = random.once(3) ? random.below(5) : 0;
+  return { seed, slot, functions, windows, legs, short: !random.once(4), frm, timerMoves: !forQemu };
 }
 
 function chooseSaves(random: Random, atLeast: number): number[] {
@@ -100,17 +121,19 @@ function chooseSaves(random: Random, atLeast: number): number[] {
 interface Made {
   readonly plan: FunctionPlan;
   readonly cost: number;
+  /** Does nothing but change pages or rights */
+  readonly changes?: boolean;
 }
 
 const alignment = (random: Random): number => (random.once(6) ? 256 : random.once(2) ? 2 : 16);
 
-function makeFunction(rules: BodyRules, budget: number, index: number): Made {
+function makeFunction(rules: BodyRules, budget: number, index: number, millicode: boolean): Made {
   const { random } = rules;
   const leaf = random.once(4);
   const saves = chooseSaves(random, leaf ? 1 : 3);
   const twice = random.once(2);
   const recursion =
-    !leaf && random.once(8)
+    !leaf && !millicode && random.once(8)
       ? {
           counter: saves[0]!,
           depth: twice ? 1 + random.below(7) : random.once(4) ? 100 + random.below(200) : 1 + random.below(12),
@@ -118,7 +141,7 @@ function makeFunction(rules: BodyRules, budget: number, index: number): Made {
         }
       : undefined;
   const calls = recursion === undefined ? 1 : twice ? 2 ** (recursion.depth * 0.8) : recursion.depth + 1;
-  const body = new BodyGenerator(rules, recursion ? saves.slice(1) : saves, { leaf, millicode: false });
+  const body = new BodyGenerator(rules, recursion ? saves.slice(1) : saves, { leaf, millicode });
   const nodes = body.items(3 + random.below(8), budget / calls);
   nodes.push(body.fold());
   if (!leaf && random.once(6)) nodes.splice(random.below(nodes.length), 0, ...body.jumpOut());
@@ -128,31 +151,40 @@ function makeFunction(rules: BodyRules, budget: number, index: number): Made {
   );
   const tail = recursion === undefined && tails.length > 0 && random.once(6) ? random.pick(tails) : undefined;
   const cost = own * calls + (tail === undefined ? 0 : rules.costs.get(tail)!);
-  return { plan: { saves, leaf, millicode: false, recursion, align: alignment(random), body: nodes, tail }, cost };
+  const routines = { saves: random.once(2), restores: random.pick(['call', 'tail', 'no'] as const) };
+  const outlined = !millicode && random.once(4) ? routines : undefined;
+  const keepsRa = millicode && !leaf && random.once(2);
+  return {
+    plan: { saves, leaf, millicode, keepsRa, outlined, recursion, align: alignment(random), body: nodes, tail },
+    cost,
+  };
 }
 
-/** A short leaf that is called by way of t0, as the prologues of size-optimised code are */
-function makeMillicode(rules: BodyRules): Made {
+/** A few instructions without a frame, which may call what keeps ra: called by way of ra or, as the prologues of size-optimised code, t0 */
+function makeShort(rules: BodyRules, millicode: boolean, changes: boolean): Made {
   const { random } = rules;
   const plain: Weights = {
     ...rules.weights,
     control: 0,
     loop: 0,
-    call: 0,
+    call: millicode ? 0 : 8,
     trap: 0,
     patch: 0,
-    memory: 0,
+    memory: millicode ? 0 : 4,
     atomic: 0,
     system: 0,
+    pages: 0,
   };
   const body = new BodyGenerator({ ...rules, weights: { ...plain, integer: 10, float: 5 } }, [], {
     leaf: true,
-    millicode: true,
+    millicode,
   });
-  const nodes = body.items(1 + random.below(4), 100);
+  const change = changes ? body.change() : undefined;
+  const nodes = change ?? body.items(1 + random.below(4), 100);
   return {
-    plan: { saves: [], leaf: true, millicode: true, align: alignment(random), body: nodes },
+    plan: { saves: [], leaf: true, millicode, align: alignment(random), body: nodes },
     cost: body.costOf(nodes) + 2,
+    changes: change !== undefined,
   };
 }
 

@@ -3,7 +3,10 @@
 import type { Assembly } from './assembly.ts';
 import {
   DEMAND_PAGE,
+  MOVING_PAGE,
+  MOVING_PAGES,
   PAGE,
+  PTE_OTHER_PAGE,
   SCRATCH,
   SCRATCH_WORDS,
   SLOT_PAGES,
@@ -47,9 +50,11 @@ const CLINT_MTIMECMP = 0x200_4000;
 const CLINT_MTIME = 0x200_bff8;
 const SSIP = 2;
 
+/** Calls that change the moving page that a6 names, and what they change of its entry */
+const MOVES = { move: PTE_OTHER_PAGE, hide: 1, seal: 4 } as const;
 /** Calls that a program makes by `ecall`, chosen by the low bits of a7. Numbers above do nothing. */
 export const SERVICES = [
-  'demand', 'readonly', 'space', 'sum', 'mxr', 'frm', 'fpOff', 'medeleg', 'age', 'unmap', 'protect',
+  'demand', 'readonly', 'space', 'sum', 'mxr', 'frm', 'fpOff', 'medeleg', 'age', 'unmap', 'protect', 'move', 'hide', 'seal',
 ] as const; // biome-ignore format: a table
 
 export interface HandlerTargets {
@@ -120,20 +125,21 @@ export function emitHandler(a: Assembly, mode: 'M' | 'S', pages: PageTables, tar
   a.op('addi', { rd: t3, imm: 12 }).branch('beq', t0, t3, label('fetch'));
   read(t3, csr.tval);
   a.op('srli', { rd: t3, rs1: t3, imm: 12 }).constant(t4, WINDOW / PAGE + DEMAND_PAGE);
-  a.branch('bne', t3, t4, label('skip'));
+  a.branch('bne', t3, t4, label('moving'));
   a.constant(t3, pages.windows[0]!)
     .op('ld', { rd: t4, rs1: t3, imm: 8 * DEMAND_PAGE })
     .op('andi', { rd: t4, rs1: t4, imm: 1 });
   a.branch('bne', t4, zero, label('skip'));
   changeEntry(a, pages, DEMAND_PAGE, 'ori', 1);
   a.op('sfence.vma').jump(label('return'));
+  emitMovingFault(a, pages, label);
 
   a.label(label('call'));
   a.op('addi', { rd: t2, rs1: t2, imm: 4 });
   emitServices(a, csr.status, mode, pages, label);
 
   a.label(label('interrupt'));
-  if (mode === 'M') emitTimer(a);
+  if (mode === 'M') emitTimer(a, pages);
   else a.op('csrrci', { rs1: SSIP, csr: CSR.sip });
   a.jump(label('return'));
 
@@ -184,6 +190,31 @@ function changeEntry(a: Assembly, pages: PageTables, index: number, op: 'ori' | 
     a.constant(t3, table).op('ld', { rd: t4, rs1: t3, imm: 8 * index });
     a.op(op, { rd: t4, rs1: t4, imm }).op('sd', { rs1: t3, rs2: t4, imm: 8 * index });
   }
+}
+
+/** Changes bits of a moving page's entry in all four spaces. t0 is its number, times 8; t3 and t4 are lost */
+function changeMoving(a: Assembly, pages: PageTables, op: 'ori' | 'xori', imm: number): void {
+  for (const table of pages.windows) {
+    a.constant(t3, table + 8 * MOVING_PAGE)
+      .op('add', { rd: t3, rs1: t3, rs2: t0 })
+      .op('ld', { rd: t4, rs1: t3 });
+    a.op(op, { rd: t4, rs1: t4, imm }).op('sd', { rs1: t3, rs2: t4 });
+  }
+}
+
+/** A moving page that is not mapped becomes so, and its neighbour's entry another: behind the back of who is interrupted */
+function emitMovingFault(a: Assembly, pages: PageTables, label: (name: string) => string): void {
+  a.label(label('moving')).op('addi', { rd: t4, rs1: t4, imm: MOVING_PAGE - DEMAND_PAGE });
+  a.op('sub', { rd: t0, rs1: t3, rs2: t4 }).op('addi', { rd: t4, imm: MOVING_PAGES });
+  a.branch('bgeu', t0, t4, label('skip')).op('slli', { rd: t0, rs1: t0, imm: 3 });
+  a.constant(t3, pages.windows[0]! + 8 * MOVING_PAGE)
+    .op('add', { rd: t3, rs1: t3, rs2: t0 })
+    .op('ld', { rd: t4, rs1: t3 });
+  a.op('andi', { rd: t4, rs1: t4, imm: 1 }).branch('bne', t4, zero, label('skip'));
+  changeMoving(a, pages, 'ori', 1);
+  a.op('xori', { rd: t0, rs1: t0, imm: 8 });
+  changeMoving(a, pages, 'xori', PTE_OTHER_PAGE);
+  a.op('sfence.vma').jump(label('return'));
 }
 
 /** The program's own pages become whole again, in both tables. t0 is the cause and t2 epc, before and after. */
@@ -256,6 +287,13 @@ function emitServices(
   changeEntry(a, pages, 5, 'xori', 4);
   a.op('sfence.vma').jump(label('goOn'));
   emitOwnPages(a, label);
+  for (const [name, bits] of Object.entries(MOVES)) {
+    a.label(label(name))
+      .op('andi', { rd: t0, rs1: a6, imm: MOVING_PAGES - 1 })
+      .op('slli', { rd: t0, rs1: t0, imm: 3 });
+    changeMoving(a, pages, 'xori', bits);
+    a.op('sfence.vma').jump(label('goOn'));
+  }
   a.label(label('space')).op('csrrs', { rd: t3, csr: CSR.satp }).branch('beq', t3, zero, label('goOn'));
   // Which of the four it is: the owner follows from the root
   a.constant(t4, pages.satp('U', 0)).branch('bltu', t3, t4, label('spaceS'));
@@ -278,9 +316,13 @@ function emitServices(
   a.jump(label('goOn'));
 }
 
-/** The next interrupt comes a few dozen µs later; each fourth is passed on to S as a software interrupt. */
-function emitTimer(a: Assembly): void {
+/**
+ * The next interrupt comes a few dozen µs later; each fourth is passed on to S as a software interrupt. Each changes a
+ * moving page, if the leg says so.
+ */
+function emitTimer(a: Assembly, pages: PageTables): void {
   const done = a.fresh('timer');
+  const still = a.fresh('still');
   a.constant(t3, SCRATCH)
     .op('ld', { rd: t4, rs1: t3, imm: SCRATCH_WORDS.interrupts })
     .op('addi', { rd: t4, rs1: t4, imm: 1 });
@@ -291,6 +333,12 @@ function emitTimer(a: Assembly): void {
     .op('add', { rd: t2, rs1: t2, rs2: t3 });
   a.constant(t3, CLINT_MTIME).op('ld', { rd: t3, rs1: t3 }).op('add', { rd: t2, rs1: t2, rs2: t3 });
   a.constant(t3, CLINT_MTIMECMP).op('sd', { rs1: t3, rs2: t2 });
+  a.constant(t3, STATE).op('ld', { rd: t3, rs1: t3, imm: STATE_WORDS.moves }).branch('beq', t3, zero, still);
+  a.op('addi', { rd: t1, rs1: t4 })
+    .op('andi', { rd: t0, rs1: t4, imm: MOVING_PAGES - 1 })
+    .op('slli', { rd: t0, rs1: t0, imm: 3 });
+  changeMoving(a, pages, 'xori', PTE_OTHER_PAGE);
+  a.op('sfence.vma').op('addi', { rd: t4, rs1: t1 }).label(still);
   a.op('andi', { rd: t4, rs1: t4, imm: 3 }).branch('bne', t4, zero, done);
   a.op('csrrsi', { rs1: SSIP, csr: CSR.mip });
   a.label(done);

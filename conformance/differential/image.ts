@@ -2,12 +2,13 @@
 import { encode } from '../../emulator/isa/mod.ts';
 import { floatValue, integerValue } from '../isa/operand_values.ts';
 import { Random } from '../isa/random.ts';
-import { type Assembled, assemble } from './assembly.ts';
+import { type Assembled, assemble, type Section } from './assembly.ts';
 import { CSR, X } from './handlers.ts';
 import {
   DATA_OFFSET,
   DATA_PAGES,
   DESCRIPTORS,
+  FAR_PIECE_BYTES,
   JUMP_BUFFERS,
   LEG,
   LEG_BYTES,
@@ -30,7 +31,7 @@ import {
 import { functionLabel, Lowering } from './lower.ts';
 import { FLOAT_POOL, FLOAT_POOL_BYTES, GP_OFFSET, RANDOM_DATA_BYTES } from './memory_items.ts';
 import { type LegPlan, type ProgramPlan, WINDOW_FUNCTION_BYTES, type Word } from './nodes.ts';
-import { buildPageTables, type PageTables } from './page_tables.ts';
+import { pageTables } from './page_tables.ts';
 import { assembleRuntime, PRISTINE_SHARED_CODE, pristineEntries } from './runtime.ts';
 
 const { ra, sp, gp, tp, t0 } = X;
@@ -42,14 +43,6 @@ const TIMER_INTERVAL = 500;
 const MPP = { U: 0n, S: 1n << 11n, M: 3n << 11n } as const;
 /** FS initial, MPIE; SIE for the supervisor */
 const MSTATUS = (1n << 13n) | (1n << 7n);
-
-/** The tables do not depend on the programs, so that a program alone meets the same ones */
-export const pageTables: PageTables = buildPageTables(new Random(1));
-
-export interface Section {
-  readonly base: number;
-  readonly bytes: Uint8Array;
-}
 
 export interface Leg {
   readonly program: ProgramPlan;
@@ -78,7 +71,12 @@ export function assembleProgram(plan: ProgramPlan): Assembled {
   a.jump(functionLabel(0), ra).label('finish').op('ecall').add({ align: 8 });
   lowering.functions();
   const assembled = assemble(base, a.pieces, (label) => dataAddress(base, label), plan.short);
-  if (assembled.bytes.length > WINDOW_CODE) throw new RangeError('Cannot place the program: its code is too long');
+  for (const { base: at, bytes } of assembled.sections) {
+    // The last piece of far code ends with the page of the jump tables
+    const most =
+      at === base ? WINDOW_CODE : FAR_PIECE_BYTES - (at % FAR_PIECE_BYTES === 0 ? PAGE : FAR_PIECE_BYTES - PAGE);
+    if (bytes.length > most) throw new RangeError('Cannot place the program: its code is too long');
+  }
   return assembled;
 }
 
@@ -168,9 +166,9 @@ export function buildImage(programs: readonly ProgramPlan[]): Image {
   for (const program of programs) {
     if (program.slot >= SLOTS) throw new RangeError(`Cannot place program ${program.slot}: there are ${SLOTS} slots`);
     const base = slotBase(program.slot);
-    const { bytes, labels } = assembleProgram(program);
+    const { sections: code, labels } = assembleProgram(program);
     const window = base + WINDOW_CODE;
-    sections.push({ base, bytes }, { base: base + DATA_OFFSET, bytes: programData(program) });
+    sections.push(...code, { base: base + DATA_OFFSET, bytes: programData(program) });
     for (const [index, functions] of program.windows.entries()) {
       sections.push({ base: window + index * PAGE, bytes: windowCode(functions) });
     }
@@ -189,6 +187,7 @@ export function buildImage(programs: readonly ProgramPlan[]): Image {
       set(LEG.slot, base);
       set(LEG.entriesS, pageTables.entries('S', program.slot));
       set(LEG.entriesU, pageTables.entries('U', program.slot));
+      set(LEG.moves, program.timerMoves === true ? 1 : 0);
       legs.push({ program, plan, record: recordAt(legs.length) });
     }
   }

@@ -4,10 +4,12 @@
 //   0x80100000  page tables
 //   0x80200000  window: pages that are mapped in many ways at WINDOW, and a pristine copy
 //   0x80400000  programs, SLOT_BYTES each: code in the first half, data in the second
+//   0x81400000  far code of the programs, three pieces each, 512 KiB apart; the last page of the third has jump tables
 
 export const PAGE = 4096;
 export const RAM_BASE = 0x8000_0000;
-export const RAM_BYTES = 32 << 20;
+/** QEMU puts its device tree into the last 2 MiB */
+export const RAM_BYTES = 34 << 20;
 
 /** Counters and logs: compared. Trap frames and what depends on the clock: not */
 export const STATE = RAM_BASE + 0x1_0000;
@@ -28,6 +30,14 @@ export const DATA_OFFSET = 0x2_0000;
 export const SLOTS = 64;
 export const SLOT_PAGES = SLOT_BYTES / PAGE;
 
+/** Code that is far from the rest of its program: no jal reaches it, and from one piece to the next it does */
+export const FAR_CODE = PROGRAMS + SLOTS * SLOT_BYTES;
+export const FAR_PIECES = 3;
+export const FAR_PIECE_BYTES = 0x1_0000;
+const FAR_GROUP = 8;
+/** Of the last piece: where the jump tables are, alone in their page */
+const TABLES_OFFSET = FAR_PIECE_BYTES - PAGE;
+
 /** Virtual address of the window: Sv39, 64 GiB, where bare machines have nothing */
 export const WINDOW = 0x10_0000_0000;
 /** An address where no machine has memory or devices */
@@ -36,7 +46,7 @@ export const ABSENT = 0xc000_0000;
 /** Words at STATE, by offset */
 export const STATE_WORDS = {
   leg: 0, legs: 8, finishPc: 16, trapCount: 24, trapHash: 32, aborted: 40, record: 48, trapLimit: 56,
-  slot: 64, entriesS: 72, entriesU: 80,
+  slot: 64, entriesS: 72, entriesU: 80, moves: 88,
 } as const; // biome-ignore format: a table
 /** Words at SCRATCH */
 export const SCRATCH_WORDS = { frameM: 0, frameS: 256, interrupts: 512, interval: 520 } as const;
@@ -44,7 +54,7 @@ export const SCRATCH_WORDS = { frameM: 0, frameS: 256, interrupts: 512, interval
 /** A leg is one run of one program in one mode. Words of its descriptor */
 export const LEG = {
   entry: 0, finishPc: 8, satp: 16, mstatus: 24, medeleg: 32, windowA: 40, windowB: 48, trapLimit: 56,
-  slot: 64, entriesS: 72, entriesU: 80,
+  slot: 64, entriesS: 72, entriesU: 80, moves: 88,
 } as const; // biome-ignore format: a table
 export const LEG_BYTES = 128;
 export const MAX_LEGS = 256;
@@ -63,6 +73,11 @@ export const CODE_PAGES = { a: DATA_PAGES, b: DATA_PAGES + 1, shared: DATA_PAGES
 export const CODE_PAGE_INDEX = 16;
 /** The page that the handler maps on demand */
 export const DEMAND_PAGE = 4;
+/** Pages whose entries change while programs run */
+export const MOVING_PAGE = 20;
+export const MOVING_PAGES = 8;
+/** Of an entry: the physical page's lowest bit, by which two of the window's pages change places */
+export const PTE_OTHER_PAGE = 0x400;
 export const WINDOW_ENTRIES = 32;
 
 /** Of a program's data: the stack grows down from here; then a buffer for each setjmp */
@@ -73,4 +88,10 @@ export const JUMP_SLOTS = 8;
 export const LOCALS_BYTES = 64;
 
 export const slotBase = (slot: number): number => PROGRAMS + slot * SLOT_BYTES;
+/** @param piece from 0 */
+export const farBase = (slot: number, piece: number): number => {
+  const group = Math.floor(slot / FAR_GROUP) * FAR_PIECES + piece;
+  return FAR_CODE + (group * FAR_GROUP + (slot % FAR_GROUP)) * FAR_PIECE_BYTES;
+};
+export const jumpTablesAt = (slot: number): number => farBase(slot, FAR_PIECES - 1) + TABLES_OFFSET;
 export const recordAt = (leg: number): number => RECORDS + leg * RECORD_BYTES;

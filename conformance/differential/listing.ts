@@ -6,8 +6,11 @@ import type { ProgramPlan } from './nodes.ts';
 
 /** Legs, then every function's instructions with their addresses. The entry's register loads are left out. */
 export function listing(program: ProgramPlan): string {
-  const { base, bytes, labels, starts } = assembleProgram(program);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const { sections, labels, starts } = assembleProgram(program);
+  const halfword = (at: number): number => {
+    const { base, bytes } = sections.find((section) => at >= section.base && at < section.base + section.bytes.length)!;
+    return bytes[at - base]! | (bytes[at - base + 1]! << 8);
+  };
   const names = new Map([...labels].map(([name, address]) => [address, name]));
   const lines = [
     `seed ${program.seed}, slot ${program.slot}, frm ${program.frm}`,
@@ -16,13 +19,13 @@ export function listing(program: ProgramPlan): string {
         `leg ${mode} ${paging ? `Sv39 space ${space}` : 'bare'} medeleg 0x${medeleg.toString(16)} sum ${sum} mxr ${mxr}`,
     ),
   ];
-  const first = labels.get(functionLabel(0)) ?? base;
+  const first = labels.get(functionLabel(0)) ?? 0;
   for (const at of starts) {
     if (at < first) continue;
     const name = names.get(at);
     if (name !== undefined) lines.push(`${name}:`);
-    const low = view.getUint16(at - base, true);
-    const word = (low & 3) === 3 ? ((view.getUint16(at - base + 2, true) << 16) | low) >>> 0 : low;
+    const low = halfword(at);
+    const word = (low & 3) === 3 ? ((halfword(at + 2) << 16) | low) >>> 0 : low;
     lines.push(
       `  ${at.toString(16)}  ${word
         .toString(16)

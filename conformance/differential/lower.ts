@@ -2,11 +2,23 @@
 import { encode } from '../../emulator/isa/mod.ts';
 import { Assembly, type Piece } from './assembly.ts';
 import { X } from './handlers.ts';
-import { CODE_PAGE_INDEX, JUMP_BUFFER_BYTES, JUMP_BUFFERS, JUMP_SLOTS, LOCALS_BYTES, PAGE, WINDOW } from './layout.ts';
+import {
+  CODE_PAGE_INDEX,
+  FAR_PIECES,
+  farBase,
+  JUMP_BUFFER_BYTES,
+  JUMP_BUFFERS,
+  JUMP_SLOTS,
+  jumpTablesAt,
+  LOCALS_BYTES,
+  PAGE,
+  WINDOW,
+} from './layout.ts';
 import { type FunctionPlan, type Node, type NodeOf, type ProgramPlan, WINDOW_FUNCTION_BYTES } from './nodes.ts';
+import { pageTables } from './page_tables.ts';
 import { COUNTERS } from './scope.ts';
 
-const { zero, ra, sp, tp, t0 } = X;
+const { zero, ra, sp, tp, t0, t1, t6 } = X;
 interface Loop {
   readonly next: string;
   readonly end: string;
@@ -14,27 +26,80 @@ interface Loop {
 
 export const functionLabel = (index: number): string => `function${index}`;
 
-/** Emits one function after the other; tables go behind the function that uses them. */
+/** At sp, above what the function may use: the return address, then the registers that it saves */
+function frameBytes(saves: readonly number[]): number {
+  return LOCALS_BYTES + Math.ceil((saves.length + 2) / 2) * 16;
+}
+const routineLabel = (what: 'save' | 'load' | 'loadAndReturn', saves: readonly number[]): string =>
+  `${what}${saves.map((register) => `.${register}`).join('')}`;
+
+/** Emits one function after the other; tables go behind the function that uses them, or to their own page. */
 export class Lowering {
   readonly code = new Assembly('.l');
   readonly #plan: ProgramPlan;
   #loops: Loop[] = [];
   /** Tables of the function at hand */
   #tables: Piece[] = [];
+  /** Of jumpTable nodes */
+  readonly #jumpTables: Piece[] = [];
 
   constructor(plan: ProgramPlan) {
     this.#plan = plan;
   }
 
   functions(): this {
-    for (const [index, plan] of this.#plan.functions.entries()) if (plan) this.#function(index, plan);
+    const { functions, slot } = this.#plan;
+    const place = (far: number | undefined) => {
+      for (const [index, plan] of functions.entries()) if (plan && plan.far === far) this.#function(index, plan);
+    };
+    place(undefined);
+    this.#routines();
+    for (let piece = 0; piece < FAR_PIECES; piece++) {
+      this.code.add({ section: farBase(slot, piece) });
+      place(piece);
+    }
+    this.code.add({ section: jumpTablesAt(slot) }, ...this.#jumpTables);
     return this;
+  }
+
+  /** What functions call through t0 instead of doing it themselves */
+  #routines(): void {
+    const a = this.code;
+    const lists = new Map<string, readonly number[]>();
+    for (const plan of this.#plan.functions) if (plan?.outlined) lists.set(plan.saves.join(), plan.saves);
+    for (const saves of lists.values()) {
+      a.label(routineLabel('save', saves));
+      this.#save(saves, ra);
+      a.op('jalr', { rs1: t0 });
+      a.label(routineLabel('load', saves));
+      this.#load(saves, ra);
+      a.op('jalr', { rs1: t0 });
+      a.label(routineLabel('loadAndReturn', saves));
+      this.#load(saves, ra);
+      a.op('jalr', { rs1: ra });
+    }
+    a.label('skip').op('addi', { rd: ra, rs1: ra, imm: 4 }).op('jalr', { rs1: t0 });
+    a.label('maybeSkip').op('slli', { rd: t6, rs1: tp, imm: 2 }).op('andi', { rd: t6, rs1: t6, imm: 4 });
+    a.op('add', { rd: ra, rs1: ra, rs2: t6 }).op('jalr', { rs1: t0 });
+  }
+  #save(saves: readonly number[], link: number, keepsRa = false): void {
+    const a = this.code;
+    const at = (index: number): number => LOCALS_BYTES + 8 * index;
+    a.op('addi', { rd: sp, rs1: sp, imm: -frameBytes(saves) }).op('sd', { rs1: sp, rs2: link, imm: at(0) });
+    for (const [i, rs2] of saves.entries()) a.op('sd', { rs1: sp, rs2, imm: at(i + 1) });
+    if (keepsRa) a.op('sd', { rs1: sp, rs2: ra, imm: at(saves.length + 1) });
+  }
+  #load(saves: readonly number[], link: number, keepsRa = false): void {
+    const a = this.code;
+    const at = (index: number): number => LOCALS_BYTES + 8 * index;
+    for (const [i, rd] of saves.entries()) a.op('ld', { rd, rs1: sp, imm: at(i + 1) });
+    if (keepsRa) a.op('ld', { rd: ra, rs1: sp, imm: at(saves.length + 1) });
+    a.op('ld', { rd: link, rs1: sp, imm: at(0) }).op('addi', { rd: sp, rs1: sp, imm: frameBytes(saves) });
   }
 
   #function(index: number, plan: FunctionPlan): void {
     const a = this.code;
-    const { saves, leaf, millicode, recursion } = plan;
-    const frame = LOCALS_BYTES + Math.ceil((saves.length + 1) / 2) * 16;
+    const { saves, leaf, millicode, recursion, outlined, keepsRa } = plan;
     const link = millicode ? t0 : ra;
     a.add({ align: plan.align }).label(functionLabel(index));
     const framed = !leaf || saves.length > 0;
@@ -52,10 +117,8 @@ export class Lowering {
       this.#return(plan, ra);
       a.label(again);
     }
-    if (framed) {
-      a.op('addi', { rd: sp, rs1: sp, imm: -frame }).op('sd', { rs1: sp, rs2: link, imm: LOCALS_BYTES });
-      for (const [i, rs2] of saves.entries()) a.op('sd', { rs1: sp, rs2, imm: LOCALS_BYTES + 8 + 8 * i });
-    }
+    if (framed && outlined?.saves) a.jump(routineLabel('save', saves), t0);
+    else if (framed) this.#save(saves, link, keepsRa);
     a.label(`${functionLabel(index)}.slot`).add(encode('addi'));
     this.#body(plan.body);
     if (recursion) {
@@ -67,18 +130,27 @@ export class Lowering {
       }
       a.label(over);
     }
-    if (framed) {
-      for (const [i, rd] of saves.entries()) a.op('ld', { rd, rs1: sp, imm: LOCALS_BYTES + 8 + 8 * i });
-      a.op('ld', { rd: link, rs1: sp, imm: LOCALS_BYTES }).op('addi', { rd: sp, rs1: sp, imm: frame });
+    const tail = plan.tail === undefined ? undefined : this.#plan.functions[plan.tail];
+    const restores = framed ? (outlined?.restores ?? 'no') : 'no';
+    if (restores === 'tail' && !tail && !plan.skips) this.#goTo(routineLabel('loadAndReturn', saves), plan.far);
+    else {
+      if (restores !== 'no') a.jump(routineLabel('load', saves), t0);
+      else if (framed) this.#load(saves, link, keepsRa);
+      if (tail) this.#goTo(functionLabel(plan.tail!), plan.far, tail.far);
+      else this.#return(plan, link);
     }
-    if (plan.tail === undefined || !this.#plan.functions[plan.tail]) this.#return(plan, link);
-    else a.jump(functionLabel(plan.tail));
     a.add({ align: 8 }, ...this.#tables);
     this.#tables = [];
   }
 
+  /** Without coming back; t1 is lost where it is far */
+  #goTo(label: string, from: number | undefined, to?: number): void {
+    if (from === to) this.code.jump(label);
+    else this.code.add({ farCall: label, rd: zero, via: t1 });
+  }
   #return({ skips }: FunctionPlan, link: number): void {
-    if (skips) this.code.op('addi', { rd: link, rs1: link, imm: 4 });
+    if (skips === 'outlined' || skips === 'maybe') this.code.jump(skips === 'maybe' ? 'maybeSkip' : 'skip', t0);
+    else if (skips) this.code.op('addi', { rd: link, rs1: link, imm: 4 });
     this.code.op('jalr', { rs1: link });
   }
 
@@ -118,6 +190,9 @@ export class Lowering {
       case 'switch':
         this.#switch(node);
         return;
+      case 'jumpTable':
+        this.#jumpTable(node);
+        return;
       case 'threaded':
         this.#threaded(node);
         return;
@@ -145,6 +220,9 @@ export class Lowering {
         a.add({ align: 8 }).label(words).add({ u64: 0x0123_4567_89ab_cdefn }, { u64: -1n }).label(over);
         return;
       }
+      case 'remap':
+        this.#remap(node);
+        return;
       case 'reserve':
         this.#reserve(node);
         return;
@@ -219,6 +297,47 @@ export class Lowering {
       if (i < cases.length - 1) a.jump(end);
     }
     a.label(end);
+  }
+
+  #jumpTable({ index, t1, t2, t3, t4, compared, swaps, cases }: NodeOf<'jumpTable'>): void {
+    const a = this.code;
+    const labels = cases.map(() => a.fresh('case'));
+    const [table, end] = [a.fresh('words'), a.fresh('end')];
+    this.#jumpTables.push({ label: table });
+    const beyond = compared ? 0 : cases.length;
+    for (const to of [...labels, ...Array.from({ length: beyond }, () => end)]) {
+      this.#jumpTables.push({ distanceTo: to, from: table });
+    }
+    if (swaps) {
+      a.op('srli', { rd: t2, rs1: tp, imm: 7 })
+        .op('andi', { rd: t2, rs1: t2, imm: cases.length - 1 })
+        .address(t1, table);
+      a.op('sh2add', { rd: t1, rs1: t2, rs2: t1 }).address(t2, table);
+      a.op('lw', { rd: t3, rs1: t1 }).op('lw', { rd: t4, rs1: t2 });
+      a.op('sw', { rs1: t2, rs2: t3 }).op('sw', { rs1: t1, rs2: t4 });
+    }
+    a.op('andi', { rd: t2, rs1: index, imm: 2 * cases.length - 1 });
+    if (compared) a.op('addi', { rd: t3, imm: cases.length }).branch('bgeu', t2, t3, end);
+    a.address(t1, table).op('sh2add', { rd: t2, rs1: t2, rs2: t1 }).op('lw', { rd: t2, rs1: t2 });
+    a.op('add', { rd: t2, rs1: t2, rs2: t1 }).op('jalr', { rs1: t2 });
+    for (const [i, body] of cases.entries()) {
+      a.label(labels[i]!);
+      this.#body(body);
+      if (i < cases.length - 1) a.jump(end);
+    }
+    a.label(end);
+  }
+
+  #remap({ page, bits, fence, t1, t2 }: NodeOf<'remap'>): void {
+    const a = this.code;
+    for (const table of pageTables.windows.slice(0, 2)) {
+      a.constant(t1, table + 8 * page).op('ld', { rd: t2, rs1: t1 });
+      a.op('xori', { rd: t2, rs1: t2, imm: bits }).op('sd', { rs1: t1, rs2: t2 });
+    }
+    a.constant(t1, WINDOW + page * PAGE + 8).op('addi', { rd: t2 });
+    const ofPage = fence === 'page' || fence === 'pageOfSpace';
+    const ofSpace = fence === 'space' || fence === 'pageOfSpace';
+    a.op('sfence.vma', { rs1: ofPage ? t1 : zero, rs2: ofSpace ? t2 : zero });
   }
 
   #threaded({ counter, rounds, temporary, steps }: NodeOf<'threaded'>): void {

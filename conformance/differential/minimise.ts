@@ -35,6 +35,7 @@ function innerBodies(node: DraftNode & object): DraftNode[][] {
     case 'if':
       return [node.yes, node.no] as DraftNode[][];
     case 'switch':
+    case 'jumpTable':
       return node.cases as DraftNode[][];
     case 'threaded':
       return node.steps as DraftNode[][];

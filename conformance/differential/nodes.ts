@@ -46,6 +46,22 @@ export type Node =
       readonly relative: boolean;
       readonly cases: readonly (readonly Node[])[];
     }
+  /**
+   * By the low bits of `index`, through a table of words in a page of its own, each relative to the table. What is beyond
+   * the cases goes behind them all: by a comparison, or because the table says so. `swaps`: two of the words change
+   * places before each jump
+   */
+  | {
+      readonly t: 'jumpTable';
+      readonly index: number;
+      readonly t1: number;
+      readonly t2: number;
+      readonly t3: number;
+      readonly t4: number;
+      readonly compared: boolean;
+      readonly swaps: boolean;
+      readonly cases: readonly (readonly Node[])[];
+    }
   /** A loop of `rounds` steps; each step ends in a jump to the next, chosen by the hash: threaded code */
   | {
       readonly t: 'threaded';
@@ -64,6 +80,15 @@ export type Node =
     }
   /** Calls a function of the window's code: another one in each address space */
   | { readonly t: 'windowCall'; readonly offset: number; readonly temporary: number }
+  /** Changes bits of an entry of the window in both of the supervisor's spaces, then fences */
+  | {
+      readonly t: 'remap';
+      readonly page: number;
+      readonly bits: number;
+      readonly fence: 'all' | 'page' | 'space' | 'pageOfSpace';
+      readonly t1: number;
+      readonly t2: number;
+    }
   /** Stores one of `words`, chosen by the low bits of `index`, over the instruction that follows, then fence.i */
   | {
       readonly t: 'patch';
@@ -107,15 +132,21 @@ export type NodeOf<T extends string> = Extract<Node, { readonly t: T }>;
 export interface FunctionPlan {
   /** Saved on entry, restored on return */
   readonly saves: readonly number[];
-  /** Calls nobody: the return address stays in its register */
+  /** Saves nothing on behalf of calls: the return address stays in its register */
   readonly leaf: boolean;
   /** Called through t0 */
   readonly millicode: boolean;
+  /** Of millicode that calls others: saves ra, too, so that who calls it need not */
+  readonly keepsRa?: boolean | undefined;
+  /** By routines that are called through t0: what saves registers, what loads them; `tail` returns, too */
+  readonly outlined?: { readonly saves: boolean; readonly restores: 'call' | 'tail' | 'no' } | undefined;
+  /** The piece of far code that it is in, from 0; undefined: with the rest of the program */
+  readonly far?: number | undefined;
   /** How deep it calls itself at its end, counted in the register, which it saves; twice as the Fibonacci numbers do */
   readonly recursion?: { readonly counter: number; readonly depth: number; readonly twice: boolean } | undefined;
   readonly align: number;
-  /** Returns behind the instruction after the call */
-  readonly skips?: boolean;
+  /** Returns behind the instruction after the call; or a routine that is called through t0 changes ra so, or may */
+  readonly skips?: boolean | 'outlined' | 'maybe';
   readonly body: readonly Node[];
   /** Jumps there at its end instead of returning */
   readonly tail?: number | undefined;
@@ -144,6 +175,8 @@ export interface ProgramPlan {
   /** 16-bit branches and jumps where they fit */
   readonly short: boolean;
   readonly frm: number;
+  /** Timer interrupts change the window's moving pages, too: for comparisons where they come at the same instruction */
+  readonly timerMoves?: boolean;
 }
 
 export const WINDOW_FUNCTION_BYTES = 256;

@@ -1,17 +1,19 @@
 // Four address spaces: code and data of the programs for the supervisor or for the user, and of each two that map
 // other code at the same address of the window.
-import type { Random } from '../isa/random.ts';
+import { Random } from '../isa/random.ts';
 import {
   ABSENT,
   CODE_PAGE_INDEX,
   CODE_PAGES,
+  DATA_PAGES,
   DEMAND_PAGE,
+  MOVING_PAGE,
+  MOVING_PAGES,
   PAGE,
   PROGRAMS,
   RAM_BASE,
-  SLOT_BYTES,
+  RAM_BYTES,
   SLOT_PAGES,
-  SLOTS,
   TABLES,
   TABLES_BYTES,
   WINDOW,
@@ -41,14 +43,16 @@ export interface PageTables {
   satp(owner: Owner, space: Space): bigint;
   /** Address of the table that the window's entries are in, of all four spaces */
   readonly windows: readonly number[];
-  /** Address of the entries of a program's pages, which follow each other */
+  /** Address of the entry of a page of the programs; the entries of all of them follow each other */
+  entryOf(owner: Owner, address: number): number;
+  /** Address of the entries of a program's own pages */
   entries(owner: Owner, slot: number): number;
   /** What toggles satp between the two spaces of an owner, given satp ^ this */
   readonly satpToggle: Readonly<Record<Owner, bigint>>;
 }
 
 /** @param random decides which pages begin without A and D */
-export function buildPageTables(random: Random): PageTables {
+function buildPageTables(random: Random): PageTables {
   const bytes = new Uint8Array(TABLES_BYTES);
   const view = new DataView(bytes.buffer);
   let next = TABLES;
@@ -62,7 +66,7 @@ export function buildPageTables(random: Random): PageTables {
     view.setBigUint64(at + 8 * index - TABLES, value, true);
   const roots = new Map<string, number>();
   const windows: number[] = [];
-  const level0s = new Map<Owner, readonly number[]>();
+  const level0s = new Map<Owner, number>();
   for (const owner of ['S', 'U'] as const) {
     const user = owner === 'U' ? U : 0n;
     const { level1: programs, level0 } = programTables(owner, random, table, set);
@@ -84,10 +88,8 @@ export function buildPageTables(random: Random): PageTables {
     bytes: bytes.subarray(0, next - TABLES),
     satp,
     windows,
-    entries: (owner, slot) => {
-      const slotsPerTable = MEGA / SLOT_BYTES;
-      return level0s.get(owner)![Math.floor(slot / slotsPerTable)]! + (slot % slotsPerTable) * SLOT_PAGES * 8;
-    },
+    entryOf: (owner, address) => level0s.get(owner)! + ((address - PROGRAMS) / PAGE) * 8,
+    entries: (owner, slot) => level0s.get(owner)! + slot * SLOT_PAGES * 8,
     satpToggle: { S: satp('S', 0) ^ satp('S', 1), U: satp('U', 0) ^ satp('U', 1) },
   };
 }
@@ -98,23 +100,22 @@ function programTables(
   random: Random,
   table: () => number,
   set: (at: number, index: number, value: bigint) => void,
-): { level1: number; level0: number[] } {
-  const level0s: number[] = [];
+): { level1: number; level0: number } {
   const level1 = table();
   const all = V | R | W | X;
   for (const mega of [0, 1]) set(level1, mega, entry(RAM_BASE + mega * MEGA, all | A | D));
   const first = (PROGRAMS - RAM_BASE) / MEGA;
-  const last = first + (SLOTS * SLOT_BYTES) / MEGA;
-  for (let mega = first; mega < last; mega++) {
-    const level0 = table();
-    level0s.push(level0);
+  const last = RAM_BYTES / MEGA;
+  const tables = Array.from({ length: last - first }, table);
+  for (const [index, level0] of tables.entries()) {
+    const mega = first + index;
     set(level1, mega, entry(level0, V));
     for (let page = 0; page < MEGA / PAGE; page++) {
       const marks = random.pick([0n, A, A | D, A | D]);
       set(level0, page, entry(RAM_BASE + mega * MEGA + page * PAGE, all | marks | (owner === 'U' ? U : 0n)));
     }
   }
-  return { level1, level0: level0s };
+  return { level1, level0: tables[0]! };
 }
 
 function windowEntries(user: bigint, space: Space, set: (index: number, value: bigint) => void): void {
@@ -132,8 +133,12 @@ function windowEntries(user: bigint, space: Space, set: (index: number, value: b
   set(10, entry(page(3), V | X | A | user));
   set(11, entry(page(0), V | W | A | D | user));
   set(12, entry(page(space), data));
+  for (let i = 0; i < MOVING_PAGES; i++) set(MOVING_PAGE + i, entry(page((i + space) % DATA_PAGES), data));
   const code = V | R | W | X | A | D | user;
   set(CODE_PAGE_INDEX, entry(page(space === 0 ? CODE_PAGES.a : CODE_PAGES.b), code));
   set(CODE_PAGE_INDEX + 1, entry(page(CODE_PAGES.shared), code | G));
-  if (CODE_PAGE_INDEX + 1 >= WINDOW_ENTRIES) throw new RangeError('Cannot map the window: too many pages');
+  if (MOVING_PAGE + MOVING_PAGES > WINDOW_ENTRIES) throw new RangeError('Cannot map the window: too many pages');
 }
+
+/** They do not depend on the programs, so that a program alone meets the same ones */
+export const pageTables: PageTables = buildPageTables(new Random(1));

@@ -40,7 +40,7 @@ export function assembleRuntime(pages: PageTables): Uint8Array {
   const targets = { finish: 'finish', finishS: 'finishS' };
   emitHandler(a, 'M', pages, targets);
   emitHandler(a, 'S', pages, targets);
-  const { bytes } = assemble(RAM_BASE, a.pieces);
+  const { bytes } = assemble(RAM_BASE, a.pieces).sections[0];
   if (RAM_BASE + bytes.length > STATE) throw new RangeError('Cannot assemble the runtime: too long');
   return bytes;
 }
@@ -103,7 +103,7 @@ function emitNextLeg(a: Assembly, pages: PageTables): void {
   for (const word of [STATE_WORDS.trapCount, STATE_WORDS.trapHash, STATE_WORDS.aborted]) {
     a.op('sd', { rs1: s0, rs2: zero, imm: word });
   }
-  for (const word of ['trapLimit', 'finishPc', 'slot', 'entriesS', 'entriesU'] as const) {
+  for (const word of ['trapLimit', 'finishPc', 'slot', 'entriesS', 'entriesU', 'moves'] as const) {
     a.op('ld', { rd: t0, rs1: s1, imm: LEG[word] }).op('sd', { rs1: s0, rs2: t0, imm: STATE_WORDS[word] });
   }
   // The window as it was at first

@@ -16,13 +16,15 @@ export interface TrapRules {
   /** Legs without paging: nothing is at the window's addresses then */
   readonly bare: boolean;
   readonly anyMachine: boolean;
+  /** All legs are of a machine that has paging on for who it lends its loads and stores from (mstatus.MPRV) */
+  readonly borrows: boolean;
   readonly anySupervisor: boolean;
   /** satp of the supervisor's two spaces, exclusive or */
   readonly satpToggle: bigint;
 }
 
-const trapping = (body: readonly Node[]): Node[] => [{ t: 'group', body, cost: TRAP_COST + body.length }];
-const hex = (value: number | bigint): string => `0x${value.toString(16)}`;
+export const trapping = (body: readonly Node[]): Node[] => [{ t: 'group', body, cost: TRAP_COST + body.length }];
+export const hex = (value: number | bigint): string => `0x${value.toString(16)}`;
 
 /** @param mayCall the return address may be overwritten */
 export function trapItems(scope: Scope, words: Words, rules: TrapRules, mayCall: boolean): Node[] | undefined {

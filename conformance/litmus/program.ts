@@ -77,7 +77,7 @@ export function litmusProgram(tests: readonly LitmusTest[], harts: number, round
     a.jump('barrier', ra).jump(hart === 0 ? 'powerOff' : 'sleep');
   }
   a.label('powerOff').constant(t0, TEST_DEVICE).constant(t1, POWER_OFF).op('sw', { rs1: t0, rs2: t1 }).jump('sleep');
-  const { bytes } = assemble(RAM_BASE, a.pieces);
+  const { bytes } = assemble(RAM_BASE, a.pieces).sections[0];
   if (RAM_BASE + bytes.length > BARRIER) throw new RangeError('Cannot assemble the litmus tests: too many');
   return bytes;
 }
