@@ -1,6 +1,18 @@
-import { amendQcow2, openImage, Qcow2Image, resizeQcow2 } from '../../../services/nbd/images/mod.ts';
+import {
+  type AddKey,
+  amendQcow2,
+  changeLuksKeys,
+  type EraseKeys,
+  type ImageFormat,
+  inspectQcow2,
+  openImage,
+  Qcow2Image,
+  resizeQcow2,
+} from '../../../services/nbd/images/mod.ts';
 import { KeyValues } from '../../key_value.ts';
-import { parseSize, type Subcommand } from './grammar.ts';
+import { KEY_HELP, takeKeyChange } from './amend_keys.ts';
+import { type Given, parseSize, type Subcommand } from './grammar.ts';
+import { imageOptsOf, secretsOf } from './image_opts.ts';
 import { mergedOptions } from './option_list.ts';
 import { printLines } from './output.ts';
 import { formatOf, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
@@ -14,36 +26,54 @@ const HELP = [
   'data_file_raw=off      - The data file need not stay a raw image',
 ];
 
+/** Of LUKS, inside of qcow2 with `encrypt.` before it */
+function keyHelp(prefix: '' | 'encrypt.'): string[] {
+  return KEY_HELP.map(([key, help]) => `${`${prefix}${key}`.padEnd(26)} - ${help}`);
+}
+
 export const amendCommand: Subcommand = {
   name: 'amend',
-  summary: 'change options of a qcow2 that is there',
+  summary: 'change options of a qcow2 or the passphrases of a LUKS disk',
   operands: 'FILE',
   options: [
     ...SOURCE_OPTIONS.filter(({ long }) => long !== 'allow-extents'),
     {
       short: 'o',
       value: 'OPTIONS',
-      help: 'compat=1.1|0.10, refcount_bits=N, lazy_refcounts=on|off, size=SIZE, data_file=NAME; others: by convert',
+      help: 'compat=1.1|0.10, refcount_bits=N, lazy_refcounts=on|off, size=SIZE, data_file=NAME; [encrypt.]state=…; help',
       repeats: true,
     },
+    { long: 'force', help: 'let a key slot in use be overwritten, or the last passphrase be erased' },
     { short: 'p', help: 'accepted: it is done at once' },
     ...SHARED_OPTIONS,
   ],
   text: `Changes options of a qcow2; the disk and its snapshots read as before. A new version or other refcounts are in the
-image at once, or not at all.`,
+image at once, or not at all. A passphrase of LUKS is added by state=active,new-secret=ID and erased by state=inactive with
+keyslot=N or old-secret=ID; the key of the disk, and all that is on it, stay.`,
   examples: `  caisson img amend -f qcow2 -o compat=1.1,lazy_refcounts=on disk.qcow2
-  caisson img amend -f qcow2 -o compat=0.10 disk.qcow2`,
+  caisson img amend -f qcow2 -o compat=0.10 disk.qcow2
+  caisson img amend --object secret,id=s,file=passphrase --object secret,id=n,file=another \\
+    --image-opts -o state=active,new-secret=n driver=luks,file.filename=disk.luks,key-secret=s`,
   async run(given) {
     const [path] = given.expect('FILE') as [string];
     const format = formatOf(given, 'f', path);
-    if (format !== 'qcow2') throw given.usage(`images of format ${format} have no options; qcow2 has`);
+    if (format !== 'qcow2' && format !== 'luks') {
+      throw given.usage(`images of format ${format} have no options; qcow2 and luks have`);
+    }
     const options = mergedOptions(given);
     if (options === undefined) {
-      printLines('Options that can be changed:', ...HELP.map((line) => `  ${line}`));
+      const lines = format === 'luks' ? keyHelp('') : [...HELP, ...keyHelp('encrypt.')];
+      printLines('Options that can be changed:', ...lines.map((line) => `  ${line}`));
       return 0;
     }
     if (options === '') throw given.usage('its -o is missing: compat=1.1 or lazy_refcounts=on|off');
     const keys = new KeyValues('-o', options);
+    const keyChange = takeKeyChange(keys, format === 'luks' ? '' : 'encrypt.', secretsOf(given), given.has('force'));
+    if (format === 'luks') {
+      keys.end();
+      if (keyChange !== undefined) await changeKeys(given, path, format, keyChange);
+      return 0;
+    }
     const compat = keys.oneOf('compat', ['', '1.1', 'v3', '0.10', 'v2'], '');
     const version = compat === '' ? {} : { version: compat === '1.1' || compat === 'v3' ? (3 as const) : (2 as const) };
     const bits = keys.take('refcount_bits');
@@ -59,6 +89,11 @@ image at once, or not at all.`,
     const size = keys.take('size');
     const sizeBytes = size === undefined ? undefined : Math.ceil(parseSize(size, '-o size=') / 512) * 512;
     keys.end();
+    // After all else, which opens the image by the passphrase that may be erased.
+    if (!/(?:^|,)(?!encrypt\.)/.test(options)) {
+      if (keyChange !== undefined) await changeKeys(given, path, format, keyChange);
+      return 0;
+    }
     const source = await sourceOf(given, path, format);
     const image = await withAdvice(path, () => openImage(source, { readOnly: false }));
     try {
@@ -80,6 +115,23 @@ image at once, or not at all.`,
     } finally {
       await image.close();
     }
+    if (keyChange !== undefined) await changeKeys(given, path, format, keyChange);
     return 0;
   },
 };
+
+/** @throws ImageError where the disk is not encrypted, or not by the passphrase that was named with it */
+async function changeKeys(given: Given, path: string, format: ImageFormat, change: AddKey | EraseKeys): Promise<void> {
+  const passphrase = imageOptsOf(given, path)?.passphrase;
+  if (passphrase === undefined) {
+    const word = format === 'luks' ? 'key-secret' : 'encrypt.key-secret';
+    throw given.usage(
+      `a passphrase of the disk is needed: --image-opts driver=${format},file.filename=FILE,${word}=ID`,
+    );
+  }
+  const secret = new TextEncoder().encode(passphrase);
+  if (format === 'luks') return changeLuksKeys(path, secret, change);
+  const { header } = await inspectQcow2(path);
+  if (header.encryptionHeader === undefined) throw given.usage(`${path} is not encrypted`);
+  return changeLuksKeys(path, secret, change, header.encryptionHeader);
+}
