@@ -49,6 +49,8 @@ const MAX_BITMAP_TABLE_BYTES = 256 << 20;
 export interface Found {
   readonly result: Qcow2CheckResult;
   readonly references: Uint32Array;
+  /** Refcounts as they are in the file */
+  readonly counts: Readonly<Uint32Array>;
   readonly header: Qcow2Header;
   /** A cluster is referred to more often than its refcount has bits for */
   readonly overflows: boolean;
@@ -99,6 +101,7 @@ export class CheckWalk {
     return {
       header,
       references: this.#references,
+      counts: tables.counts,
       overflows: this.#overflows,
       result: {
         leaks: this.#leaks,

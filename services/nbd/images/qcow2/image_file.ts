@@ -3,6 +3,7 @@ import {
   constants,
   fdatasync,
   fstatSync,
+  ftruncateSync,
   openSync,
   read as readFd,
   readSync,
@@ -10,7 +11,14 @@ import {
   writeSync,
 } from 'node:fs';
 import { asImageError, ImageError } from '../disk_image.ts';
+import { FileHoles } from '../file_holes.ts';
 import { type ImageLock, lockImage } from '../image_lock.ts';
+
+/** In `bytes` */
+export interface FileRange {
+  readonly offset: number;
+  readonly lengthBytes: number;
+}
 
 /** The bytes that hold an image: a file, or in tests a log of what was written. */
 export interface ImageFile {
@@ -24,6 +32,8 @@ export interface ImageFile {
   /** Everything written before is on stable storage */
   sync(): Promise<void>;
   lock(): Promise<ImageLock>;
+  /** Where space can be given back: the file ends at `endBytes` at the latest, and `holes` take none where that can be */
+  release?(endBytes: number, holes: readonly FileRange[]): Promise<void>;
   /** Learns the size anew */
   refresh(): void;
   close(): Promise<void>;
@@ -140,6 +150,18 @@ export class FdImageFile implements ImageFile {
         }
       });
     });
+  }
+
+  async release(endBytes: number, holes: readonly FileRange[]): Promise<void> {
+    try {
+      if (endBytes < this.#sizeBytes) ftruncateSync(this.#fd, endBytes);
+    } catch (error) {
+      throw asImageError(error);
+    } finally {
+      this.refresh();
+    }
+    const calls = holes.length === 0 ? undefined : FileHoles.load({ quiet: true });
+    for (const { offset, lengthBytes } of holes) calls?.punch(this.#fd, offset, lengthBytes);
   }
 
   lock(): Promise<ImageLock> {

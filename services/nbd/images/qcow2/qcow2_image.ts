@@ -326,6 +326,12 @@ export class Qcow2Image implements DiskImage {
     if (length > 0) await this.#eachCluster(from, length, (cluster) => this.#engine.writer.drop(cluster));
   }
 
+  /** Gives clusters that are free back to the file system; no request is in work meanwhile. */
+  async releaseSpace(): Promise<void> {
+    this.#engine.checkWritable();
+    await this.#engine.release();
+  }
+
   /** Gives every cluster of a range that has none its place in the file, where it reads as zeroes. */
   async preallocate(offset: number, lengthBytes: number): Promise<void> {
     const { clusterBytes } = this.header;
