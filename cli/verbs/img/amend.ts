@@ -21,7 +21,7 @@ const HELP = [
   'compat=<str>           - 1.1, or 0.10: with zeroes written out where an image is under this one',
   'lazy_refcounts=<bool>  - Postpone refcount updates',
   'refcount_bits=<num>    - A power of two from 1 to 64',
-  'size=<size>            - A larger disk',
+  'size=<size>            - A larger disk; a smaller one with --force',
   'data_file=<str>        - Another name for the data file',
   'data_file_raw=off      - The data file need not stay a raw image',
 ];
@@ -43,7 +43,10 @@ export const amendCommand: Subcommand = {
       help: 'compat=1.1|0.10, refcount_bits=N, lazy_refcounts=on|off, size=SIZE, data_file=NAME; [encrypt.]state=…; help',
       repeats: true,
     },
-    { long: 'force', help: 'let a key slot in use be overwritten, or the last passphrase be erased' },
+    {
+      long: 'force',
+      help: 'let a disk be made smaller, a key slot in use be overwritten, the last passphrase be erased',
+    },
     { short: 'p', help: 'accepted: it is done at once' },
     ...SHARED_OPTIONS,
   ],
@@ -75,7 +78,7 @@ keyslot=N or old-secret=ID; the key of the disk, and all that is on it, stay.`,
       return 0;
     }
     const compat = keys.oneOf('compat', ['', '1.1', 'v3', '0.10', 'v2'], '');
-    const version = compat === '' ? {} : { version: compat === '1.1' || compat === 'v3' ? (3 as const) : (2 as const) };
+    const version: { version?: 2 | 3 } = compat === '' ? {} : { version: compat === '1.1' || compat === 'v3' ? 3 : 2 };
     const bits = keys.take('refcount_bits');
     if (bits !== undefined && !/^\d{1,2}$/.test(bits)) {
       throw given.usage(`refcount_bits=${bits}: expected a power of two from 1 to 64`);
@@ -101,9 +104,16 @@ keyslot=N or old-secret=ID; the key of the disk, and all that is on it, stay.`,
       if (backing !== undefined && backing !== image.header.backingFile) {
         throw given.usage('backing_file= would be another one; see caisson img rebase');
       }
-      if (sizeBytes !== undefined && sizeBytes < image.sizeBytes) {
-        throw given.usage(`size=${sizeBytes} is less than the disk has; see caisson img resize --shrink`);
+      const shrink = sizeBytes !== undefined && sizeBytes < image.sizeBytes;
+      // qemu-img asks for nothing here.
+      if (shrink && !given.has('force') && !given.asQemu) {
+        throw given.usage(`size=${sizeBytes} is less than the disk has; if what is behind may be lost, add --force`);
       }
+      const resize = async (): Promise<void> => {
+        if (sizeBytes !== undefined) await resizeQcow2(image, sizeBytes, { shrink });
+      };
+      // Version 2 keeps no snapshots of another size: it may be this size that makes them alike.
+      if (version.version === 2) await resize();
       await amendQcow2(image, {
         ...version,
         ...(bits === undefined ? {} : { refcountBits: Number(bits) }),
@@ -111,7 +121,8 @@ keyslot=N or old-secret=ID; the key of the disk, and all that is on it, stay.`,
         ...(rawData === undefined ? {} : { rawData }),
         ...(lazy === undefined ? {} : { lazyRefcounts: lazy }),
       });
-      if (sizeBytes !== undefined) await resizeQcow2(image, sizeBytes);
+      if (version.version !== 2) await resize();
+      if (shrink) await image.releaseSpace();
     } finally {
       await image.close();
     }
