@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
@@ -347,6 +347,23 @@ test.serial('create with data_file= makes that file, too, and convert fills it',
   t.deepEqual(readFileSync(at('d.data')), readFileSync(at('d.raw')));
   t.is((await img('--qemu-img', 'compare', at('d.qcow2'), at('d.raw'))).out, 'Images are identical.\n');
 });
+
+test.serial(
+  'Q11 a data file that was moved is named by who opens the image, and its old name is taken out',
+  async (t) => {
+    const options = `data_file=${at('old.data')}`;
+    t.is((await img('create', '-f', 'qcow2', '-q', '-o', options, at('moved.qcow2'), '1M')).said, '');
+    renameSync(at('old.data'), at('new.data'));
+    const words = `driver=qcow2,file.filename=${at('moved.qcow2')},data-file.filename=${at('new.data')}`;
+    t.deepEqual(await img('--qemu-img', 'amend', '-o', 'data_file=', '--image-opts', words), {
+      status: 0,
+      out: '',
+      said: '',
+    });
+    t.notRegex((await img('info', '-f', 'qcow2', at('moved.qcow2'))).out, /data file:/);
+    t.is((await img('compare', '--image-opts', words, words)).out, 'Images are identical.\n');
+  },
+);
 
 test.serial('a reader that has enough ends the command without a word', async (t) => {
   await make('long.qcow2', { 0: 1, 2: 1, 4: 1, 6: 1 });

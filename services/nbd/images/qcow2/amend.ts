@@ -18,7 +18,7 @@ export interface AmendOptions {
   /** A power of two from 1 to 64; version 2 has 16 */
   readonly refcountBits?: number;
   readonly lazyRefcounts?: boolean;
-  /** Another name for the external data file, which stays the same file */
+  /** Another name for the external data file, which stays the same file; none where it is empty */
   readonly dataFile?: string;
   /** False: that file need not stay a raw image any more */
   readonly rawData?: false;
@@ -74,7 +74,7 @@ function features(header: Qcow2Header, version: 2 | 3, changes: AmendOptions): H
     compatibleFeatures: lazy ? others | bit : others,
     // All refcounts are in the file, and from here on they always are: nobody else would take the mark away.
     ...(lazy ? {} : { incompatibleFeatures: header.incompatibleFeatures & ~dirty }),
-    ...(changes.dataFile === undefined ? {} : { dataFile: changes.dataFile }),
+    ...(changes.dataFile === undefined ? {} : { dataFile: changes.dataFile || undefined }),
     ...(changes.rawData === undefined ? {} : { autoclearFeatures: header.autoclearFeatures & ~raw }),
   };
 }
