@@ -39,6 +39,37 @@ export interface ImageFile {
   close(): Promise<void>;
 }
 
+/** A file that shows another one changed: what does not look at bytes is that one's. */
+export abstract class ImageFileOver implements ImageFile {
+  protected readonly file: ImageFile;
+
+  constructor(file: ImageFile) {
+    this.file = file;
+  }
+
+  abstract readonly sizeBytes: number;
+  abstract read(offset: number, into: Uint8Array): Promise<void>;
+  abstract readNow(offset: number, into: Uint8Array): void;
+  abstract write(offset: number, data: Uint8Array): Promise<void>;
+  abstract writeNow(offset: number, data: Uint8Array): void;
+
+  sync(): Promise<void> {
+    return this.file.sync();
+  }
+
+  lock(): Promise<ImageLock> {
+    return this.file.lock();
+  }
+
+  refresh(): void {
+    this.file.refresh();
+  }
+
+  close(): Promise<void> {
+    return this.file.close();
+  }
+}
+
 /** An image in a regular file, the only place that qcow2 is served from. */
 export class FdImageFile implements ImageFile {
   readonly #fd: number;
