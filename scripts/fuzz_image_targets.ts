@@ -48,7 +48,12 @@ const snapshot: qcow2.Qcow2Snapshot = {
   vmClock: 3n,
   vmStateBytes: 0n,
   diskBytes: BigInt(MIB),
-  raw: { id: Uint8Array.of(49), name: new TextEncoder().encode('first'), furtherExtra: new Uint8Array(8) },
+  raw: {
+    id: Uint8Array.of(49),
+    name: new TextEncoder().encode('first'),
+    furtherExtra: new Uint8Array(8),
+    incomplete: false,
+  },
 };
 
 const qcow2Snapshots: FuzzTarget = {

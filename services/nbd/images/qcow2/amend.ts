@@ -13,7 +13,7 @@ import { l2References } from './tree_references.ts';
 const V2_REFCOUNT_ORDER = 4;
 
 export interface AmendOptions {
-  /** 3 from 2 in the header alone; 2 from 3 where nothing of version 3 is in use, with zero clusters written out */
+  /** 3 from 2 in the header and the snapshot table; 2 from 3 where nothing of version 3 is in use, with zero clusters written out */
   readonly version?: 2 | 3;
   /** A power of two from 1 to 64; version 2 has 16 */
   readonly refcountBits?: number;
@@ -44,7 +44,15 @@ export async function amendQcow2(image: Qcow2Image, changes: AmendOptions): Prom
     throw refuse('it has no data file');
   }
   if (version < image.header.version) checkDowngrade(image);
-  if (version >= image.header.version) await image.rewrite(async ({ header }) => features(header, version, changes));
+  if (version >= image.header.version) {
+    await image.rewrite(async (tables) => ({
+      ...features(tables.header, version, changes),
+      // Version 3 wants more in each entry than 2 did.
+      ...(version > tables.header.version && tables.metadata.snapshots.length > 0
+        ? await placeSnapshots(tables, tables.metadata.snapshots)
+        : {}),
+    }));
+  }
   if (order !== image.header.refcountOrder) {
     await image.rewrite(async (tables) => {
       tables.changeRefcountOrder(order);
