@@ -130,7 +130,9 @@ async function withNames(source: ImageSource, values: NbdArguments): Promise<Ima
   if (source.backing !== undefined)
     throw new UsageError('Cannot use --backing-root: what is under IMAGE is said already');
   const { resolveChain } = await import('../../services/nbd/images/backing_policy.ts');
-  return { ...(await resolveChain(source.path, source.format, { root, guess: values.has('qemu-nbd') })), ...source };
+  const moved = source.dataFile?.path === undefined ? {} : { dataFile: source.dataFile.path };
+  const policy = { root, guess: values.has('qemu-nbd'), ...moved };
+  return { ...(await resolveChain(source.path, source.format, policy)), ...source };
 }
 
 /** `-l NAME`, or in qemu-nbd's long words `-l snapshot.id=1,snapshot.name=NAME` */

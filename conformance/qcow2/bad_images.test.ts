@@ -1,31 +1,22 @@
 import { writeFileSync } from 'node:fs';
 import test from 'ava';
-import { emptyImage, Qcow2Image } from '../../services/nbd/images/qcow2/mod.ts';
+import { Qcow2Image } from '../../services/nbd/images/qcow2/mod.ts';
+import {
+  CLUSTER,
+  COMPRESSED,
+  COPIED,
+  DATA,
+  goodQcow2,
+  L1,
+  L2,
+  REFCOUNT_BLOCK,
+  REFCOUNT_TABLE,
+} from '../../test/fixtures/good_qcow2.ts';
 import { LogImageFile } from '../../test/fixtures/log_image_file.ts';
 import { hasPrograms, run, scratch } from '../nbd/peers.ts';
 
-const CLUSTER = 65_536;
-const REFCOUNT_TABLE = CLUSTER;
-const REFCOUNT_BLOCK = 2 * CLUSTER;
-const L1 = 3 * CLUSTER;
-const L2 = 4 * CLUSTER;
-const DATA = 5 * CLUSTER;
-const COPIED = 1n << 63n;
-const COMPRESSED = 1n << 62n;
-
 const files = scratch();
 test.after.always(() => files.remove());
-
-function goodImage(): { bytes: Uint8Array; view: DataView } {
-  const bytes = new Uint8Array(6 * CLUSTER);
-  bytes.set(emptyImage({ sizeBytes: 64 << 20 }));
-  const view = new DataView(bytes.buffer);
-  view.setBigUint64(L1, BigInt(L2) | COPIED);
-  view.setBigUint64(L2, BigInt(DATA) | COPIED);
-  bytes.fill(0x11, DATA, DATA + CLUSTER);
-  for (const cluster of [4, 5]) view.setUint16(REFCOUNT_BLOCK + cluster * 2, 1);
-  return { bytes, view };
-}
 
 const cases: readonly [name: string, change: (view: DataView) => void][] = [
   ['good', () => {}],
@@ -63,7 +54,7 @@ const cases: readonly [name: string, change: (view: DataView) => void][] = [
 for (const [name, change] of cases) {
   test(`Q4 Q16 the same verdict as qemu-img, bad where it says bad: ${name}`, async (t) => {
     if (!hasPrograms(t, 'qemu-img')) return;
-    const { bytes, view } = goodImage();
+    const { bytes, view } = goodQcow2({ clusters: 6, extensions: true });
     change(view);
     const path = files.path(`${name.replace(/\W/g, '-')}.qcow2`);
     writeFileSync(path, bytes);

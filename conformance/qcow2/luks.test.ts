@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import test from 'ava';
-import { createLuksHeader, LuksImage } from '../../services/nbd/images/mod.ts';
+import { changeLuksKeys, createLuksHeader, inspectLuks, LuksImage } from '../../services/nbd/images/mod.ts';
 import { createQcow2, createSnapshot, FdImageFile, Qcow2Image } from '../../services/nbd/images/qcow2/mod.ts';
 import { randomWork } from '../../test/fixtures/random_work.ts';
 import { hasPrograms, mustRun, run, scratch } from '../nbd/peers.ts';
@@ -107,6 +107,36 @@ for (const ours of [true, false]) {
     await qemuSame(t, path, 'luks', model);
     const { status } = await run('qemu-img', ['info', path]);
     t.is(status, 0);
+  });
+}
+
+for (const alg of ['sha1', 'sha256', 'sha512'] as const) {
+  test(`Q14 passphrases go in and out of a LUKS disk of qemu-img's with ${alg} by both programs`, async (t) => {
+    t.timeout(120_000);
+    if (!hasPrograms(t, 'qemu-img')) return;
+    const path = files.path(`keys-${alg}.luks`);
+    const bits = alg === 'sha1' ? ',cipher-alg=aes-128' : '';
+    const options = `key-secret=s,iter-time=10,hash-alg=${alg}${bits}`;
+    await mustRun(t, 'qemu-img', ['create', ...secret, '-f', 'luks', '-o', options, path, '1M']);
+    const text = (words: string): Uint8Array => new TextEncoder().encode(words);
+    const secrets = [...secret, '--object', 'secret,id=a,data=ours', '--object', 'secret,id=b,data=theirs'];
+    const words = (id: string): string => `driver=luks,file.filename=${path},key-secret=${id}`;
+    const opens = async (id: string): Promise<boolean> =>
+      (await run('qemu-img', ['compare', ...secrets, '--image-opts', words(id), words(id)])).status === 0;
+    await changeLuksKeys(path, passphrase, { kind: 'add', newPassphrase: text('ours'), iterations: 2000, slot: 5 });
+    t.true(await opens('a'), 'what we add opens there');
+    const amend = ['amend', ...secrets, '--image-opts', '-o', 'state=active,new-secret=b,iter-time=10', words('a')];
+    await mustRun(t, 'qemu-img', amend);
+    const image = await LuksImage.open(path, { readOnly: true, passphrase: text('theirs') });
+    await image.close();
+    await changeLuksKeys(path, text('theirs'), { kind: 'erase', oldPassphrase: passphrase });
+    t.false(await opens('s'), 'what we erase is gone there');
+    t.true(await opens('b'));
+    const { slots } = (await inspectLuks(path)).header;
+    t.deepEqual(
+      [...slots.keys()].filter((index) => slots[index] !== undefined),
+      [1, 5],
+    );
   });
 }
 

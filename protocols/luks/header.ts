@@ -7,6 +7,10 @@ export const LUKS_HEADER_BYTES = 592;
 const SECTOR_BYTES = 512;
 /** Key material begins at multiples of it */
 const ALIGN_BYTES = 4096;
+/** Of the first key slot in the header, and from each to the next, in `bytes` */
+const SLOTS_OFFSET = 208;
+const SLOT_BYTES = 48;
+const SALT_BYTES = 32;
 const SLOT_ENABLED = 0x00ac71f3;
 const SLOT_DISABLED = 0x0000dead;
 
@@ -16,8 +20,6 @@ const HASHES: readonly LuksHash[] = ['sha1', 'sha256', 'sha512'];
 export interface LuksKeySlot {
   readonly iterations: number;
   readonly salt: Uint8Array;
-  /** Of the key material, from the start of the header, in `bytes` */
-  readonly materialOffset: number;
 }
 
 /** Version 1, with the one cipher that is served: AES-XTS with sector numbers of 64 bits */
@@ -33,6 +35,8 @@ export interface LuksHeader {
   readonly uuid: string;
   /** Undefined where a slot is not in use */
   readonly slots: readonly (LuksKeySlot | undefined)[];
+  /** Of the key material of each slot, from the start of the header, in `bytes`; unchecked where it is not in use */
+  readonly materialOffsets: readonly number[];
 }
 
 /**
@@ -57,15 +61,17 @@ export function decodeLuksHeader(bytes: Uint8Array, areaBytes: number): LuksHead
   const digestIterations = iterationsOf(cursor, 'mk-digest-iter');
   const uuid = text(cursor, 40, 'uuid');
   const slots: (LuksKeySlot | undefined)[] = [];
+  const materialOffsets: number[] = [];
   const taken: { from: number; to: number }[] = [{ from: 0, to: LUKS_HEADER_BYTES }];
   const materialBytes = keyBytes * LUKS_LIMITS.stripes;
   let totalIterations = 0;
   for (let index = 0; index < LUKS_LIMITS.slots; index++) {
     const active = cursor.u32('active');
     const iterations = cursor.u32('iterations');
-    const salt = cursor.bytes(32, 'salt').slice();
+    const salt = cursor.bytes(SALT_BYTES, 'salt').slice();
     const materialOffset = cursor.u32('key-material-offset') * SECTOR_BYTES;
     const stripes = cursor.u32('stripes');
+    materialOffsets.push(materialOffset);
     if (active === SLOT_DISABLED) {
       slots.push(undefined);
       continue;
@@ -80,13 +86,13 @@ export function decodeLuksHeader(bytes: Uint8Array, areaBytes: number): LuksHead
       throw bad(`key material of slot ${index} overlaps another part`);
     }
     taken.push({ from: materialOffset, to });
-    slots.push({ iterations, salt, materialOffset });
+    slots.push({ iterations, salt });
   }
   if (totalIterations > LUKS_LIMITS.totalIterations) {
     throw tooMany(totalIterations, 'iterations of all key slots together', LUKS_LIMITS.totalIterations);
   }
   if (taken.some(({ to }) => to > payloadOffset && payloadOffset > 0)) throw bad('key material inside the disk');
-  return { hash, keyBytes, payloadOffset, digest, digestSalt, digestIterations, uuid, slots };
+  return { hash, keyBytes, payloadOffset, digest, digestSalt, digestIterations, uuid, slots, materialOffsets };
 }
 
 /** Where the key material of a slot lies in headers that we make, in `bytes`; that of slot 8 would be the disk. */
@@ -110,15 +116,31 @@ export function encodeLuksHeader(header: LuksHeader): Uint8Array<ArrayBuffer> {
   for (let index = 0; index < LUKS_LIMITS.slots; index++) {
     const slot = header.slots[index];
     // Free slots have places, too, which others check.
-    if (slot === undefined) {
-      const place = luksMaterialOffset(index, header.keyBytes) / SECTOR_BYTES;
-      out.u32(SLOT_DISABLED).u32(0).zeroes(32).u32(place).u32(LUKS_LIMITS.stripes);
-    } else {
-      out.u32(SLOT_ENABLED).u32(slot.iterations).bytes(slot.salt);
-      out.u32(slot.materialOffset / SECTOR_BYTES).u32(LUKS_LIMITS.stripes);
-    }
+    out.u32(slot === undefined ? SLOT_DISABLED : SLOT_ENABLED);
+    out.u32(slot?.iterations ?? 0).bytes(slot?.salt ?? new Uint8Array(SALT_BYTES));
+    out.u32(header.materialOffsets[index]! / SECTOR_BYTES).u32(LUKS_LIMITS.stripes);
   }
   return out.finish();
+}
+
+/** Where the fields of one key slot lie, from the start of the header, and what goes there. */
+export interface LuksSlotField {
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+}
+
+/** Whether a slot is in use: alone in its sector's write, so that no power cut leaves a half of it. */
+export function encodeLuksSlotState(index: number, active: boolean): LuksSlotField {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setUint32(0, active ? SLOT_ENABLED : SLOT_DISABLED);
+  return { offset: SLOTS_OFFSET + index * SLOT_BYTES, bytes };
+}
+
+/** The other fields of a slot, which may lie in two sectors; of a free one zeroes for both. */
+export function encodeLuksSlot(index: number, slot: LuksKeySlot, materialOffset: number): LuksSlotField {
+  const out = new Writer(SLOT_BYTES - 4).u32(slot.iterations).bytes(slot.salt);
+  out.u32(materialOffset / SECTOR_BYTES).u32(LUKS_LIMITS.stripes);
+  return { offset: SLOTS_OFFSET + index * SLOT_BYTES + 4, bytes: out.finish() };
 }
 
 function iterationsOf(cursor: Cursor, field: string): number {

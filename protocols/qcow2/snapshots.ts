@@ -18,11 +18,21 @@ export interface Qcow2Snapshot {
   /** Of the disk when the snapshot was taken, in `bytes` */
   readonly diskBytes: bigint;
   /** As it stands in the file: text that is not UTF-8 is kept when the table is written */
-  readonly raw: { readonly id: Uint8Array; readonly name: Uint8Array; readonly furtherExtra: Uint8Array };
+  readonly raw: {
+    readonly id: Uint8Array;
+    readonly name: Uint8Array;
+    /** Behind the sizes: the count of instructions in 8 bytes, and what nobody knows */
+    readonly furtherExtra: Uint8Array;
+    /** Version 3 has to have the sizes of VM state and disk in each entry, and this one has not */
+    readonly incomplete: boolean;
+  };
 }
 
 /** Of the extra data: the VM state's size and the disk's, in `bytes` */
-const KNOWN_EXTRA_BYTES = 16;
+const SIZES_BYTES = 16;
+const ICOUNT_BYTES = 8;
+/** "icount: -1 is invalid" */
+const NO_ICOUNT = new Uint8Array(ICOUNT_BYTES).fill(0xff);
 
 /**
  * Decodes the snapshot table; `bytes` starts at it and may go on behind it (its length stands nowhere).
@@ -68,24 +78,25 @@ export function decodeSnapshotTable(
       vmClock,
       vmStateBytes,
       diskBytes,
-      raw: { id: rawId, name: rawName, furtherExtra },
+      raw: { id: rawId, name: rawName, furtherExtra, incomplete: header.version === 3 && extraBytes < SIZES_BYTES },
     });
   }
   return { snapshots, lengthBytes: cursor.offset };
 }
 
-/** Encodes a snapshot table, each entry with the sizes of VM state and disk in its extra data. */
+/** Encodes a snapshot table, each entry with the sizes of VM state and disk and a count of instructions, as QEMU does. */
 export function encodeSnapshotTable(snapshots: readonly Qcow2Snapshot[]): Uint8Array<ArrayBuffer> {
   const out = new Writer();
   for (const snapshot of snapshots) {
     const { raw } = snapshot;
+    const further = raw.furtherExtra.length < ICOUNT_BYTES ? NO_ICOUNT : raw.furtherExtra;
     out.u64(BigInt(snapshot.l1Offset)).u32(snapshot.l1Entries);
     out.u16(raw.id.length).u16(raw.name.length);
     out.u32(snapshot.dateSeconds).u32(snapshot.dateNanoseconds).u64(snapshot.vmClock);
     // The short field is for readers of version 2; the extra data counts where it is there.
     out.u32(snapshot.vmStateBytes > 0xffff_ffffn ? 0 : Number(snapshot.vmStateBytes));
-    out.u32(KNOWN_EXTRA_BYTES + raw.furtherExtra.length);
-    out.u64(snapshot.vmStateBytes).u64(snapshot.diskBytes).bytes(raw.furtherExtra);
+    out.u32(SIZES_BYTES + further.length);
+    out.u64(snapshot.vmStateBytes).u64(snapshot.diskBytes).bytes(further);
     out
       .bytes(raw.id)
       .bytes(raw.name)

@@ -57,6 +57,7 @@ export const commitCommand: Subcommand = {
       } finally {
         await below.close();
       }
+      if (!keep) await image.releaseSpace();
     } finally {
       await image.close();
     }

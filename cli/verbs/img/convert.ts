@@ -133,7 +133,7 @@ export async function write(
     }
   };
   if (isNbdUri(path) && !given.has('n')) {
-    throw given.usage(`${path} is an export, which cannot be made, only written to: add -n`);
+    throw given.usage(`${path} is an export, which cannot be made, only written to by convert -n`);
   }
   if (given.has('n')) {
     if (options !== '') throw given.usage('-o is for a new TARGET, and -n says that it is there');

@@ -1,8 +1,8 @@
-import { LUKS_LIMITS, type LuksHeader, luksMaterialOffset } from '../../../protocols/luks/mod.ts';
+import { LUKS_LIMITS, type LuksHeader } from '../../../protocols/luks/mod.ts';
 
 /** A LUKS header with the keys of qemu-img's JSON, in its order; `format` inside a qcow2 image. */
 export function luksInfo(header: LuksHeader, format?: 'luks'): Readonly<Record<string, unknown>> {
-  const { hash, keyBytes, uuid, slots, payloadOffset, digestIterations } = header;
+  const { hash, keyBytes, uuid, slots, materialOffsets, payloadOffset, digestIterations } = header;
   return {
     'ivgen-alg': 'plain64',
     'hash-alg': hash,
@@ -12,11 +12,11 @@ export function luksInfo(header: LuksHeader, format?: 'luks'): Readonly<Record<s
     'cipher-mode': 'xts',
     slots: slots.map((slot, index) =>
       slot === undefined
-        ? { active: false, 'key-offset': luksMaterialOffset(index, keyBytes) }
+        ? { active: false, 'key-offset': materialOffsets[index] }
         : {
             active: true,
             iters: slot.iterations,
-            'key-offset': slot.materialOffset,
+            'key-offset': materialOffsets[index],
             stripes: LUKS_LIMITS.stripes,
           },
     ),

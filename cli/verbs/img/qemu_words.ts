@@ -11,6 +11,7 @@ const ERRNO: Readonly<Record<string, string>> = {
 const INVALID_SIZE =
   'Invalid image size specified. You may use k, M, G, T, P or E suffixes for\nqemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.';
 
+const IRREVERSIBLY = 'will erase all the data in the image irreversibly - refusing operation';
 const SUPPORTED = 'supported with compatibility level 1.1';
 const USE = '(use compat=1.1 or greater)';
 const REFCOUNTS = `Refcount widths other than 16 bits require compatibility level 1.1 or above ${USE}`;
@@ -105,6 +106,24 @@ const RULES: readonly Rule[] = [
     "Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.",
   ],
   [/^Cannot run amend: data_file_raw=on is for a new image/, 'data-file-raw cannot be set on existing images'],
+  [/^Cannot use key-secret=(.*): no --object secret has this id$/, "No secret with id '$1'"],
+  [/^Cannot change the key slots: all key slots are in use$/, "Can't add a keyslot - all keyslots are in use"],
+  [
+    /^Cannot change the key slots: key slot (\d) is in use, erase it first$/,
+    'Refusing to overwrite active keyslot $1 - please erase it first',
+  ],
+  [
+    /^Cannot change the key slots: key slot (\d) is the only one in use/,
+    `Attempt to erase the only active keyslot $1 which ${IRREVERSIBLY}`,
+  ],
+  [
+    /^Cannot change the key slots: all key slots in use have this passphrase/,
+    `All the active keyslots match the (old) password that was given and erasing them ${IRREVERSIBLY}`,
+  ],
+  [
+    /^Cannot change the key slots: no key slot has the passphrase/,
+    'No keyslots match given (old) password for erase operation',
+  ],
   [/^Cannot run measure: neither a FILE nor --size/, 'Either --size N or one filename must be specified.'],
   [/^Cannot run measure: --size and FILE exclude/, '--size N cannot be used together with a filename.'],
   [/^Cannot run measure: \S+ is too much/, 'At most one filename argument is allowed.'],

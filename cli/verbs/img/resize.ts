@@ -93,6 +93,7 @@ async function resizeInside(given: Given, path: string, sizeBytes: number, mode:
     if (mode === 'metadata') await image.preallocate(before, image.sizeBytes - before);
     else if (mode !== 'off') await writeZeroes(image, before);
     await image.flush();
+    if (image.sizeBytes < before) await image.releaseSpace();
   } finally {
     await image.close();
   }

@@ -49,7 +49,10 @@ export const snapshotCommand: Subcommand = {
       if (!(image instanceof Qcow2Image)) throw new Error(`Cannot open ${path} as qcow2`);
       if (action === 'c') await createSnapshot(image, name);
       else if (action === 'a') await applySnapshot(image, name);
-      else await deleteSnapshot(image, name);
+      else {
+        await deleteSnapshot(image, name);
+        await image.releaseSpace();
+      }
     } finally {
       await image.close();
     }

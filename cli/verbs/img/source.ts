@@ -1,4 +1,5 @@
 import {
+  type BackingPolicy,
   type DiskImage,
   guessFormat,
   IMAGE_FORMATS,
@@ -37,8 +38,10 @@ export const SHARED_OPTIONS: readonly OptionRule[] = [
   { short: 'q', help: 'print nothing but errors' },
 ];
 
-/** Names inside images as qemu-img reads them */
-const FOLLOW_ALL = { root: '/', guess: true };
+/** Names inside images as qemu-img reads them, but for what was said */
+function followAll({ dataFile }: ImageSource): BackingPolicy {
+  return { root: '/', guess: true, ...(dataFile?.path === undefined ? {} : { dataFile: dataFile.path }) };
+}
 
 /** One image of a chain, the top first. */
 export interface Layer {
@@ -90,7 +93,7 @@ export async function sourceOf(given: Given, path: string, format: ImageFormat):
     if (given.has('backing') || given.has('backing-root')) {
       throw given.usage('with --image-opts, what is under an image is said by backing.driver=, backing.file.filename=');
     }
-    const named = given.asQemu && !saysBacking(given, path) ? await resolveChain(path, format, FOLLOW_ALL) : {};
+    const named = given.asQemu && !saysBacking(given, path) ? await resolveChain(path, format, followAll(said)) : {};
     const asked = given.asQemu && (await needsNoSecret(path, format)) ? withoutPassphrase(said) : said;
     return { ...named, ...asked, ...(given.has('allow-extents') ? { allowExtents: true } : {}) };
   }

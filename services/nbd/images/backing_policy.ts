@@ -11,6 +11,8 @@ export interface BackingPolicy {
   readonly root: string;
   /** Backing files whose format the image does not say are what they look like (default false: they are refused) */
   readonly guess?: boolean;
+  /** Where the image itself keeps its data, whatever it says: the caller's word for a file that was moved */
+  readonly dataFile?: string;
 }
 
 /** "protocol:", as QEMU tells names of protocols from paths */
@@ -58,7 +60,7 @@ async function follow(
   const { backingFile, backingFormat, dataFile } = header;
   const parts: { backing?: ImageSource; dataFile?: { path: string } } = {};
   if (dataFile !== undefined) {
-    const data = await inside('data file', dataFile);
+    const data = (depth === 1 ? policy.dataFile : undefined) ?? (await inside('data file', dataFile));
     // An image that is its own data file would let a guest write its tables.
     await meet(data, seen);
     parts.dataFile = { path: data };

@@ -1,12 +1,13 @@
 import { type Extent, STATE_DIRTY } from '../../../protocols/nbd/mod.ts';
 import { ImageError } from './disk_image.ts';
+import { SparseBits } from './sparse_bits.ts';
 
 /** QEMU's default and bounds, in `bytes` */
 const DEFAULT_GRANULARITY_BYTES = 64 * 1024;
 const MIN_GRANULARITY_BYTES = 512;
 const MAX_GRANULARITY_BYTES = 2 ** 31;
-/** A bitmap takes no more memory than this, in `bytes`: 16 TiB at 64 KiB */
-const MAX_BITMAP_BYTES = 32 << 20;
+/** All bits of one, in `bytes`: QEMU's limit, 256 TiB at 64 KiB. SparseBits says how many are in memory */
+const MAX_BITMAP_BYTES = 512 << 20;
 const MAX_NAME_BYTES = 1023;
 
 export interface DirtyBitmapOptions {
@@ -27,7 +28,7 @@ export class DirtyBitmap {
   /** The job that works with it */
   busy: string | undefined;
   #sizeBytes: number;
-  #bits: Uint8Array;
+  #bits: SparseBits;
 
   /** @throws ImageError for a granularity that is none, or a bitmap that would be too large */
   constructor(
@@ -48,11 +49,10 @@ export class DirtyBitmap {
     this.recording = !disabled && !inconsistent;
     this.inconsistent = inconsistent;
     this.#sizeBytes = sizeBytes;
-    this.#bits = inconsistent ? new Uint8Array(0) : newBits(sizeBytes, granularityBytes);
+    this.#bits = new SparseBits(inconsistent ? 0 : granulesOf(sizeBytes, granularityBytes));
   }
 
-  /** Least significant bit of the first byte first, as qcow2 stores them */
-  get bits(): Uint8Array {
+  get bits(): SparseBits {
     return this.#bits;
   }
 
@@ -62,47 +62,39 @@ export class DirtyBitmap {
 
   /** In whole granules, in `bytes` */
   get dirtyBytes(): number {
-    let count = 0;
-    for (const byte of this.#bits) {
-      for (let rest = byte; rest !== 0; rest &= rest - 1) count++;
-    }
-    return count * this.granularityBytes;
+    return this.#bits.total * this.granularityBytes;
   }
 
   mark(offset: number, lengthBytes: number): void {
     if (lengthBytes <= 0 || this.inconsistent) return;
     const last = Math.floor((Math.min(offset + lengthBytes, this.#sizeBytes) - 1) / this.granularityBytes);
-    this.#fill(Math.floor(offset / this.granularityBytes), last, true);
+    this.#bits.fill(Math.floor(offset / this.granularityBytes), last + 1, true);
   }
 
   /** Whole granules of the range become clean. */
   unmark(offset: number, lengthBytes: number): void {
     const first = Math.ceil(offset / this.granularityBytes);
     const end = offset + lengthBytes;
-    const after = end >= this.#sizeBytes ? this.#granules : Math.floor(end / this.granularityBytes);
-    this.#fill(first, after - 1, false);
+    const after = end >= this.#sizeBytes ? this.#bits.count : Math.floor(end / this.granularityBytes);
+    this.#bits.fill(first, after, false);
   }
 
   clear(): void {
-    this.#bits.fill(0);
+    this.#bits.clear();
   }
 
   isDirty(offset: number): boolean {
-    const granule = Math.floor(offset / this.granularityBytes);
-    return ((this.#bits[granule >> 3] ?? 0) >> (granule & 7)) % 2 === 1;
+    return this.#bits.has(Math.floor(offset / this.granularityBytes));
   }
 
   /** The next run of dirty granules at or behind `offset`, cut off at the disk's end; undefined where there is none. */
   next(offset: number, maxBytes = Number.POSITIVE_INFINITY): { offset: number; lengthBytes: number } | undefined {
-    const granules = this.#granules;
-    let granule = Math.floor(offset / this.granularityBytes);
-    while (granule < granules && !this.#at(granule)) granule += this.#bits[granule >> 3] === 0 ? 8 - (granule & 7) : 1;
-    if (granule >= granules) return undefined;
-    const most = Math.max(1, Math.min(granules - granule, Math.floor(maxBytes / this.granularityBytes)));
-    let count = 1;
-    while (count < most && this.#at(granule + count)) count++;
-    const start = granule * this.granularityBytes;
-    return { offset: start, lengthBytes: Math.min(count * this.granularityBytes, this.#sizeBytes - start) };
+    const first = this.#bits.find(Math.floor(offset / this.granularityBytes), true);
+    if (first >= this.#bits.count) return undefined;
+    const most = Math.max(1, Math.floor(maxBytes / this.granularityBytes));
+    const end = this.#bits.find(first, false, Math.min(this.#bits.count, first + most));
+    const start = first * this.granularityBytes;
+    return { offset: start, lengthBytes: Math.min(end * this.granularityBytes, this.#sizeBytes) - start };
   }
 
   /** Extents from `offset` on, STATE_DIRTY or 0; fewer than asked for where there are more than `maxExtents`. */
@@ -132,43 +124,17 @@ export class DirtyBitmap {
   /** A copy that records nothing. */
   copy(): DirtyBitmap {
     const copy = new DirtyBitmap(this.#sizeBytes, this.granularityBytes, { disabled: true });
-    copy.#bits.set(this.#bits);
+    copy.#bits = this.#bits.copy();
     return copy;
   }
 
   /** The disk has another size: what it gained is dirty. */
   resize(sizeBytes: number): void {
     if (this.inconsistent) return;
-    const bits = newBits(sizeBytes, this.granularityBytes);
-    bits.set(this.#bits.subarray(0, bits.length));
-    this.#bits = bits;
+    this.#bits = this.#bits.copy(granulesOf(sizeBytes, this.granularityBytes));
     const before = this.#sizeBytes;
     this.#sizeBytes = sizeBytes;
-    const granules = this.#granules;
-    if (granules % 8 !== 0) bits[bits.length - 1]! &= (1 << (granules % 8)) - 1;
     this.mark(before, sizeBytes - before);
-  }
-
-  get #granules(): number {
-    return Math.ceil(this.#sizeBytes / this.granularityBytes);
-  }
-
-  #at(granule: number): boolean {
-    return (this.#bits[granule >> 3]! >> (granule & 7)) % 2 === 1;
-  }
-
-  #fill(first: number, last: number, dirty: boolean): void {
-    for (let granule = first; granule <= last; ) {
-      if (granule % 8 === 0 && last - granule >= 7) {
-        const bytes = Math.floor((last - granule + 1) / 8);
-        this.#bits.fill(dirty ? 0xff : 0, granule >> 3, (granule >> 3) + bytes);
-        granule += bytes * 8;
-        continue;
-      }
-      if (dirty) this.#bits[granule >> 3]! |= 1 << (granule & 7);
-      else this.#bits[granule >> 3]! &= ~(1 << (granule & 7));
-      granule++;
-    }
   }
 }
 
@@ -231,12 +197,14 @@ export class DirtyBitmaps implements Iterable<[name: string, bitmap: DirtyBitmap
   }
 }
 
-function newBits(sizeBytes: number, granularityBytes: number): Uint8Array {
-  const bytes = Math.ceil(Math.ceil(sizeBytes / granularityBytes) / 8);
-  if (bytes > MAX_BITMAP_BYTES) {
+/** @throws ImageError for more than a bitmap may have */
+function granulesOf(sizeBytes: number, granularityBytes: number): number {
+  const granules = Math.ceil(sizeBytes / granularityBytes);
+  if (granules > MAX_BITMAP_BYTES * 8) {
+    const bytes = Math.ceil(granules / 8);
     throw new ImageError('EINVAL', `Cannot make a bitmap of ${bytes} bytes: limit is ${MAX_BITMAP_BYTES}`);
   }
-  return new Uint8Array(bytes);
+  return granules;
 }
 
 function shown(name: string): string {

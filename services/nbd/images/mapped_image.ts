@@ -1,6 +1,7 @@
 import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
 import type { BlockMap, Place } from './block_map.ts';
 import { type DiskImage, ImageError, type StatusBudget, type ZeroOptions } from './disk_image.ts';
+import { ExtentList } from './extent_list.ts';
 import type { ImageLock } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
 import type { ImageFile } from './qcow2/mod.ts';
@@ -198,26 +199,19 @@ export class MappedImage<M extends BlockMap = BlockMap> implements DiskImage {
     budget: StatusBudget = { left: MAX_STATUS_RUNS },
   ): Promise<Extent[]> {
     this.#open();
-    const extents: { lengthBytes: number; flags: number }[] = [];
-    const add = (length: number, flags: number): boolean => {
-      const before = extents.at(-1);
-      if (before?.flags === flags) before.lengthBytes += length;
-      else if (extents.length >= maxExtents) return false;
-      else extents.push({ lengthBytes: length, flags });
-      return true;
-    };
-    let at = offset;
-    for (; at < offset + lengthBytes && (at === offset || budget.left > 0); budget.left--) {
+    const list = new ExtentList(maxExtents);
+    const backing = this.#backing;
+    for (let at = offset; at < offset + lengthBytes && (at === offset || budget.left > 0); budget.left--) {
       const place = await this.#placeAt(at, offset + lengthBytes - at);
-      if (place.kind === 'hole' && this.#backing !== undefined) {
-        if (!(await this.#backingStatus(at, place.lengthBytes, { maxExtents, budget, add }))) return extents;
+      if (place.kind === 'hole' && backing !== undefined) {
+        if (!(await list.addBelow(backing, at, place.lengthBytes, budget))) break;
       } else {
         const flags = place.kind === 'hole' ? STATE.HOLE | STATE.ZERO : place.kind === 'zero' ? STATE.ZERO : 0;
-        if (!add(place.lengthBytes, flags)) return extents;
+        if (!list.add(place.lengthBytes, flags)) break;
       }
       at += place.lengthBytes;
     }
-    return extents;
+    return list.extents;
   }
 
   async close(): Promise<void> {
@@ -275,27 +269,6 @@ export class MappedImage<M extends BlockMap = BlockMap> implements DiskImage {
         piece.set(bytes.subarray(place.skip, place.skip + piece.length));
       }
     }
-  }
-
-  async #backingStatus(
-    offset: number,
-    lengthBytes: number,
-    asked: { maxExtents: number; budget: StatusBudget; add: (length: number, flags: number) => boolean },
-  ): Promise<boolean> {
-    const { maxExtents, budget, add } = asked;
-    const backing = this.#backing!;
-    const end = offset + lengthBytes;
-    let at = offset;
-    while (at < end && at < backing.sizeBytes) {
-      const extents = await backing.blockStatus(at, Math.min(end, backing.sizeBytes) - at, maxExtents, budget);
-      for (const extent of extents) {
-        const length = Math.min(extent.lengthBytes, end - at);
-        if (!add(length, extent.flags)) return false;
-        at += length;
-      }
-      if (extents.length === 0 || --budget.left <= 0) return false;
-    }
-    return at >= end || add(end - at, STATE.HOLE | STATE.ZERO);
   }
 
   /** Undefined where it needs more than memory, or is wrong: the way that may wait reports that. */

@@ -1,6 +1,7 @@
 import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
 import { DirtyBitmaps } from './dirty_bitmap.ts';
 import { type DiskImage, ImageError, type ZeroOptions } from './disk_image.ts';
+import { ExtentList } from './extent_list.ts';
 
 const PAGE_BYTES = 64 * 1024;
 
@@ -76,7 +77,7 @@ export class MemoryImage implements DiskImage {
   }
 
   async blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
-    const extents: { lengthBytes: number; flags: number }[] = [];
+    const list = new ExtentList();
     const end = Math.min(offset + lengthBytes, this.sizeBytes);
     // A hole may be far larger than what is there: look at the pages that exist, not at every index.
     const first = Math.floor(offset / PAGE_BYTES);
@@ -88,18 +89,16 @@ export class MemoryImage implements DiskImage {
     let at = offset;
     const add = (to: number, flags: number): void => {
       if (to <= at) return;
-      const before = extents.at(-1);
-      if (before?.flags === flags) before.lengthBytes += to - at;
-      else extents.push({ lengthBytes: to - at, flags });
+      list.add(to - at, flags);
       at = to;
     };
     for (const index of present) {
-      if (extents.length > maxExtents) break;
+      if (list.length > maxExtents) break;
       add(index * PAGE_BYTES, STATE.HOLE | STATE.ZERO);
       add(Math.min((index + 1) * PAGE_BYTES, end), 0);
     }
-    if (extents.length <= maxExtents) add(end, STATE.HOLE | STATE.ZERO);
-    return extents;
+    if (list.length <= maxExtents) add(end, STATE.HOLE | STATE.ZERO);
+    return list.extents;
   }
 
   dirtyBitmaps(): readonly string[] {

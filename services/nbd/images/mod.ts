@@ -14,9 +14,12 @@ export { guessFormat, looksLikeSomeFormat } from './guess_format.ts';
 export { IMAGE_FORMATS, type ImageFormat } from './image_format.ts';
 export { type ImageLock, lockImage } from './image_lock.ts';
 export {
+  type AddKey,
   type CreateLuksOptions,
+  changeLuksKeys,
   createLuks,
   createLuksHeader,
+  type EraseKeys,
   inspectLuks,
   LuksImage,
   type LuksImageOptions,

@@ -2,7 +2,7 @@ import { closeSync, constants, existsSync, openSync } from 'node:fs';
 import type { ImageSource } from '../images/mod.ts';
 
 /** Where a process finds its own descriptors as names, on Linux */
-const FD_FOLDER = '/proc/self/fd';
+export const FD_FOLDER = '/proc/self/fd';
 
 /**
  * An image and all that is under it, each opened once by its path and kept: every process that serves it opens these

@@ -11,6 +11,7 @@ import type { MovedSession, SessionPlace } from '../server.ts';
 import type { Negotiated } from '../server_handshake.ts';
 import type { NbdServerLimits } from '../server_limits.ts';
 import { checkFromWorker, type FromWorker, type ToWorker, toldOf, type WorkerStart } from './messages.ts';
+import { FD_FOLDER } from './shared_source.ts';
 
 const WORKER_ENTRY = fileURLToPath(new URL('./worker_entry.mjs', import.meta.url));
 /**
@@ -18,6 +19,10 @@ const WORKER_ENTRY = fileURLToPath(new URL('./worker_entry.mjs', import.meta.url
  * is garbage at once, so that little room for it is enough.
  */
 const WORKER_FLAGS = ['--disable-proto=delete', '--disallow-code-generation-from-strings', '--max-semi-space-size=4'];
+/** What its code is read from: package.json says what kind of modules they are */
+const CODE = ['../../../services', '../../../protocols', '../../../package.json'].map((path) =>
+  fileURLToPath(new URL(path, import.meta.url)),
+);
 /** Standard input, output, error, and the channel */
 const FIRST_FD = 4;
 /** A client waits no longer than this for a worker that starts, in `ms` */
@@ -170,6 +175,21 @@ function poolSize(): Record<string, string> {
   return /^\d{1,4}$/.test(threads) ? { UV_THREADPOOL_SIZE: threads } : {};
 }
 
+/**
+ * Node's permission model, for a worker that only reads: of the file system it reaches its own code, the descriptors that
+ * it has inherited, and the folder of its compiled code; no addresses, processes, threads or native code. It takes away
+ * fsync, whatever is allowed, so that who writes cannot have it, and neither can who asks for holes through `node:ffi`.
+ */
+function confinement({ options }: WorkerStart, inherited: number, cache: readonly string[]): string[] {
+  if (!options.readOnly || options.unmap === true) return [];
+  const images = Array.from({ length: inherited }, (_, index) => `${FD_FOLDER}/${FIRST_FD + index}`);
+  return [
+    '--permission',
+    ...[...CODE, ...images, ...cache].map((path) => `--allow-fs-read=${path}`),
+    ...cache.map((path) => `--allow-fs-write=${path}`),
+  ];
+}
+
 interface WorkerEvents {
   readonly onFlushFailure: () => void;
   /** It has ended, for whatever reason; `text` says which */
@@ -197,6 +217,7 @@ class WorkerHandle {
     const own = getCompileCacheDir();
     // Beside this process's own folder, to which Node appends one for its version
     const cache = own === undefined ? [] : [join(dirname(own), 'nbd-worker')];
+    const flags = [...WORKER_FLAGS, ...confinement(start, inherited.length, cache)];
     const options = {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc', ...inherited],
       serialization: 'advanced',
@@ -204,7 +225,7 @@ class WorkerHandle {
       env: poolSize(),
       cwd: '/',
     } as SpawnOptions;
-    this.#child = spawn(process.execPath, [...WORKER_FLAGS, WORKER_ENTRY, ...cache], options);
+    this.#child = spawn(process.execPath, [...flags, WORKER_ENTRY, ...cache], options);
     this.#child.on('error', (error) => {
       if (this.#child.pid === undefined) this.#over(error.message);
     });

@@ -35,7 +35,7 @@ test.serial('Q14 --qemu-img makes, fills, shows and compares a luks disk as qemu
   const raw = `driver=raw,file.filename=${at('plain.raw')}`;
   await done(t, '--qemu-img', 'compare', ...SECRET, '--image-opts', words, raw);
   await done(t, '--qemu-img', 'info', '--image-opts', words);
-  t.regex((await img('--qemu-img', 'compare', '--image-opts', words, raw)).said, /no --object secret has this id/);
+  t.regex((await img('--qemu-img', 'compare', '--image-opts', words, raw)).said, /No secret with id 's'/);
   const wrong = ['--object', 'secret,id=s,data=battery staple'];
   t.regex((await img('--qemu-img', 'compare', ...wrong, '--image-opts', words, raw)).said, /fits no key slot/);
   t.false(readFileSync(at('disk.luks')).includes(Buffer.alloc(512, 0x5a)));
@@ -89,3 +89,46 @@ test.serial(
     t.is((await measured('--size=1M', '-O', 'luks')).required, readFileSync(at('disk.luks')).length - 3 * MIB);
   },
 );
+
+for (const [format, prefix] of [
+  ['luks', ''],
+  ['qcow2', 'encrypt.'],
+] as const) {
+  test.serial(`Q14 Q17 amend adds and erases passphrases of ${format}`, async (t) => {
+    const image = at(`keys.${format}`);
+    const secrets = [...SECRET, '--object', 'secret,id=n,data=another one'];
+    const create = format === 'luks' ? 'key-secret=s,iter-time=1' : KEY;
+    await done(t, 'convert', ...SECRET, '-f', 'raw', '-O', format, '-o', create, at('plain.raw'), image);
+    const words = (id: string): string => `driver=${format},file.filename=${image},${prefix}key-secret=${id}`;
+    const amend = (id: string, options: string, ...more: string[]) =>
+      img('amend', ...secrets, '--image-opts', '-o', options, ...more, words(id));
+    const same = (id: string) =>
+      img('compare', ...secrets, '--image-opts', words(id), `driver=raw,file.filename=${at('plain.raw')}`);
+    const option = (text: string): string => text.replace(/(?<=^|,)/g, prefix);
+    t.is((await amend('s', option('state=active,new-secret=n,iter-time=1'))).status, 0);
+    for (const id of ['s', 'n']) t.is((await same(id)).status, 0, id);
+    t.is((await amend('n', option('state=inactive,old-secret=s'))).status, 0);
+    t.regex((await same('s')).said, /fits no key slot/);
+    t.is((await same('n')).status, 0);
+    t.regex((await amend('n', option('state=inactive,keyslot=1'))).said, /the only one in use/);
+    t.regex((await amend('n', option('state=active'))).said, /new-secret=: it is missing/);
+    t.regex((await amend('n', option('new-secret=s'))).said, /state=: it is missing/);
+    t.regex((await amend('n', option('state=inactive'))).said, /keyslot=: it is missing/);
+    t.regex((await amend('n', option('state=active,new-secret=s,old-secret=n'))).said, /for state=inactive/);
+    t.regex((await amend('n', option('state=inactive,keyslot=1,iter-time=1'))).said, /for state=active/);
+    t.is((await amend('n', option('state=inactive,keyslot=1'), '--force')).status, 0);
+    t.regex((await same('n')).said, /fits no key slot/);
+  });
+}
+
+test.serial('Q14 Q17 amend does not touch key slots without a passphrase, or of what is not encrypted', async (t) => {
+  await done(t, 'convert', '-f', 'raw', '-O', 'qcow2', at('plain.raw'), at('clear.qcow2'));
+  const options = 'encrypt.state=active,encrypt.new-secret=s';
+  t.regex(
+    (await img('amend', ...SECRET, '-f', 'qcow2', '-o', options, at('clear.qcow2'))).said,
+    /passphrase .* needed/,
+  );
+  const words = `driver=qcow2,file.filename=${at('clear.qcow2')},encrypt.key-secret=s`;
+  t.regex((await img('amend', ...SECRET, '--image-opts', '-o', options, words)).said, /is not encrypted/);
+  t.regex(await done(t, 'amend', '-f', 'luks', '-o', 'help', at('disk.luks')), /keyslot=<num>/);
+});

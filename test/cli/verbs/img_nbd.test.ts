@@ -62,7 +62,11 @@ test.serial('Q17 convert reads an export, and with -n writes to one; compare fin
   await done('convert', '-f', 'raw', '-O', 'qcow2', uri, at('copy.qcow2'));
   await done('compare', '-f', 'raw', '-F', 'qcow2', uri, at('copy.qcow2'));
   const to = listener.uriOf('target');
-  t.regex((await img('convert', '-f', 'qcow2', '-O', 'raw', at('copy.qcow2'), to)).said, /cannot be made, .*add -n/);
+  t.regex(
+    (await img('convert', '-f', 'qcow2', '-O', 'raw', at('copy.qcow2'), to)).said,
+    /cannot be made, .*convert -n/,
+  );
+  t.regex((await img('dd', '-f', 'qcow2', `if=${at('copy.qcow2')}`, `of=${to}`)).said, /cannot be made, .*convert -n/);
   await done('convert', '-n', '-f', 'qcow2', '-O', 'raw', at('copy.qcow2'), to);
   await done('compare', '-f', 'raw', uri, to);
   t.regex((await img('convert', '-n', '-f', 'raw', '-O', 'raw', to, uri)).said, /exports it read-only/);

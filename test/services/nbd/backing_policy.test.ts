@@ -78,4 +78,11 @@ test('Q11 resolveChain() follows a data file by the same rules', async (t) => {
   const evil = join(root, 'evil.qcow2');
   await createQcow2(evil, { sizeBytes, dataFile: { file: '/etc/shadow', raw: true } });
   await t.throwsAsync(resolveChain(evil, 'qcow2', { root }), { message: /data file.*not inside/ });
+  // The caller's word for a file that was moved: the name inside leads nowhere then, and is not looked at.
+  const moved = join(root, 'moved.qcow2');
+  await createQcow2(moved, { sizeBytes, dataFile: { file: 'not-there.raw', raw: false } });
+  await t.throwsAsync(resolveChain(moved, 'qcow2', { root }), { message: /data file.*cannot be opened/ });
+  const dataFile = join(root, 'base.raw');
+  t.like(await resolveChain(moved, 'qcow2', { root, dataFile }), { dataFile: { path: dataFile } });
+  await t.throwsAsync(resolveChain(moved, 'qcow2', { root, dataFile: moved }), { message: /comes twice/ });
 });

@@ -40,6 +40,8 @@ interface Settings {
   readonly limits?: Partial<typeof DEFAULT_NBD_LIMITS>;
   readonly shared?: number;
   readonly offset?: number;
+  /** What a worker is told to open, instead of what is served */
+  readonly elsewhere?: string;
 }
 
 /** One raw image, or what `source` says, as `caisson nbd --processes=N` serves it. */
@@ -53,7 +55,10 @@ async function serve(t: ExecutionContext, source: ImageSource, settings: Setting
   const workers = new SessionWorkers({
     processes,
     limits,
-    source: (first) => files.inheritedFrom(first),
+    source: (first) => ({
+      ...files.inheritedFrom(first),
+      ...(settings.elsewhere === undefined ? {} : { path: settings.elsewhere }),
+    }),
     options: { readOnly, unmap: false },
     offset: 0,
     served: { name: 'disk', writable: !readOnly, bitmaps: [], allocationDepth: false, writeThrough: false },
@@ -270,6 +275,20 @@ test.serial('what a client sends right behind its handshake goes with its sessio
     }),
   );
   await Promise.all([here, ...clients].map((client) => client.close()));
+});
+
+test('a process that serves a read-only image reads no file beside it, whatever it is told', async (t) => {
+  const outside = rawDisk('outside.raw').path;
+  const source = rawDisk('confined.raw');
+  const { uri, workers, texts } = await serve(t, source, { readOnly: true, elsewhere: outside });
+  const here = await NbdClient.connect(uri);
+  await readAt(here, 0);
+  const there = await NbdClient.connect(uri);
+  // Its process ends, and the first one serves the client.
+  await readAt(there, 0);
+  t.is(workers.size, 0);
+  t.regex(texts.join(), /ERR_ACCESS_DENIED|restricted/);
+  await Promise.all([here.close(), there.close()]);
 });
 
 test('SharedSource: what is missing is told by open(2), and nothing stays open', (t) => {

@@ -1,35 +1,33 @@
-import type { ImageLock } from '../image_lock.ts';
-import type { ImageFile } from '../qcow2/image_file.ts';
+import { type ImageFile, ImageFileOver } from '../qcow2/image_file.ts';
 import { SECTOR_BYTES, type SectorCipher } from './sector_cipher.ts';
 
 /**
  * A file whose contents are encrypted, from `startBytes` of the file below on: what is not a whole sector is read
  * before it is written, so two writers of one sector must not be in work at once.
  */
-export class CryptFile implements ImageFile {
-  readonly #file: ImageFile;
+export class CryptFile extends ImageFileOver {
   readonly #cipher: SectorCipher;
   readonly #start: number;
 
   constructor(file: ImageFile, cipher: SectorCipher, startBytes = 0) {
-    this.#file = file;
+    super(file);
     this.#cipher = cipher;
     this.#start = startBytes;
   }
 
   get sizeBytes(): number {
-    return Math.max(0, this.#file.sizeBytes - this.#start);
+    return Math.max(0, this.file.sizeBytes - this.#start);
   }
 
   async read(offset: number, into: Uint8Array): Promise<void> {
     const sectors = around(offset, into.length);
-    await this.#file.read(this.#start + sectors.from, sectors.bytes);
+    await this.file.read(this.#start + sectors.from, sectors.bytes);
     this.#open(sectors, offset, into);
   }
 
   readNow(offset: number, into: Uint8Array): void {
     const sectors = around(offset, into.length);
-    this.#file.readNow(this.#start + sectors.from, sectors.bytes);
+    this.file.readNow(this.#start + sectors.from, sectors.bytes);
     this.#open(sectors, offset, into);
   }
 
@@ -37,30 +35,14 @@ export class CryptFile implements ImageFile {
     const sectors = around(offset, data.length);
     if (sectors.bytes.length !== data.length) await this.read(sectors.from, sectors.bytes);
     this.#seal(sectors, offset, data);
-    await this.#file.write(this.#start + sectors.from, sectors.bytes);
+    await this.file.write(this.#start + sectors.from, sectors.bytes);
   }
 
   writeNow(offset: number, data: Uint8Array): void {
     const sectors = around(offset, data.length);
     if (sectors.bytes.length !== data.length) this.readNow(sectors.from, sectors.bytes);
     this.#seal(sectors, offset, data);
-    this.#file.writeNow(this.#start + sectors.from, sectors.bytes);
-  }
-
-  sync(): Promise<void> {
-    return this.#file.sync();
-  }
-
-  lock(): Promise<ImageLock> {
-    return this.#file.lock();
-  }
-
-  refresh(): void {
-    this.#file.refresh();
-  }
-
-  close(): Promise<void> {
-    return this.#file.close();
+    this.file.writeNow(this.#start + sectors.from, sectors.bytes);
   }
 
   #open({ from, bytes }: Sectors, offset: number, into: Uint8Array): void {

@@ -27,18 +27,35 @@ export async function readLuksHeader(area: LuksArea): Promise<LuksHeader> {
  * Takes seconds where the header asks for many iterations, on the thread pool. @throws ImageError where none fits
  */
 export async function unlockLuks(area: LuksArea, header: LuksHeader, passphrase: Uint8Array): Promise<SectorCipher> {
-  const { hash, keyBytes, digest, digestSalt, digestIterations } = header;
-  for (const slot of header.slots) {
-    if (slot === undefined) continue;
-    const slotKey = await derive(passphrase, slot.salt, slot.iterations, keyBytes, hash);
-    const material = new Uint8Array(keyBytes * LUKS_LIMITS.stripes);
-    await area.read(slot.materialOffset, material);
-    new SectorCipher(slotKey).decrypt(material, 0);
-    const key = mergeStripes(material, keyBytes, hash);
-    const found = await derive(key, digestSalt, digestIterations, digest.length, hash);
-    if (timingSafeEqual(found, digest)) return new SectorCipher(key);
+  return new SectorCipher(await findLuksKey(area, header, passphrase));
+}
+
+/** As {@link unlockLuks}: the key of the disk itself. */
+export async function findLuksKey(area: LuksArea, header: LuksHeader, passphrase: Uint8Array): Promise<Uint8Array> {
+  for (let index = 0; index < header.slots.length; index++) {
+    const key = await tryKeySlot(area, header, index, passphrase);
+    if (key !== undefined) return key;
   }
   throw new ImageError('EPERM', 'Cannot open the encrypted disk: the passphrase fits no key slot');
+}
+
+/** The key of the disk out of one slot; undefined where that is free, or the passphrase does not fit. */
+export async function tryKeySlot(
+  area: LuksArea,
+  header: LuksHeader,
+  index: number,
+  passphrase: Uint8Array,
+): Promise<Uint8Array | undefined> {
+  const { hash, keyBytes, digest, digestSalt, digestIterations } = header;
+  const slot = header.slots[index];
+  if (slot === undefined) return undefined;
+  const slotKey = await derive(passphrase, slot.salt, slot.iterations, keyBytes, hash);
+  const material = new Uint8Array(keyBytes * LUKS_LIMITS.stripes);
+  await area.read(header.materialOffsets[index]!, material);
+  new SectorCipher(slotKey).decrypt(material, 0);
+  const key = mergeStripes(material, keyBytes, hash);
+  const found = await derive(key, digestSalt, digestIterations, digest.length, hash);
+  return timingSafeEqual(found, digest) ? key : undefined;
 }
 
 export function derive(

@@ -13,12 +13,12 @@ import { l2References } from './tree_references.ts';
 const V2_REFCOUNT_ORDER = 4;
 
 export interface AmendOptions {
-  /** 3 from 2 in the header alone; 2 from 3 where nothing of version 3 is in use, with zero clusters written out */
+  /** 3 from 2 in the header and the snapshot table; 2 from 3 where nothing of version 3 is in use, with zero clusters written out */
   readonly version?: 2 | 3;
   /** A power of two from 1 to 64; version 2 has 16 */
   readonly refcountBits?: number;
   readonly lazyRefcounts?: boolean;
-  /** Another name for the external data file, which stays the same file */
+  /** Another name for the external data file, which stays the same file; none where it is empty */
   readonly dataFile?: string;
   /** False: that file need not stay a raw image any more */
   readonly rawData?: false;
@@ -44,7 +44,15 @@ export async function amendQcow2(image: Qcow2Image, changes: AmendOptions): Prom
     throw refuse('it has no data file');
   }
   if (version < image.header.version) checkDowngrade(image);
-  if (version >= image.header.version) await image.rewrite(async ({ header }) => features(header, version, changes));
+  if (version >= image.header.version) {
+    await image.rewrite(async (tables) => ({
+      ...features(tables.header, version, changes),
+      // Version 3 wants more in each entry than 2 did.
+      ...(version > tables.header.version && tables.metadata.snapshots.length > 0
+        ? await placeSnapshots(tables, tables.metadata.snapshots)
+        : {}),
+    }));
+  }
   if (order !== image.header.refcountOrder) {
     await image.rewrite(async (tables) => {
       tables.changeRefcountOrder(order);
@@ -74,7 +82,7 @@ function features(header: Qcow2Header, version: 2 | 3, changes: AmendOptions): H
     compatibleFeatures: lazy ? others | bit : others,
     // All refcounts are in the file, and from here on they always are: nobody else would take the mark away.
     ...(lazy ? {} : { incompatibleFeatures: header.incompatibleFeatures & ~dirty }),
-    ...(changes.dataFile === undefined ? {} : { dataFile: changes.dataFile }),
+    ...(changes.dataFile === undefined ? {} : { dataFile: changes.dataFile || undefined }),
     ...(changes.rawData === undefined ? {} : { autoclearFeatures: header.autoclearFeatures & ~raw }),
   };
 }

@@ -9,7 +9,7 @@ import {
 } from '../../../../protocols/qcow2/mod.ts';
 import { DirtyBitmap, DirtyBitmaps } from '../dirty_bitmap.ts';
 import { ImageError } from '../disk_image.ts';
-import { isZero } from '../zeroes.ts';
+import { MAX_HELD_BYTES, type SparseBits } from '../sparse_bits.ts';
 import type { HeaderChanges } from './header_update.ts';
 import type { ImageFile } from './image_file.ts';
 import type { Qcow2Metadata } from './metadata.ts';
@@ -28,11 +28,11 @@ export async function loadBitmaps(file: ImageFile, { header, bitmaps }: Qcow2Met
     let bitmap: DirtyBitmap;
     try {
       if (stored.inUse) throw new ImageError('EINVAL', 'Cannot load the bitmap: it was not written back');
-      // Many may share one table of the file: its size says nothing of what they take.
-      const bitsBytes = Math.ceil(Math.ceil(header.sizeBytes / granularityBytes) / 8);
-      if (bitsBytes > leftBytes) throw new ImageError('EINVAL', 'Cannot load the bitmap: the others take the memory');
-      leftBytes -= bitsBytes;
       bitmap = new DirtyBitmap(header.sizeBytes, granularityBytes, options);
+      // Many may share one table of the file: its size says nothing of what they will take.
+      const mostBytes = Math.min(bitmap.bits.lengthBytes, MAX_HELD_BYTES);
+      if (mostBytes > leftBytes) throw new ImageError('EINVAL', 'Cannot load the bitmap: the others take the memory');
+      leftBytes -= mostBytes;
       await readBits(file, header.clusterBytes, stored, bitmap.bits);
     } catch {
       bitmap = new DirtyBitmap(header.sizeBytes, granularityBytes, { ...options, inconsistent: true });
@@ -82,10 +82,16 @@ async function placeBitmap(tables: TableRewrite, name: string, bitmap: DirtyBitm
   const { clusterBytes } = tables.header;
   const { bits, granularityBytes, recording } = bitmap;
   const entries: BitmapTableEntry[] = [];
-  for (let at = 0; at < bits.length; at += clusterBytes) {
-    const piece = bits.subarray(at, at + clusterBytes);
-    if (isZero(piece)) entries.push('zeroes');
-    else if (piece.length === clusterBytes && piece.every((byte) => byte === 0xff)) entries.push('ones');
+  const { lengthBytes } = bits;
+  const buffer = new Uint8Array(clusterBytes);
+  for (let at = 0; at < lengthBytes; at += clusterBytes) {
+    const piece = buffer.subarray(0, Math.min(clusterBytes, lengthBytes - at));
+    if (bits.isClear(at, piece.length)) {
+      entries.push('zeroes');
+      continue;
+    }
+    bits.read(at, piece);
+    if (piece.length === clusterBytes && piece.every((byte) => byte === 0xff)) entries.push('ones');
     else entries.push({ host: await tables.place(piece) });
   }
   return {
@@ -109,16 +115,23 @@ async function freeBitmap(tables: TableRewrite, stored: Qcow2Bitmap): Promise<vo
   tables.add(stored.tableOffset, bytes.length, -1);
 }
 
-async function readBits(file: ImageFile, clusterBytes: number, stored: Qcow2Bitmap, bits: Uint8Array): Promise<void> {
-  if (stored.tableEntries !== Math.ceil(bits.length / clusterBytes)) {
-    throw new ImageError('EINVAL', `Cannot load the bitmap: ${stored.tableEntries} entries for ${bits.length} bytes`);
+async function readBits(file: ImageFile, clusterBytes: number, stored: Qcow2Bitmap, bits: SparseBits): Promise<void> {
+  const { lengthBytes } = bits;
+  if (stored.tableEntries !== Math.ceil(lengthBytes / clusterBytes)) {
+    throw new ImageError('EINVAL', `Cannot load the bitmap: ${stored.tableEntries} entries for ${lengthBytes} bytes`);
   }
   const table = new Uint8Array(stored.tableEntries * 8);
   await file.read(stored.tableOffset, table);
   const entries = decodeBitmapTable(table, clusterBytes, file.sizeBytes);
+  const buffer = new Uint8Array(clusterBytes);
   for (const [index, entry] of entries.entries()) {
-    const piece = bits.subarray(index * clusterBytes, (index + 1) * clusterBytes);
-    if (entry === 'ones') piece.fill(0xff);
-    else if (entry !== 'zeroes') await file.read(entry.host, piece);
+    if (entry === 'zeroes') continue;
+    const at = index * clusterBytes;
+    const piece = buffer.subarray(0, Math.min(clusterBytes, lengthBytes - at));
+    if (entry === 'ones') bits.fill(at * 8, Math.min(bits.count, (at + clusterBytes) * 8), true);
+    else {
+      await file.read(entry.host, piece);
+      bits.write(at, piece);
+    }
   }
 }

@@ -11,7 +11,7 @@ import { asImageError, ImageError } from '../disk_image.ts';
 import { formatOf, l2Entries, referredBytes } from './cluster_tree.ts';
 import type { ImageFile } from './image_file.ts';
 import { type Qcow2Metadata, readMetadata } from './metadata.ts';
-import { settleCopied } from './snapshot_operations.ts';
+import { placeSnapshots, settleCopied } from './snapshot_operations.ts';
 import { TableRewrite } from './table_rewrite.ts';
 import { type L2Reference, l2References, sharedPlace } from './tree_references.ts';
 
@@ -49,6 +49,8 @@ const MAX_BITMAP_TABLE_BYTES = 256 << 20;
 export interface Found {
   readonly result: Qcow2CheckResult;
   readonly references: Uint32Array;
+  /** Refcounts as they are in the file */
+  readonly counts: Readonly<Uint32Array>;
   readonly header: Qcow2Header;
   /** A cluster is referred to more often than its refcount has bits for */
   readonly overflows: boolean;
@@ -86,7 +88,11 @@ export class CheckWalk {
   }
 
   async run(): Promise<Found> {
-    const { header, l1 } = this.#metadata;
+    const { header, l1, snapshots } = this.#metadata;
+    for (const [index, { raw }] of snapshots.entries()) {
+      const what = this.#repair === 'all' ? 'Repairing' : 'ERROR';
+      if (raw.incomplete) this.#corruption(`${what} snapshot table entry ${index} is incomplete`);
+    }
     await this.#referAll();
     const tables = await TableRewrite.loadDamaged(this.#file, this.#metadata, (what) => this.#corruption(what));
     this.#refer(header.refcountTableOffset, header.refcountTableClusters * header.clusterBytes);
@@ -99,6 +105,7 @@ export class CheckWalk {
     return {
       header,
       references: this.#references,
+      counts: tables.counts,
       overflows: this.#overflows,
       result: {
         leaks: this.#leaks,
@@ -126,7 +133,11 @@ export class CheckWalk {
     const tables = await TableRewrite.loadDamaged(this.#file, metadata, () => {});
     tables.replaceAll(again.#references);
     const { header } = metadata;
-    const changes = await settleCopied(tables);
+    const incomplete = metadata.snapshots.some(({ raw }) => raw.incomplete);
+    const changes = {
+      ...(await settleCopied(tables)),
+      ...(incomplete ? await placeSnapshots(tables, metadata.snapshots) : {}),
+    };
     const kept = header.incompatibleFeatures & ~marks;
     await tables.commit({ ...changes, ...(header.version === 3 ? { incompatibleFeatures: kept } : {}) });
   }

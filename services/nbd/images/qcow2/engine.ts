@@ -19,6 +19,7 @@ import type { ImageFile } from './image_file.ts';
 import { asOfSnapshot, type Qcow2Metadata, readMetadata } from './metadata.ts';
 import { ReadWriteLock } from './read_write_lock.ts';
 import { ClusterReader } from './reader.ts';
+import { releaseFree } from './release.ts';
 import { checkServable } from './servable.ts';
 import { TableRewrite } from './table_rewrite.ts';
 import { ClusterWriter } from './writer.ts';
@@ -193,6 +194,15 @@ export class Qcow2Engine {
       await this.context.map.commit();
       const tables = await TableRewrite.load(this.file);
       await tables.commit(await run(tables));
+      this.#use(await readContext(this.file, this.options, this.context.cipher));
+    });
+  }
+
+  /** Gives what nobody uses back to the file system, where the file can. */
+  async release(): Promise<void> {
+    await this.change(async () => {
+      await this.context.map.commit();
+      await releaseFree(this.file);
       this.#use(await readContext(this.file, this.options, this.context.cipher));
     });
   }

@@ -3,6 +3,7 @@ import {
   constants,
   fdatasync,
   fstatSync,
+  ftruncateSync,
   openSync,
   read as readFd,
   readSync,
@@ -10,7 +11,14 @@ import {
   writeSync,
 } from 'node:fs';
 import { asImageError, ImageError } from '../disk_image.ts';
+import { FileHoles } from '../file_holes.ts';
 import { type ImageLock, lockImage } from '../image_lock.ts';
+
+/** In `bytes` */
+export interface FileRange {
+  readonly offset: number;
+  readonly lengthBytes: number;
+}
 
 /** The bytes that hold an image: a file, or in tests a log of what was written. */
 export interface ImageFile {
@@ -24,9 +32,42 @@ export interface ImageFile {
   /** Everything written before is on stable storage */
   sync(): Promise<void>;
   lock(): Promise<ImageLock>;
+  /** Where space can be given back: the file ends at `endBytes` at the latest, and `holes` take none where that can be */
+  release?(endBytes: number, holes: readonly FileRange[]): Promise<void>;
   /** Learns the size anew */
   refresh(): void;
   close(): Promise<void>;
+}
+
+/** A file that shows another one changed: what does not look at bytes is that one's. */
+export abstract class ImageFileOver implements ImageFile {
+  protected readonly file: ImageFile;
+
+  constructor(file: ImageFile) {
+    this.file = file;
+  }
+
+  abstract readonly sizeBytes: number;
+  abstract read(offset: number, into: Uint8Array): Promise<void>;
+  abstract readNow(offset: number, into: Uint8Array): void;
+  abstract write(offset: number, data: Uint8Array): Promise<void>;
+  abstract writeNow(offset: number, data: Uint8Array): void;
+
+  sync(): Promise<void> {
+    return this.file.sync();
+  }
+
+  lock(): Promise<ImageLock> {
+    return this.file.lock();
+  }
+
+  refresh(): void {
+    this.file.refresh();
+  }
+
+  close(): Promise<void> {
+    return this.file.close();
+  }
 }
 
 /** An image in a regular file, the only place that qcow2 is served from. */
@@ -140,6 +181,18 @@ export class FdImageFile implements ImageFile {
         }
       });
     });
+  }
+
+  async release(endBytes: number, holes: readonly FileRange[]): Promise<void> {
+    try {
+      if (endBytes < this.#sizeBytes) ftruncateSync(this.#fd, endBytes);
+    } catch (error) {
+      throw asImageError(error);
+    } finally {
+      this.refresh();
+    }
+    const calls = holes.length === 0 ? undefined : FileHoles.load({ quiet: true });
+    for (const { offset, lengthBytes } of holes) calls?.punch(this.#fd, offset, lengthBytes);
   }
 
   lock(): Promise<ImageLock> {

@@ -2,6 +2,7 @@ import type { Extent } from '../../../../protocols/nbd/mod.ts';
 import { hasFeature, INCOMPATIBLE, type Qcow2Header, type Qcow2Snapshot } from '../../../../protocols/qcow2/mod.ts';
 import type { DirtyBitmaps } from '../dirty_bitmap.ts';
 import { type DiskImage, ImageError, type StatusBudget, type ZeroOptions } from '../disk_image.ts';
+import { ExtentList } from '../extent_list.ts';
 import { InPlaceGate } from '../in_place_gate.ts';
 import { SECTOR_BYTES } from '../luks/mod.ts';
 import { CoreAtHand, StorageReads } from '../slow_reason.ts';
@@ -217,35 +218,30 @@ export class Qcow2Image implements DiskImage {
     budget: StatusBudget = { left: MAX_STATUS_GRAINS },
   ): Promise<Extent[]> {
     const { backing } = this.#engine.context;
-    const extents: { lengthBytes: number; flags: number }[] = [];
-    const add = (length: number, flags: number): void => {
-      const before = extents.at(-1);
-      if (before?.flags === flags) before.lengthBytes += length;
-      else extents.push({ lengthBytes: length, flags });
-    };
+    const list = new ExtentList();
     let at = offset;
     for (const { lengthBytes: length, flags } of await this.ownExtents(offset, lengthBytes, budget)) {
       const end = at + length;
-      if (flags !== 0) add(length, 1);
+      if (flags !== 0) list.add(length, 1);
       else {
         const there = Math.min(end, backing?.sizeBytes ?? 0);
         // Many at once: whoever answers looks further than one extent each time, and the peers wait meanwhile.
-        while (at < there && extents.length <= maxExtents) {
-          if (--budget.left <= 0 && extents.length > 0) return extents.slice(0, maxExtents);
+        while (at < there && list.length <= maxExtents) {
+          if (--budget.left <= 0 && list.length > 0) return list.extents.slice(0, maxExtents);
           const below = (await backing?.allocationDepth?.(at, there - at, maxExtents, budget)) ?? [];
           for (const under of below.length > 0 ? below : [{ lengthBytes: there - at, flags: 1 }]) {
             const piece = Math.min(under.lengthBytes, there - at);
-            add(piece, under.flags === 0 ? 0 : under.flags + 1);
+            list.add(piece, under.flags === 0 ? 0 : under.flags + 1);
             at += piece;
           }
         }
-        if (extents.length > maxExtents) break;
-        if (at < end) add(end - at, 0);
+        if (list.length > maxExtents) break;
+        if (at < end) list.add(end - at, 0);
       }
       at = end;
-      if (extents.length > maxExtents) break;
+      if (list.length > maxExtents) break;
     }
-    return extents.slice(0, maxExtents);
+    return list.extents.slice(0, maxExtents);
   }
 
   /** What is behind a smaller end is gone. */
@@ -324,6 +320,12 @@ export class Qcow2Image implements DiskImage {
     const from = Math.ceil(offset / clusterBytes) * clusterBytes;
     const length = Math.ceil(this.sizeBytes / clusterBytes) * clusterBytes - from;
     if (length > 0) await this.#eachCluster(from, length, (cluster) => this.#engine.writer.drop(cluster));
+  }
+
+  /** Gives clusters that are free back to the file system; no request is in work meanwhile. */
+  async releaseSpace(): Promise<void> {
+    this.#engine.checkWritable();
+    await this.#engine.release();
   }
 
   /** Gives every cluster of a range that has none its place in the file, where it reads as zeroes. */

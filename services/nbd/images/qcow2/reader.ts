@@ -1,6 +1,7 @@
 import { type Extent, STATE } from '../../../../protocols/nbd/mod.ts';
 import type { Mapping } from '../../../../protocols/qcow2/mod.ts';
 import type { StatusBudget } from '../disk_image.ts';
+import { ExtentList } from '../extent_list.ts';
 import type { Qcow2Context } from './context.ts';
 import { CorruptImageError } from './corrupt_image_error.ts';
 import { decompressCluster } from './decompress.ts';
@@ -89,22 +90,14 @@ export class ClusterReader {
     budget: StatusBudget = { left: MAX_STATUS_GRAINS },
   ): Promise<Extent[]> {
     const { backing } = this.#context;
-    const extents: { lengthBytes: number; flags: number }[] = [];
-    const add = (length: number, flags: number): boolean => {
-      const before = extents.at(-1);
-      if (before?.flags === flags) before.lengthBytes += length;
-      else if (extents.length >= maxExtents) return false;
-      else extents.push({ lengthBytes: length, flags });
-      return true;
-    };
+    const list = new ExtentList(maxExtents);
     for (const run of await this.#runsWithin(offset, lengthBytes, budget)) {
       if (run.kind === 'unallocated' && backing !== undefined) {
-        if (!(await this.#backingStatus(run, { maxExtents, budget, add }))) return extents;
         // Nothing is left to look below with: what there is is an answer.
-        if (budget.left <= 0) return extents;
-      } else if (!add(run.runBytes, statusOf(run))) return extents;
+        if (!(await list.addBelow(backing, run.at, run.runBytes, budget)) || budget.left <= 0) break;
+      } else if (!list.add(run.runBytes, statusOf(run))) break;
     }
-    return extents;
+    return list.extents;
   }
 
   /** Which parts of the disk this image itself has, without what is under it: `flags` 1 where it has something. */
@@ -113,14 +106,11 @@ export class ClusterReader {
     lengthBytes: number,
     budget: StatusBudget = { left: MAX_STATUS_GRAINS },
   ): Promise<Extent[]> {
-    const extents: { lengthBytes: number; flags: number }[] = [];
+    const list = new ExtentList();
     for (const run of await this.#runsWithin(offset, lengthBytes, budget)) {
-      const flags = run.kind === 'unallocated' ? 0 : 1;
-      const before = extents.at(-1);
-      if (before?.flags === flags) before.lengthBytes += run.runBytes;
-      else extents.push({ lengthBytes: run.runBytes, flags });
+      list.add(run.runBytes, run.kind === 'unallocated' ? 0 : 1);
     }
-    return extents;
+    return list.extents;
   }
 
   /** Half of the budget is for this image, where another one is under it: what it has must be of use, too. */
@@ -151,27 +141,6 @@ export class ClusterReader {
   }
 
   /** False: there is no more to be said in this answer. */
-  async #backingStatus(
-    run: Run,
-    asked: { maxExtents: number; budget: StatusBudget; add: (length: number, flags: number) => boolean },
-  ): Promise<boolean> {
-    const { maxExtents, budget, add } = asked;
-    const backing = this.#context.backing!;
-    const end = run.at + run.runBytes;
-    let at = run.at;
-    while (at < end && at < backing.sizeBytes) {
-      const extents = await backing.blockStatus(at, Math.min(end, backing.sizeBytes) - at, maxExtents, budget);
-      for (const { lengthBytes, flags } of extents) {
-        const length = Math.min(lengthBytes, end - at);
-        if (!add(length, flags)) return false;
-        at += length;
-      }
-      // Each time costs, also where the images below have no tables.
-      if (extents.length === 0 || --budget.left <= 0) return false;
-    }
-    return at >= end || add(end - at, STATE.HOLE | STATE.ZERO);
-  }
-
   /** Adds what `mapping` covers from `at` on, or lets the run before grow; gives where it ends. */
   #addRun(runs: Run[], mapping: Mapping, at: number, end: number): number {
     const { map } = this.#context;

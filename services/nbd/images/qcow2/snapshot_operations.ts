@@ -27,7 +27,13 @@ export async function createSnapshot(image: Qcow2Image, name: string): Promise<Q
     if (metadata.snapshots.length >= QCOW2_LIMITS.snapshots) throw refuse('create', 'the image has as many as it can');
     const nowMs = Date.now();
     const id = String(1 + metadata.snapshots.reduce((max, snapshot) => Math.max(max, Number(snapshot.id) || 0), 0));
-    const raw = { id: new TextEncoder().encode(id), name: rawName, furtherExtra: new Uint8Array(0) };
+    // No machine: its count of instructions is 0, as that of its clock.
+    const raw = {
+      id: new TextEncoder().encode(id),
+      name: rawName,
+      furtherExtra: new Uint8Array(8),
+      incomplete: false,
+    };
     made = {
       id,
       name,

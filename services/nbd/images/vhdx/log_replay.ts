@@ -9,8 +9,7 @@ import {
   type VhdxLogEntryHeader,
 } from '../../../../protocols/vhdx/mod.ts';
 import { ImageError } from '../disk_image.ts';
-import type { ImageLock } from '../image_lock.ts';
-import type { ImageFile } from '../qcow2/mod.ts';
+import { type ImageFile, ImageFileOver } from '../qcow2/image_file.ts';
 
 interface FoundEntry {
   readonly at: number;
@@ -113,25 +112,24 @@ function circular(log: Uint8Array, at: number, lengthBytes: number): Uint8Array 
 }
 
 /** A file under the changes of its log. Only read. */
-class ReplayedFile implements ImageFile {
+class ReplayedFile extends ImageFileOver {
   readonly sizeBytes: number;
-  readonly #file: ImageFile;
   /** Sectors of 4096 bytes by number; undefined: zeroes */
   readonly #pages: ReadonlyMap<number, Uint8Array | undefined>;
 
   constructor(file: ImageFile, pages: ReadonlyMap<number, Uint8Array | undefined>, sizeBytes: number) {
-    this.#file = file;
+    super(file);
     this.#pages = pages;
     this.sizeBytes = sizeBytes;
   }
 
   async read(offset: number, into: Uint8Array): Promise<void> {
-    await this.#file.read(offset, into);
+    await this.file.read(offset, into);
     this.#overlay(offset, into);
   }
 
   readNow(offset: number, into: Uint8Array): void {
-    this.#file.readNow(offset, into);
+    this.file.readNow(offset, into);
     this.#overlay(offset, into);
   }
 
@@ -143,22 +141,6 @@ class ReplayedFile implements ImageFile {
 
   writeNow(): void {
     throw new ImageError('EPERM', 'Cannot write: the log of the VHDX image was replayed in memory only');
-  }
-
-  sync(): Promise<void> {
-    return this.#file.sync();
-  }
-
-  lock(): Promise<ImageLock> {
-    return this.#file.lock();
-  }
-
-  refresh(): void {
-    this.#file.refresh();
-  }
-
-  close(): Promise<void> {
-    return this.#file.close();
   }
 
   #overlay(offset: number, into: Uint8Array): void {

@@ -6,35 +6,23 @@ import test from 'ava';
 import { WireError } from '../../../../protocols/bytes/mod.ts';
 import { ImageError } from '../../../../services/nbd/images/mod.ts';
 import { emptyImage, inspectQcow2, Qcow2Image } from '../../../../services/nbd/images/qcow2/mod.ts';
+import {
+  CLUSTER,
+  COMPRESSED,
+  COPIED,
+  DATA,
+  goodQcow2,
+  L1,
+  L2,
+  REFCOUNT_BLOCK,
+  REFCOUNT_TABLE,
+} from '../../../fixtures/good_qcow2.ts';
 import { LogImageFile } from '../../../fixtures/log_image_file.ts';
 
-const CLUSTER = 65_536;
 const DISK = 64 << 20;
-/** Places in emptyImage(): header, refcount table, refcount block, L1 table, then what the test adds */
-const REFCOUNT_TABLE = CLUSTER;
-const REFCOUNT_BLOCK = 2 * CLUSTER;
-const L1 = 3 * CLUSTER;
-const L2 = 4 * CLUSTER;
-const DATA = 5 * CLUSTER;
-const COPIED = 1n << 63n;
-const COMPRESSED = 1n << 62n;
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-qcow2-'));
 test.after.always(() => rmSync(directory, { recursive: true, force: true }));
-
-/** One data cluster of 0x11 at the start of the disk, all in order */
-function goodImage(): { bytes: Uint8Array; view: DataView } {
-  const bytes = new Uint8Array(7 * CLUSTER);
-  bytes.set(emptyImage({ sizeBytes: DISK }));
-  // Without extensions: the tests write their own.
-  bytes.fill(0, 112, CLUSTER);
-  const view = new DataView(bytes.buffer);
-  view.setBigUint64(L1, BigInt(L2) | COPIED);
-  view.setBigUint64(L2, BigInt(DATA) | COPIED);
-  bytes.fill(0x11, DATA, DATA + CLUSTER);
-  for (const cluster of [4, 5]) view.setUint16(REFCOUNT_BLOCK + cluster * 2, 1);
-  return { bytes, view };
-}
 
 /** Header and changes; `expected` is what the error must say. Refused at open, read-only too. */
 const badHeaders: readonly [name: string, change: (view: DataView) => void, expected: RegExp][] = [
@@ -137,7 +125,7 @@ const badHeaders: readonly [name: string, change: (view: DataView) => void, expe
 
 for (const [name, change, expected] of badHeaders) {
   test(`Q1 Q2 Q3 a header is refused: ${name}`, async (t) => {
-    const { bytes, view } = goodImage();
+    const { bytes, view } = goodQcow2();
     change(view);
     const file = new LogImageFile(bytes);
     const error = await t.throwsAsync(Qcow2Image.openFile(file, { readOnly: true }), { message: expected });
@@ -158,7 +146,7 @@ const badSnapshots: readonly [name: string, at: number, bytes: number, value: nu
 ];
 for (const [name, at, width, value] of badSnapshots) {
   test(`Q12 a snapshot is refused: ${name}`, async (t) => {
-    const { bytes } = goodImage();
+    const { bytes } = goodQcow2();
     bytes.fill(0, DATA);
     // The entry, with an L1 table like ours, at the end of the file: nothing follows its 40 bytes.
     const end = bytes.slice(0, DATA + 40);
@@ -177,7 +165,7 @@ for (const [name, at, width, value] of badSnapshots) {
 }
 
 test('Q1 an unknown incompatible feature is named from the table in the image', async (t) => {
-  const { bytes, view } = goodImage();
+  const { bytes, view } = goodQcow2();
   view.setBigUint64(72, 1n << 40n);
   view.setUint32(112, 0x6803f857);
   view.setUint32(116, 48);
@@ -230,7 +218,7 @@ const badEntries: readonly [name: string, change: (view: DataView) => void][] = 
 
 for (const [name, change] of badEntries) {
   test(`Q4 Q9 reads fail with EIO, and the image is left alone: ${name}`, async (t) => {
-    const { bytes, view } = goodImage();
+    const { bytes, view } = goodQcow2();
     change(view);
     const file = new LogImageFile(bytes);
     const image = await Qcow2Image.openFile(file, { readOnly: true });
@@ -242,7 +230,7 @@ for (const [name, change] of badEntries) {
   });
 
   test(`Q9 no write reaches what it must not: ${name}`, async (t) => {
-    const { bytes, view } = goodImage();
+    const { bytes, view } = goodQcow2();
     change(view);
     const before = bytes.slice(0, L2);
     const file = new LogImageFile(bytes);
@@ -269,7 +257,7 @@ for (const [name, change] of badEntries) {
 
 test('Q9 refcount 0 for metadata stops the first allocation', async (t) => {
   for (const cluster of [0, 1, 2, 3, 4]) {
-    const { bytes, view } = goodImage();
+    const { bytes, view } = goodQcow2();
     view.setUint16(REFCOUNT_BLOCK + cluster * 2, 0);
     const file = new LogImageFile(bytes);
     const image = await Qcow2Image.openFile(file, { readOnly: false });
@@ -287,7 +275,7 @@ test('Q9 tables that overlap make an image read-only', async (t) => {
     (v) => v.setBigUint64(REFCOUNT_TABLE, BigInt(CLUSTER) * 5000n),
   ];
   for (const change of changes) {
-    const { bytes, view } = goodImage();
+    const { bytes, view } = goodQcow2();
     change(view);
     await t.throwsAsync(Qcow2Image.openFile(new LogImageFile(bytes), { readOnly: false }), { message: /corrupt/ });
     const image = await Qcow2Image.openFile(new LogImageFile(bytes), { readOnly: true });
@@ -304,7 +292,7 @@ test('Q5 a compressed cluster that inflates to more than a cluster stops there',
     [false, deflateRawSync(bomb.subarray(0, 100))],
     [true, zstdCompressSync(bomb.subarray(0, 100))],
   ] as const) {
-    const { bytes, view } = goodImage();
+    const { bytes, view } = goodQcow2();
     bytes.set(data.subarray(0, CLUSTER), DATA);
     view.setBigUint64(L2, BigInt(DATA) | COMPRESSED | (0x7fn << 54n));
     if (zstd) {
@@ -324,7 +312,7 @@ test.serial('every byte of header and tables may change: no crash, no other erro
   let opened = 0;
   for (const place of places) {
     for (const flip of [0x01, 0x80, 0xff]) {
-      const { bytes } = goodImage();
+      const { bytes } = goodQcow2();
       bytes[place]! ^= flip;
       const startedMs = performance.now();
       try {
@@ -347,7 +335,7 @@ test.serial('every byte of header and tables may change: no crash, no other erro
 });
 
 test('every truncation of the file gives an image or an error', async (t) => {
-  const { bytes } = goodImage();
+  const { bytes } = goodQcow2();
   for (const length of [
     0,
     1,
@@ -391,7 +379,7 @@ test('a FIFO, a directory and an empty file are no qcow2 images', async (t) => {
 
 test('a file that shrinks while open gives EIO, not zeroes', async (t) => {
   const path = join(directory, 'shrinks.qcow2');
-  writeFileSync(path, goodImage().bytes);
+  writeFileSync(path, goodQcow2().bytes);
   const image = await Qcow2Image.open(path, { readOnly: true });
   await image.read(0, new Uint8Array(512));
   truncateSync(path, DATA);

@@ -3,30 +3,14 @@ import test, { type ExecutionContext } from 'ava';
 import { WireError } from '../../../../protocols/bytes/mod.ts';
 import { DirtyBitmap, ImageError } from '../../../../services/nbd/images/mod.ts';
 import { checkFile, createSnapshot, emptyImage, Qcow2Image } from '../../../../services/nbd/images/qcow2/mod.ts';
+import { CLUSTER, COMPRESSED, COPIED, DATA, goodQcow2, L2 } from '../../../fixtures/good_qcow2.ts';
 import { LogImageFile } from '../../../fixtures/log_image_file.ts';
 
 // Bad images, part two: extensions, snapshots, bitmaps, and parts that contradict each other.
 
-const CLUSTER = 65_536;
-const L1 = 3 * CLUSTER;
-const L2 = 4 * CLUSTER;
-const DATA = 5 * CLUSTER;
-const COPIED = 1n << 63n;
-const COMPRESSED = 1n << 62n;
-
 function goodImage(options: { extendedL2?: boolean; zstd?: boolean } = {}): { bytes: Uint8Array; view: DataView } {
   const { extendedL2 = false, zstd = false } = options;
-  const bytes = new Uint8Array(8 * CLUSTER);
-  bytes.set(emptyImage({ sizeBytes: 16 << 20, extendedL2, compression: zstd ? 'zstd' : 'zlib' }));
-  // Without extensions: the tests write their own.
-  bytes.fill(0, 112, CLUSTER);
-  const view = new DataView(bytes.buffer);
-  view.setBigUint64(L1, BigInt(L2) | COPIED);
-  view.setBigUint64(L2, BigInt(DATA) | COPIED);
-  if (extendedL2) view.setBigUint64(L2 + 8, 0xffff_ffffn);
-  bytes.fill(0x11, DATA, DATA + CLUSTER);
-  for (const cluster of [4, 5]) view.setUint16(2 * CLUSTER + cluster * 2, 1);
-  return { bytes, view };
+  return goodQcow2({ sizeBytes: 16 << 20, clusters: 8, extendedL2, compression: zstd ? 'zstd' : 'zlib' });
 }
 
 const open = (bytes: Uint8Array, readOnly = true): Promise<Qcow2Image> =>

@@ -34,7 +34,12 @@ function imageWithSnapshots(count: number, change: (view: DataView) => void = ()
   const view = new DataView(bytes.buffer);
   view.setBigUint64(L1, BigInt(L2));
   view.setBigUint64(L2, BigInt(DATA));
-  const raw = { id: new Uint8Array([49]), name: new Uint8Array([97]), furtherExtra: new Uint8Array(0) };
+  const raw = {
+    id: new Uint8Array([49]),
+    name: new Uint8Array([97]),
+    furtherExtra: new Uint8Array(0),
+    incomplete: false,
+  };
   const snapshot: Qcow2Snapshot = {
     id: '1',
     name: 'a',

@@ -1,5 +1,6 @@
 import test from 'ava';
 import { AUTOCLEAR, decodeBitmapDirectory, encodeBitmapDirectory } from '../../../../protocols/qcow2/mod.ts';
+import { DirtyBitmap } from '../../../../services/nbd/images/mod.ts';
 import { emptyImage, Qcow2Image } from '../../../../services/nbd/images/qcow2/mod.ts';
 import { LogImageFile } from '../../../fixtures/log_image_file.ts';
 
@@ -65,4 +66,24 @@ test('Q13 bitmaps of an image take no more memory than all of them may; what is 
   t.is(image.bitmaps.size, count, 'all are known');
   t.true(usable > 0 && usable * bitmapBytes <= 256 << 20, `${usable} of ${bitmapBytes} bytes`);
   await image.close();
+});
+
+test('Q13 a bitmap of as many bits as QEMU lets one have is kept in the image, and takes little there', async (t) => {
+  const sizeBytes = 2 ** 41;
+  const file = new LogImageFile(emptyImage({ sizeBytes, clusterBytes: 2 << 20 }));
+  const image = await Qcow2Image.openFile(file, { readOnly: false });
+  t.throws(() => new DirtyBitmap(2 * sizeBytes, 512), { message: /limit is 536870912/ });
+  const bitmap = new DirtyBitmap(sizeBytes, 512, { persistent: true });
+  bitmap.mark(12_345 * 512, 512);
+  bitmap.mark(sizeBytes / 2, 2 ** 33);
+  image.bitmaps.add('large', bitmap);
+  await image.touchBitmaps();
+  await image.close();
+  t.true(file.contents.length < 64 << 20, `${file.contents.length} bytes`);
+  const again = await Qcow2Image.openFile(file, { readOnly: true });
+  const kept = again.bitmaps.get('large');
+  t.is(kept.dirtyBytes, 512 + 2 ** 33);
+  t.deepEqual(kept.next(0), { offset: 12_345 * 512, lengthBytes: 512 });
+  t.deepEqual(kept.next(12_346 * 512), { offset: sizeBytes / 2, lengthBytes: 2 ** 33 });
+  await again.close();
 });
