@@ -1,4 +1,4 @@
-import { Cursor, WireError } from '../bytes/mod.ts';
+import { WireError } from '../bytes/mod.ts';
 import { decodeBlockStatusFilter } from './block_status.ts';
 import { CMD, CMD_FLAG, NBD_ERROR } from './constants.ts';
 import { MAX_SKIPPED_PAYLOAD_BYTES } from './limits.ts';
@@ -63,9 +63,11 @@ export class RequestDecoder {
   readonly #extended: boolean;
   readonly #headerBytes: number;
   readonly #header: Uint8Array;
-  readonly #cursor: Cursor;
+  readonly #headerView: DataView;
   #headerFilled = 0;
   #chunks: Uint8Array[] = [];
+  /** Of the first chunk, once a header in it was looked at */
+  #view: DataView | undefined;
   #at = 0;
   #buffered = 0;
   #request: Request | undefined;
@@ -83,7 +85,7 @@ export class RequestDecoder {
     this.#extended = terms.extended === true;
     this.#headerBytes = this.#extended ? EXTENDED_REQUEST_HEADER_BYTES : REQUEST_HEADER_BYTES;
     this.#header = new Uint8Array(this.#headerBytes);
-    this.#cursor = new Cursor(this.#header, this.#extended ? 'NBD extended request' : 'NBD request');
+    this.#headerView = new DataView(this.#header.buffer);
     this.#buffers = buffers;
   }
 
@@ -144,6 +146,7 @@ export class RequestDecoder {
     else {
       this.#chunks[0] = this.#chunks[0]!.slice(this.#at);
       this.#at = 0;
+      this.#view = undefined;
     }
   }
 
@@ -191,23 +194,25 @@ export class RequestDecoder {
     this.#lent = false;
     this.#large = false;
     this.#chunks = [];
+    this.#view = undefined;
     this.#buffered = 0;
   }
 
   #readHeader(): boolean {
     const first = this.#chunks[0];
     const size = this.#headerBytes;
+    let request: Request;
     if (this.#headerFilled === 0 && first !== undefined && first.length - this.#at >= size) {
-      // One cursor over one place for all headers: a view and a cursor for each cost more than moving its bytes.
-      for (let index = 0; index < size; index++) this.#header[index] = first[this.#at + index]!;
+      // One view for all headers of a chunk.
+      this.#view ??= new DataView(first.buffer, first.byteOffset, first.length);
+      request = this.#extended ? readExtendedRequest(this.#view, this.#at) : readRequest(this.#view, this.#at);
       this.#consume(size);
     } else {
       this.#headerFilled += this.#copy(this.#header, this.#headerFilled, size);
       if (this.#headerFilled < size) return false;
       this.#headerFilled = 0;
+      request = this.#extended ? readExtendedRequest(this.#headerView, 0) : readRequest(this.#headerView, 0);
     }
-    this.#cursor.rewind();
-    const request = this.#extended ? readExtendedRequest(this.#cursor) : readRequest(this.#cursor);
     const verdict = this.#isFiltered(request) ? FILTERED : validateRequest(request, this.#terms);
     if (!verdict.accepted) {
       this.#skip = requestPayloadBytes(request, this.#extended);
@@ -306,6 +311,7 @@ export class RequestDecoder {
     if (this.#at === this.#chunks[0]!.length) {
       this.#chunks.shift();
       this.#at = 0;
+      this.#view = undefined;
     }
   }
 }

@@ -2,16 +2,38 @@ import type { Duplex } from 'node:stream';
 import type { BufferPool } from './buffer_pool.ts';
 
 const SLAB_BYTES = 256 * 1024;
+/** Views of one slab that are kept: as many as requests of 4 KiB fit */
+const KEPT_PIECES = 64;
 
-/** One slab, in use until it is full and all that was written from it is gone. */
-interface Slab {
+/** Views of a buffer, which cost more to make than most replies. */
+interface Views {
   readonly buffer: Buffer;
   readonly view: DataView;
+  /** In the order of their places: requests of one size have theirs where those before them had */
+  readonly pieces: Uint8Array[];
+}
+
+/** Kept as long as the buffer, whoever takes it out of the pool next */
+const viewsOf = new WeakMap<Buffer, Views>();
+
+function viewsFor(buffer: Buffer): Views {
+  const known = viewsOf.get(buffer);
+  if (known !== undefined) return known;
+  const view = new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
+  const views = { buffer, view, pieces: [] };
+  viewsOf.set(buffer, views);
+  return views;
+}
+
+/** One slab, in use until it is full and all that was written from it is gone. */
+interface Slab extends Views {
   /** First byte that is not handed to the stream yet */
   start: number;
   end: number;
   /** Writes of it that the stream still holds */
   writes: number;
+  /** Views that were asked for since the start of the slab */
+  asked: number;
 }
 
 /**
@@ -51,15 +73,27 @@ export class ReplyQueue {
       this.#slab = undefined;
       if (slab.writes === 0) this.#pool.give(slab.buffer);
     }
-    const buffer = this.#pool.take(SLAB_BYTES);
-    const view = new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
-    this.#slab = { buffer, view, start: 0, end: 0, writes: 0 };
+    const { buffer, view, pieces } = viewsFor(this.#pool.take(SLAB_BYTES));
+    this.#slab = { buffer, view, pieces, start: 0, end: 0, writes: 0, asked: 0 };
     return 0;
   }
 
   /** The slab, valid from reserve() to commit() */
   get bytes(): Buffer {
     return this.#slab!.buffer;
+  }
+
+  /** `lengthBytes` of {@link bytes} from `at` on, inside what was reserved last */
+  piece(at: number, lengthBytes: number): Uint8Array {
+    const slab = this.#slab!;
+    const index = slab.asked++;
+    const known = slab.pieces[index];
+    if (known !== undefined && known.byteOffset === slab.buffer.byteOffset + at && known.length === lengthBytes) {
+      return known;
+    }
+    const made = new Uint8Array(slab.buffer.buffer, slab.buffer.byteOffset + at, lengthBytes);
+    if (index < KEPT_PIECES) slab.pieces[index] = made;
+    return made;
   }
 
   get view(): DataView {
