@@ -17,6 +17,9 @@ import type { ReplyQueue } from './reply_queue.ts';
 /** Smaller reads are not searched for zeroes, in `bytes` */
 const MIN_HOLE_BYTES = 4096;
 
+/** Replies up to here are copied, so that all of a turn leave in one write; larger ones go from where they are, in `bytes` */
+const COPIED_BYTES = 16 * 1024;
+
 /** What a reply says again of its request. */
 export interface Addressed {
   readonly cookie: bigint;
@@ -85,6 +88,13 @@ export class ReplyWriter {
   /** The data is the start of a pool buffer, which the queue gives back. False: it was not needed, and is the caller's. */
   sendRead(request: AnsweredRead, buffer: Buffer): boolean {
     const { length } = request;
+    if (length <= COPIED_BYTES) {
+      const start = this.#queue.reserve(this.readHeaderBytes + length);
+      const data = this.#queue.piece(start + this.readHeaderBytes, length);
+      data.set(buffer.subarray(0, length));
+      this.commitRead(request, data, start);
+      return false;
+    }
     const at = this.#queue.reserve(this.readHeaderBytes + 12);
     if (this.#structured && length >= MIN_HOLE_BYTES && isZero(buffer.subarray(0, length))) {
       this.#queue.commit(this.#putHole(request, at));
