@@ -154,7 +154,7 @@ export class Transmission {
   /** With `borrowed` the chunk is not ours any more when this returns. */
   receive(chunk: Uint8Array, borrowed = false): void {
     if (this.#finished) return;
-    this.#decoder.push(chunk);
+    this.#decoder.push(chunk, borrowed);
     this.#borrowing = borrowed;
     this.#run();
     if (!borrowed) return;
