@@ -263,7 +263,7 @@ export class Transmission {
     // Where we are the ones who wait, for room or for the image, the client is not to blame.
     const owed = this.#decoder.isMidRequest && !this.#decoder.hasInput && this.#held === undefined;
     if (!owed || payloadMs === 0) {
-      clearTimeout(this.#payloadTimer);
+      if (this.#payloadTimer !== undefined) clearTimeout(this.#payloadTimer);
       this.#payloadTimer = undefined;
       return;
     }
