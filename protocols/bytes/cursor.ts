@@ -20,11 +20,6 @@ export class Cursor {
     this.#message = message;
   }
 
-  /** Back to the front, for a message of the same size that has come to the same place */
-  rewind(): void {
-    this.#offset = 0;
-  }
-
   /** From the start of the message, in `bytes` */
   get offset(): number {
     return this.#offset;

@@ -1,4 +1,4 @@
-import { Cursor, Writer } from '../bytes/mod.ts';
+import { Cursor, WireError, Writer } from '../bytes/mod.ts';
 import { CMD, CMD_FLAG, EXTENDED_REQUEST_MAGIC, REQUEST_MAGIC } from './constants.ts';
 
 /** Size of a transmission-phase request header, in `bytes` ("Request message") */
@@ -25,21 +25,22 @@ export interface Request {
  * A wrong magic leaves no way to find the next request: the session must end.
  */
 export function decodeRequest(header: Uint8Array): Request {
-  return readRequest(new Cursor(header, 'NBD request'));
+  return readRequest(viewOf(header, REQUEST_HEADER_BYTES), 0);
 }
 
-/** As decodeRequest(), from a cursor that stands at the front of exactly one header. */
-export function readRequest(cursor: Cursor): Request {
-  cursor.expectU32(REQUEST_MAGIC, 'magic');
-  const request = {
-    flags: cursor.u16('flags'),
-    type: cursor.u16('type'),
-    cookie: cursor.u64('cookie'),
-    offset: cursor.u64('offset'),
-    length: cursor.u32('length'),
+/**
+ * As decodeRequest(), from a view of more than a header: whoever has seen that all of it is there saves a check for each
+ * field, and the view throws rather than read beyond its end.
+ */
+export function readRequest(view: DataView, at: number): Request {
+  expectMagic(view.getUint32(at), REQUEST_MAGIC);
+  return {
+    flags: view.getUint16(at + 4),
+    type: view.getUint16(at + 6),
+    cookie: view.getBigUint64(at + 8),
+    offset: view.getBigUint64(at + 16),
+    length: view.getUint32(at + 24),
   };
-  cursor.end();
-  return request;
 }
 
 export function encodeRequest(request: Request): Uint8Array<ArrayBuffer> {
@@ -55,20 +56,36 @@ export function encodeRequest(request: Request): Uint8Array<ArrayBuffer> {
 
 /** As decodeRequest(), for sessions with extended headers. */
 export function decodeExtendedRequest(header: Uint8Array): Request {
-  return readExtendedRequest(new Cursor(header, 'NBD extended request'));
+  return readExtendedRequest(viewOf(header, EXTENDED_REQUEST_HEADER_BYTES), 0);
 }
 
-export function readExtendedRequest(cursor: Cursor): Request {
-  cursor.expectU32(EXTENDED_REQUEST_MAGIC, 'magic');
-  const request = {
-    flags: cursor.u16('flags'),
-    type: cursor.u16('type'),
-    cookie: cursor.u64('cookie'),
-    offset: cursor.u64('offset'),
-    length: Number(cursor.u64('length')),
+/** As readRequest(), for sessions with extended headers. */
+export function readExtendedRequest(view: DataView, at: number): Request {
+  expectMagic(view.getUint32(at), EXTENDED_REQUEST_MAGIC);
+  return {
+    flags: view.getUint16(at + 4),
+    type: view.getUint16(at + 6),
+    cookie: view.getBigUint64(at + 8),
+    offset: view.getBigUint64(at + 16),
+    length: Number(view.getBigUint64(at + 24)),
   };
+}
+
+/** Of exactly one header. */
+function viewOf(header: Uint8Array, lengthBytes: number): DataView {
+  const cursor = new Cursor(header, 'NBD request');
+  const bytes = cursor.bytes(lengthBytes, 'header');
   cursor.end();
-  return request;
+  return new DataView(bytes.buffer, bytes.byteOffset, lengthBytes);
+}
+
+function expectMagic(found: number, expected: number): void {
+  if (found === expected) return;
+  throw new WireError(
+    'ERR_WIRE_MAGIC',
+    `Cannot accept NBD request magic: found 0x${found.toString(16)}, expected 0x${expected.toString(16)}`,
+    { message: 'NBD request', offset: 0 },
+  );
 }
 
 /** `length` as a bigint, for lengths that no number holds */

@@ -1,4 +1,4 @@
-import { Cursor, WireError } from '../bytes/mod.ts';
+import { WireError } from '../bytes/mod.ts';
 import { decodeBlockStatusFilter } from './block_status.ts';
 import { CMD, CMD_FLAG, NBD_ERROR } from './constants.ts';
 import { MAX_SKIPPED_PAYLOAD_BYTES } from './limits.ts';
@@ -44,6 +44,15 @@ const MIN_DIRECT_BYTES = 16 * 1024;
 /** Behind a payload that was read so, the next header is read with little behind it: that has to be copied, in `bytes` */
 const HEADER_WINDOW_BYTES = 4096;
 const EMPTY = new Uint8Array(0);
+/** Views of payloads that are kept: as many as one read of a socket has of 4 KiB */
+const KEPT_PAYLOADS = 64;
+
+/** Views of all the memory that a chunk is a part of, which cost more to make than most requests. */
+interface Views {
+  readonly view: DataView;
+  readonly payloads: Uint8Array[];
+}
+
 /** Stands for the verdict that a payload brings */
 const FILTERED = { accepted: true, request: undefined as unknown as CheckedRequest } as const satisfies Verdict;
 
@@ -63,9 +72,17 @@ export class RequestDecoder {
   readonly #extended: boolean;
   readonly #headerBytes: number;
   readonly #header: Uint8Array;
-  readonly #cursor: Cursor;
+  readonly #headerView: DataView;
   #headerFilled = 0;
   #chunks: Uint8Array[] = [];
+  /** What the first chunk lies in, once a header in it was looked at */
+  #views: Views | undefined;
+  /** Views of memory that comes back with every chunk that is only lent */
+  #lentViews: Views | undefined;
+  /** The last chunk was only lent */
+  #borrowed = false;
+  /** Payloads of the first chunk so far */
+  #payloads = 0;
   #at = 0;
   #buffered = 0;
   #request: Request | undefined;
@@ -83,7 +100,7 @@ export class RequestDecoder {
     this.#extended = terms.extended === true;
     this.#headerBytes = this.#extended ? EXTENDED_REQUEST_HEADER_BYTES : REQUEST_HEADER_BYTES;
     this.#header = new Uint8Array(this.#headerBytes);
-    this.#cursor = new Cursor(this.#header, this.#extended ? 'NBD extended request' : 'NBD request');
+    this.#headerView = new DataView(this.#header.buffer);
     this.#buffers = buffers;
   }
 
@@ -126,13 +143,15 @@ export class RequestDecoder {
     return payload.subarray(this.#payloadFilled, end);
   }
 
-  push(chunk: Uint8Array): void {
+  /** `borrowed`: the same memory comes again, with other bytes; {@link keep} is called before. */
+  push(chunk: Uint8Array, borrowed = false): void {
     if (chunk.length === 0) return;
     if (this.#lent && chunk.buffer === this.#payload?.buffer) {
       this.#payloadFilled += chunk.length;
       return;
     }
     this.#chunks.push(chunk);
+    this.#borrowed = borrowed;
     this.#buffered += chunk.length;
   }
 
@@ -144,6 +163,7 @@ export class RequestDecoder {
     else {
       this.#chunks[0] = this.#chunks[0]!.slice(this.#at);
       this.#at = 0;
+      this.#views = undefined;
     }
   }
 
@@ -165,7 +185,7 @@ export class RequestDecoder {
     if (this.#payload === undefined) {
       const first = this.#chunks[0];
       if (first !== undefined && first.length - this.#at >= length) {
-        const view = first.subarray(this.#at, this.#at + length);
+        const view = this.#payloadView(first, length);
         this.#consume(length);
         this.#large = false;
         return this.#finish(header, verdict, view, undefined);
@@ -191,23 +211,50 @@ export class RequestDecoder {
     this.#lent = false;
     this.#large = false;
     this.#chunks = [];
+    this.#views = undefined;
+    this.#lentViews = undefined;
     this.#buffered = 0;
+  }
+
+  #viewsOf(first: Uint8Array): Views {
+    if (this.#views !== undefined) return this.#views;
+    this.#payloads = 0;
+    const { buffer } = first;
+    const isLent = this.#borrowed && this.#chunks.length === 1;
+    if (isLent && this.#lentViews?.view.buffer === buffer) this.#views = this.#lentViews;
+    else this.#views = { view: new DataView(buffer), payloads: [] };
+    // Others than what is lent go with their chunk.
+    if (isLent) this.#lentViews = this.#views;
+    return this.#views;
+  }
+
+  /** `length` bytes of the first chunk. In memory that comes again, requests of one size have theirs where others had. */
+  #payloadView(first: Uint8Array, length: number): Uint8Array {
+    const views = this.#views;
+    if (views === undefined || views !== this.#lentViews) return first.subarray(this.#at, this.#at + length);
+    const index = this.#payloads++;
+    const known = views.payloads[index];
+    if (known?.length === length && known.byteOffset === first.byteOffset + this.#at) return known;
+    const made = first.subarray(this.#at, this.#at + length);
+    if (index < KEPT_PAYLOADS) views.payloads[index] = made;
+    return made;
   }
 
   #readHeader(): boolean {
     const first = this.#chunks[0];
     const size = this.#headerBytes;
+    let request: Request;
     if (this.#headerFilled === 0 && first !== undefined && first.length - this.#at >= size) {
-      // One cursor over one place for all headers: a view and a cursor for each cost more than moving its bytes.
-      for (let index = 0; index < size; index++) this.#header[index] = first[this.#at + index]!;
+      const { view } = this.#viewsOf(first);
+      const at = first.byteOffset + this.#at;
+      request = this.#extended ? readExtendedRequest(view, at) : readRequest(view, at);
       this.#consume(size);
     } else {
       this.#headerFilled += this.#copy(this.#header, this.#headerFilled, size);
       if (this.#headerFilled < size) return false;
       this.#headerFilled = 0;
+      request = this.#extended ? readExtendedRequest(this.#headerView, 0) : readRequest(this.#headerView, 0);
     }
-    this.#cursor.rewind();
-    const request = this.#extended ? readExtendedRequest(this.#cursor) : readRequest(this.#cursor);
     const verdict = this.#isFiltered(request) ? FILTERED : validateRequest(request, this.#terms);
     if (!verdict.accepted) {
       this.#skip = requestPayloadBytes(request, this.#extended);
@@ -306,6 +353,7 @@ export class RequestDecoder {
     if (this.#at === this.#chunks[0]!.length) {
       this.#chunks.shift();
       this.#at = 0;
+      this.#views = undefined;
     }
   }
 }

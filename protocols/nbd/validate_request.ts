@@ -48,7 +48,7 @@ export type Verdict =
   | { readonly accepted: false; readonly error: number; readonly text: string };
 
 /** Flags that a command may carry at all */
-const allowedFlags: ReadonlyMap<number, number> = new Map([
+const allowedFlags = byCommand([
   [CMD.READ, CMD_FLAG.FUA | CMD_FLAG.DF],
   [CMD.WRITE, CMD_FLAG.FUA],
   [CMD.DISC, CMD_FLAG.FUA],
@@ -61,13 +61,20 @@ const allowedFlags: ReadonlyMap<number, number> = new Map([
 ]);
 
 /** What the server must have advertised for a command */
-const neededFlag: ReadonlyMap<number, number> = new Map([
+const neededFlag = byCommand([
   [CMD.FLUSH, TRANSMISSION_FLAG.SEND_FLUSH],
   [CMD.TRIM, TRANSMISSION_FLAG.SEND_TRIM],
   [CMD.CACHE, TRANSMISSION_FLAG.SEND_CACHE],
   [CMD.WRITE_ZEROES, TRANSMISSION_FLAG.SEND_WRITE_ZEROES],
   [CMD.RESIZE, TRANSMISSION_FLAG.SEND_RESIZE],
 ]);
+
+/** A table by the command's number, of one kind of element: it is looked at with each request. */
+function byCommand(entries: readonly (readonly [number, number])[]): readonly (number | undefined)[] {
+  const table = new Array<number | undefined>(Math.max(...Object.values(CMD)) + 1).fill(undefined);
+  for (const [command, flags] of entries) table[command] = flags;
+  return table;
+}
 
 /** Commands that a read-only export refuses. */
 export function changesExport(type: number): boolean {
@@ -79,7 +86,7 @@ export function validateRequest(request: Request, terms: TransmissionTerms): Ver
   const { type, offset, length } = request;
   const hasPayload = terms.extended === true && (request.flags & CMD_FLAG.PAYLOAD_LEN) !== 0;
   const flags = hasPayload ? request.flags & ~CMD_FLAG.PAYLOAD_LEN : request.flags;
-  const allowed = allowedFlags.get(type);
+  const allowed = type < allowedFlags.length ? allowedFlags[type] : undefined;
   if (allowed === undefined) return refuse(NBD_ERROR.EINVAL, `Cannot run command ${type}: not known here`);
   // A BLOCK_STATUS with one was looked into before, and comes here without the flag.
   if (hasPayload !== (terms.extended === true && type === CMD.WRITE)) {
@@ -107,7 +114,7 @@ export function validateRequest(request: Request, terms: TransmissionTerms): Ver
   if (changesExport(type) && isReadOnly(terms.flags)) {
     return refuse(NBD_ERROR.EPERM, `Cannot run ${commandName(type)}: export is read-only`);
   }
-  const needed = neededFlag.get(type);
+  const needed = neededFlag[type];
   if (needed !== undefined && !has(terms, needed)) {
     return refuse(NBD_ERROR.EINVAL, `Cannot run ${commandName(type)}: not advertised`);
   }

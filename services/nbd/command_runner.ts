@@ -107,8 +107,8 @@ export class CommandRunner {
     if (length <= SLAB_READ_BYTES) {
       const headerBytes = this.#context.writer.readHeaderBytes;
       const at = this.#context.replies.reserve(headerBytes + length);
-      const data = this.#context.replies.bytes.subarray(at + headerBytes, at + headerBytes + length);
-      const inPlace = this.#tryNow(request, () => this.#context.image.readNow(offset, data));
+      const data = this.#context.replies.piece(at + headerBytes, length);
+      const inPlace = this.#readNow(request, data);
       if (inPlace === undefined) return;
       if (inPlace) {
         this.#context.writer.commitRead(request, data, at);
@@ -117,10 +117,7 @@ export class CommandRunner {
     }
     const buffer = this.#context.pool.take(length);
     const data = buffer.subarray(0, length);
-    const inPlace =
-      length > SLAB_READ_BYTES
-        ? this.#tryNow(request, () => this.#context.image.readNow(offset, data))
-        : (false as const);
+    const inPlace = length > SLAB_READ_BYTES ? this.#readNow(request, data) : (false as const);
     if (inPlace !== false) {
       if (inPlace === undefined || !this.#context.writer.sendRead(request, buffer)) this.#context.pool.give(buffer);
       return;
@@ -136,10 +133,20 @@ export class CommandRunner {
     });
   }
 
-  /** What `access` says; undefined when it failed, which the client has been told. */
-  #tryNow(request: CheckedRequest, access: () => boolean): boolean | undefined {
+  /** What the image says; undefined when it failed, which the client has been told. */
+  #readNow(request: CheckedRequest, data: Uint8Array): boolean | undefined {
     try {
-      return access();
+      return this.#context.image.readNow(request.offset, data);
+    } catch (error) {
+      this.#failWith(request, error);
+      return undefined;
+    }
+  }
+
+  /** As {@link #readNow} */
+  #writeNow(request: CheckedRequest, data: Uint8Array): boolean | undefined {
+    try {
+      return data.length === 0 || this.#context.image.writeNow(request.offset, data);
     } catch (error) {
       this.#failWith(request, error);
       return undefined;
@@ -147,10 +154,9 @@ export class CommandRunner {
   }
 
   #write(request: CheckedRequest, received: ReceivedRequest): void {
-    const { offset, length } = request;
     const fua = request.fua || this.#context.writeThrough;
-    this.#context.counters.writtenBytes += length;
-    const inPlace = length === 0 || this.#tryNow(request, () => this.#context.image.writeNow(offset, received.payload));
+    this.#context.counters.writtenBytes += request.length;
+    const inPlace = this.#writeNow(request, received.payload);
     if (inPlace === undefined || (inPlace && !fua)) {
       this.#context.release(received);
       if (inPlace) this.#context.writer.succeed(request);
@@ -158,7 +164,7 @@ export class CommandRunner {
     }
     const kept = inPlace ? received : this.#context.own(received);
     const work = async (): Promise<void> => {
-      if (!inPlace) await this.#context.image.write(offset, kept.payload);
+      if (!inPlace) await this.#context.image.write(request.offset, kept.payload);
       if (fua) await this.#context.image.flush();
     };
     // Given back whether or not the client is still there: others of the same peer wait for it.

@@ -4,11 +4,14 @@ interface Entry {
   readonly offset: number;
   readonly end: number;
   readonly writes: boolean;
+  /** Its place in the list */
+  index: number;
 }
 
 /** The requests of one session that are worked on, by the part of the disk that they touch. */
 export class InFlight {
-  readonly #entries = new Set<Entry>();
+  /** In no order: a set that changes with each request makes itself anew again and again */
+  readonly #entries: Entry[] = [];
   readonly #limits: { readonly requests: number; readonly requestBytes: number };
   #bytes = 0;
 
@@ -17,7 +20,7 @@ export class InFlight {
   }
 
   get size(): number {
-    return this.#entries.size;
+    return this.#entries.length;
   }
 
   /** Data that they hold, in `bytes` */
@@ -27,8 +30,8 @@ export class InFlight {
 
   /** Within the budget, and not overlapping another one unless both only read: replies then tell the truth. */
   admits(request: CheckedRequest): boolean {
-    if (this.#entries.size === 0) return true;
-    if (this.#entries.size >= this.#limits.requests) return false;
+    if (this.#entries.length === 0) return true;
+    if (this.#entries.length >= this.#limits.requests) return false;
     if (this.#bytes + memoryOf(request) > this.#limits.requestBytes) return false;
     const { offset, end, writes } = entryOf(request);
     for (const other of this.#entries) {
@@ -41,10 +44,14 @@ export class InFlight {
   enter(request: CheckedRequest): () => void {
     const entry = entryOf(request);
     const bytes = memoryOf(request);
-    this.#entries.add(entry);
+    entry.index = this.#entries.push(entry) - 1;
     this.#bytes += bytes;
     return () => {
-      this.#entries.delete(entry);
+      const last = this.#entries.pop()!;
+      if (last !== entry) {
+        last.index = entry.index;
+        this.#entries[last.index] = last;
+      }
       this.#bytes -= bytes;
     };
   }
@@ -53,8 +60,8 @@ export class InFlight {
 /** All of the disk for RESIZE, whose offset is a size. */
 function entryOf(request: CheckedRequest): Entry {
   const { type, offset, length } = request;
-  if (type === CMD.RESIZE) return { offset: 0, end: Number.POSITIVE_INFINITY, writes: true };
-  return { offset, end: offset + length, writes: changesExport(type) };
+  if (type === CMD.RESIZE) return { offset: 0, end: Number.POSITIVE_INFINITY, writes: true, index: -1 };
+  return { offset, end: offset + length, writes: changesExport(type), index: -1 };
 }
 
 /** Memory that a request holds while it runs, in `bytes`; the length of a WRITE_ZEROES says nothing about that. */

@@ -2,16 +2,41 @@ import type { Duplex } from 'node:stream';
 import type { BufferPool } from './buffer_pool.ts';
 
 const SLAB_BYTES = 256 * 1024;
+/** Views of one slab that are kept: as many as requests of 4 KiB fit */
+const KEPT_PIECES = 64;
+
+/** Views of a buffer, which cost more to make than most replies. */
+interface Views {
+  readonly buffer: Buffer;
+  readonly view: DataView;
+  /** In the order of their places: requests of one size have theirs where those before them had */
+  readonly pieces: Uint8Array[];
+  /** What was sent last */
+  sent: Buffer;
+}
+
+/** Kept as long as the buffer, whoever takes it out of the pool next */
+const viewsOf = new WeakMap<Buffer, Views>();
+
+function viewsFor(buffer: Buffer): Views {
+  const known = viewsOf.get(buffer);
+  if (known !== undefined) return known;
+  const view = new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
+  const views = { buffer, view, pieces: [], sent: buffer };
+  viewsOf.set(buffer, views);
+  return views;
+}
 
 /** One slab, in use until it is full and all that was written from it is gone. */
 interface Slab {
-  readonly buffer: Buffer;
-  readonly view: DataView;
+  readonly views: Views;
   /** First byte that is not handed to the stream yet */
   start: number;
   end: number;
   /** Writes of it that the stream still holds */
   writes: number;
+  /** Views that were asked for since the start of the slab */
+  asked: number;
 }
 
 /**
@@ -49,21 +74,33 @@ export class ReplyQueue {
     if (slab !== undefined) {
       this.flush();
       this.#slab = undefined;
-      if (slab.writes === 0) this.#pool.give(slab.buffer);
+      if (slab.writes === 0) this.#pool.give(slab.views.buffer);
     }
-    const buffer = this.#pool.take(SLAB_BYTES);
-    const view = new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
-    this.#slab = { buffer, view, start: 0, end: 0, writes: 0 };
+    this.#slab = { views: viewsFor(this.#pool.take(SLAB_BYTES)), start: 0, end: 0, writes: 0, asked: 0 };
     return 0;
   }
 
   /** The slab, valid from reserve() to commit() */
   get bytes(): Buffer {
-    return this.#slab!.buffer;
+    return this.#slab!.views.buffer;
+  }
+
+  /** `lengthBytes` of {@link bytes} from `at` on, inside what was reserved last */
+  piece(at: number, lengthBytes: number): Uint8Array {
+    const slab = this.#slab!;
+    const index = slab.asked++;
+    const { buffer, pieces } = slab.views;
+    const known = pieces[index];
+    if (known !== undefined && known.byteOffset === buffer.byteOffset + at && known.length === lengthBytes) {
+      return known;
+    }
+    const made = new Uint8Array(buffer.buffer, buffer.byteOffset + at, lengthBytes);
+    if (index < KEPT_PIECES) pieces[index] = made;
+    return made;
   }
 
   get view(): DataView {
-    return this.#slab!.view;
+    return this.#slab!.views.view;
   }
 
   commit(lengthBytes: number): void {
@@ -89,17 +126,22 @@ export class ReplyQueue {
   flush(): void {
     const slab = this.#slab;
     if (slab === undefined || slab.start === slab.end) return;
-    const piece = slab.buffer.subarray(slab.start, slab.end);
+    const { views } = slab;
+    let piece = views.sent;
+    if (piece.byteOffset !== views.buffer.byteOffset + slab.start || piece.length !== slab.end - slab.start) {
+      piece = views.buffer.subarray(slab.start, slab.end);
+      views.sent = piece;
+    }
     slab.start = slab.end;
     slab.writes++;
     this.#write(piece, () => {
       slab.writes--;
       if (slab.writes > 0) return;
-      if (slab !== this.#slab) this.#pool.give(slab.buffer);
+      if (slab !== this.#slab) this.#pool.give(slab.views.buffer);
       else if (this.#pool.recycles && slab.start === slab.end) {
         // Nothing is under way: an idle session holds no slab, a busy one gets this one again.
         this.#slab = undefined;
-        this.#pool.give(slab.buffer);
+        this.#pool.give(slab.views.buffer);
       }
     });
   }

@@ -31,6 +31,8 @@ const TURN_MS = 4;
 const CLOCK_REQUESTS = 8;
 /** Data of reads in work and of replies that wait: more would not make a disk faster, and be memory, in `bytes` */
 const READ_AHEAD_BYTES = 8 << 20;
+/** Of that, replies that wait, where reads are large: what is not yet taken should still be in the cache, in `bytes` */
+const WAITING_BYTES = 2 << 20;
 /** Larger reads wait while the peer's other sessions hold much, in `bytes` */
 const SHARED_READ_BYTES = 64 * 1024;
 
@@ -152,7 +154,7 @@ export class Transmission {
   /** With `borrowed` the chunk is not ours any more when this returns. */
   receive(chunk: Uint8Array, borrowed = false): void {
     if (this.#finished) return;
-    this.#decoder.push(chunk);
+    this.#decoder.push(chunk, borrowed);
     this.#borrowing = borrowed;
     this.#run();
     if (!borrowed) return;
@@ -261,7 +263,7 @@ export class Transmission {
     // Where we are the ones who wait, for room or for the image, the client is not to blame.
     const owed = this.#decoder.isMidRequest && !this.#decoder.hasInput && this.#held === undefined;
     if (!owed || payloadMs === 0) {
-      clearTimeout(this.#payloadTimer);
+      if (this.#payloadTimer !== undefined) clearTimeout(this.#payloadTimer);
       this.#payloadTimer = undefined;
       return;
     }
@@ -312,6 +314,8 @@ export class Transmission {
     // Whatever is under way wakes us when it is over.
     const held = this.#inFlight.bytes + this.#replies.pendingBytes;
     if (held > 0 && held + length > READ_AHEAD_BYTES) return false;
+    const { pendingBytes } = this.#replies;
+    if (pendingBytes > 0 && pendingBytes + length > WAITING_BYTES) return false;
     return this.#budget.admitsReply(length, this.#retry);
   }
 

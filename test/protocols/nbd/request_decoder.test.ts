@@ -60,7 +60,7 @@ function feed(decoder: RequestDecoder, stream: Uint8Array, sizes: Iterable<numbe
     const count = Math.min(most, into.length, stream.length - at);
     into.set(stream.subarray(at, at + count));
     at += count;
-    decoder.push(into.subarray(0, count));
+    decoder.push(into.subarray(0, count), into.buffer === own.buffer);
     for (let next = decoder.next(); next !== undefined; next = decoder.next()) {
       found.push({ ...next, payload: next.payload.slice() });
     }
@@ -85,6 +85,52 @@ test('a large payload is read straight into its buffer, whatever the pieces', (t
     }),
     { numRuns: 15 },
   );
+});
+
+test('small requests in memory that comes again are what was sent, whatever their sizes and pieces', (t) => {
+  const sizes = fc.array(fc.constantFrom(1, 2, 100, 4096), { minLength: 1, maxLength: 60 });
+  const pieces = fc.array(fc.integer({ min: 1, max: 9000 }), { minLength: 1, maxLength: 20 });
+  fc.assert(
+    fc.property(sizes, pieces, (lengths, each) => {
+      const payloads = lengths.map((length, index) => contents(length, index));
+      const stream = Buffer.concat(payloads.map((payload, index) => writeBytes(index * 4096 + 1, payload)));
+      function* forever(): Generator<number> {
+        for (let turn = 0; turn < 1_000_000; turn++) yield each[turn % each.length]!;
+      }
+      const found = feed(new RequestDecoder(terms, new Buffers()), stream, forever());
+      if (found.length !== payloads.length) return false;
+      return found.every(
+        ({ header, payload }, index) =>
+          header.offset === BigInt(index * 4096 + 1) && Buffer.from(payload).equals(payloads[index]!),
+      );
+    }),
+    { numRuns: 200 },
+  );
+  t.pass();
+});
+
+test('payloads of one size in memory that comes again are the same views, and those in other memory are not', (t) => {
+  const decoder = new RequestDecoder(terms, new Buffers());
+  const own = new Uint8Array(64 * 1024);
+  const payloadsOf = (chunk: Uint8Array, borrowed: boolean): Uint8Array[] => {
+    decoder.push(chunk, borrowed);
+    const found: Uint8Array[] = [];
+    for (let next = decoder.next(); next !== undefined; next = decoder.next()) found.push(next.payload);
+    decoder.keep();
+    return found;
+  };
+  const stream = Buffer.concat([writeBytes(0, contents(4096, 1)), writeBytes(4096, contents(4096, 2))]);
+  own.set(stream);
+  const first = payloadsOf(own.subarray(0, stream.length), true);
+  const again = payloadsOf(own.subarray(0, stream.length), true);
+  t.is(again[0], first[0]);
+  t.is(again[1], first[1]);
+  own.set(stream, 100);
+  const moved = payloadsOf(own.subarray(100, 100 + stream.length), true);
+  t.deepEqual(moved[0], contents(4096, 1));
+  const other = payloadsOf(Uint8Array.from(stream), false);
+  t.not(other[0]?.buffer, own.buffer);
+  t.deepEqual(other[1], contents(4096, 2));
 });
 
 test('only the rest of a large payload is asked for by its place', (t) => {

@@ -10,9 +10,15 @@ export interface CachedTable {
   /** What differs from the file, in `bytes`; empty where from >= to */
   dirtyFrom: number;
   dirtyTo: number;
+  /** Asked for since it last came up for removal */
+  used: boolean;
 }
 
-/** Metadata clusters, least recently used out first. What is dirty stays until it was written. */
+/**
+ * Metadata clusters; out goes first what was not asked for while all others came up for removal. What is dirty stays
+ * until it was written. Nothing moves when a table is asked for: a map whose entries are taken out and put back makes
+ * itself anew again and again, and each old one keeps its successor from the collector.
+ */
 export class TableCache {
   readonly #file: ImageFile;
   readonly #clusterBytes: number;
@@ -38,9 +44,7 @@ export class TableCache {
 
   peek(host: number): CachedTable | undefined {
     const table = this.#tables.get(host);
-    if (table === undefined) return undefined;
-    this.#tables.delete(host);
-    this.#tables.set(host, table);
+    if (table !== undefined) table.used = true;
     return table;
   }
 
@@ -98,10 +102,15 @@ export class TableCache {
   #insert(host: number, bytes: Uint8Array): CachedTable {
     for (const [key, old] of this.#tables) {
       if (this.#tables.size < this.#capacity) break;
-      if (!this.#dirty.has(old)) this.#tables.delete(key);
+      if (this.#dirty.has(old)) continue;
+      this.#tables.delete(key);
+      if (!old.used) continue;
+      // A second chance, behind the others: this loop comes to it again.
+      old.used = false;
+      this.#tables.set(key, old);
     }
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const table = { host, bytes, view, dirtyFrom: Number.POSITIVE_INFINITY, dirtyTo: 0 };
+    const table = { host, bytes, view, dirtyFrom: Number.POSITIVE_INFINITY, dirtyTo: 0, used: false };
     this.#tables.set(host, table);
     return table;
   }

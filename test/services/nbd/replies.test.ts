@@ -1,0 +1,129 @@
+import test from 'ava';
+import { CMD, decodeChunkHeader, REPLY_TYPE } from '../../../protocols/nbd/mod.ts';
+import { BufferPool } from '../../../services/nbd/buffer_pool.ts';
+import { ExportSet, MemoryImage } from '../../../services/nbd/mod.ts';
+import { ReplyQueue } from '../../../services/nbd/reply_queue.ts';
+import { ReplyWriter } from '../../../services/nbd/reply_writer.ts';
+import { ByteClient, joined, requestBytes } from './harness.ts';
+
+// How replies are put together: what leaves together, and how much is made before it is taken.
+
+const MIB = 1 << 20;
+
+/** Counts reads; those of `inPlace` false have to wait */
+class CountingImage extends MemoryImage {
+  reads = 0;
+  readonly inPlace: boolean;
+
+  constructor(sizeBytes: number, inPlace: boolean) {
+    super(sizeBytes);
+    this.inPlace = inPlace;
+  }
+
+  override readNow(offset: number, into: Uint8Array): boolean {
+    if (!this.inPlace) return false;
+    this.reads++;
+    return super.readNow(offset, into);
+  }
+
+  override async read(offset: number, into: Uint8Array): Promise<void> {
+    this.reads++;
+    super.readNow(offset, into);
+  }
+}
+
+function served(image: MemoryImage): ExportSet {
+  const exports = new ExportSet();
+  exports.add({ name: '', image, writable: true });
+  return exports;
+}
+
+test('replies to small reads that the pool has done in one turn leave in one piece', async (t) => {
+  const image = new CountingImage(MIB, false);
+  image.writeNow(0, new Uint8Array(MIB).fill(7));
+  const client = await new ByteClient(served(image)).go('', { structured: true });
+  const pieces: number[] = [];
+  client.stream.on('data', (chunk: Uint8Array) => pieces.push(chunk.length));
+  client.send(
+    joined(...Array.from({ length: 8 }, (_, index) => requestBytes({ offset: BigInt(index), length: 4096 }))),
+  );
+  for (let index = 0; index < 8; index++) t.is((await client.reply())?.data.length, 8 + 4096);
+  t.deepEqual(pieces, [8 * (20 + 8 + 4096)]);
+  client.send(requestBytes({ type: CMD.DISC }));
+  await client.summary;
+});
+
+test('large reads of a client that takes nothing are not made far ahead', async (t) => {
+  const image = new CountingImage(MIB, true);
+  image.writeNow(0, new Uint8Array(MIB).fill(7));
+  const client = await new ByteClient(served(image)).go();
+  client.stream.pause();
+  client.send(
+    joined(...Array.from({ length: 32 }, (_, index) => requestBytes({ cookie: BigInt(index), length: MIB }))),
+  );
+  for (let before = -1; image.reads !== before; ) {
+    before = image.reads;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+  t.true(image.reads > 0 && image.reads <= 2, `${image.reads} reads`);
+  client.stream.resume();
+  for (let index = 0; index < 32; index++) {
+    const reply = await client.reply(MIB);
+    t.is(reply?.cookie, BigInt(index));
+    t.is(reply?.data.at(-1), 7);
+  }
+  t.is(image.reads, 32);
+  client.send(requestBytes({ type: CMD.DISC }));
+  await client.summary;
+});
+
+test('ReplyWriter says offsets beyond 32 bits as they are', (t) => {
+  const written: Buffer[] = [];
+  const stream = { write: (bytes: Buffer) => written.push(bytes) } as unknown as ConstructorParameters<
+    typeof ReplyQueue
+  >[0];
+  const queue = new ReplyQueue(stream, new BufferPool(0), () => {});
+  const writer = new ReplyWriter(queue, { structured: true, extended: false });
+  const offsets = [0, 2 ** 31, 2 ** 32 - 1, 2 ** 32, 2 ** 40 + 3, Number.MAX_SAFE_INTEGER - 5];
+  for (const offset of offsets) writer.sendRead({ cookie: 5n, offset, length: 5 }, Buffer.from('hello'));
+  queue.flush();
+  const all = Buffer.concat(written);
+  for (const [index, offset] of offsets.entries()) {
+    const at = index * (20 + 8 + 5);
+    t.is(decodeChunkHeader(all.subarray(at, at + 20)).type, REPLY_TYPE.OFFSET_DATA);
+    t.is(all.readBigUInt64BE(at + 20), BigInt(offset));
+    t.is(all.toString('latin1', at + 28, at + 33), 'hello');
+  }
+});
+
+test('ReplyQueue gives a view again only where it is the same one', (t) => {
+  const pool = new BufferPool();
+  const stream = { write: (_: unknown, done: () => void) => done() } as unknown as ConstructorParameters<
+    typeof ReplyQueue
+  >[0];
+  const queue = new ReplyQueue(stream, pool, () => {});
+  const sizes = [
+    [100, 200, 100],
+    [100, 200, 100],
+    [100, 64, 300],
+    [1, 200, 100],
+  ];
+  let seed = 0;
+  for (const lengths of sizes) {
+    const expected: number[] = [];
+    let start: number | undefined;
+    for (const length of lengths) {
+      const at = queue.reserve(length + 4);
+      start ??= at;
+      const piece = queue.piece(at + 4, length);
+      t.is(piece.length, length);
+      t.is(piece.byteOffset, queue.bytes.byteOffset + at + 4);
+      piece.fill(++seed);
+      queue.view.setUint32(at, length);
+      queue.commit(length + 4);
+      expected.push(...new Uint8Array(new Uint32Array([length]).buffer).reverse(), ...new Array(length).fill(seed));
+    }
+    t.deepEqual([...queue.bytes.subarray(start, start! + expected.length)], expected);
+    queue.flush();
+  }
+});
