@@ -5,7 +5,7 @@ import { ACCESS_READ, ACCESS_WRITE, pmpAllows, pmpUniform } from './pmp';
 import * as R from './registers';
 import { dataPrivilege, fillData } from './tlb';
 import { CAUSE_LOAD_MISALIGNED, CAUSE_STORE_MISALIGNED, trap } from './trap';
-import { accessFault, markDirty, pageFault, walk, walkUnlogged, walkedPa, walkedReadable, walkedWritable } from './walk';
+import { accessFault, markDirty, pageFault, walk, walkUnlogged, walkedGlobal, walkedPa, walkedReadable, walkedWritable } from './walk';
 
 /** Physical address where `translate` gave 1 */
 let mmioPa: u64 = 0;
@@ -49,6 +49,7 @@ function translateAs(va: u64, size: u64, access: u32, reported: u32, tval: u64):
       host,
       walkedReadable && (access == ACCESS_READ || pmpAllows(page, 4096, ACCESS_READ, priv)),
       ram && walkedWritable && (access == ACCESS_WRITE || pmpAllows(page, 4096, ACCESS_WRITE, priv)),
+      walkedGlobal,
     );
   }
   return host;
