@@ -206,12 +206,14 @@ class PageLoop {
   #shortBody(): Node[] {
     const { random } = this.#scope;
     const called = this.#calls && !random.once(4) ? this.#tools.change() : undefined;
-    return [...(called ?? rightsChange(this.#scope) ?? []), ...this.#accesses(4), this.#step(), this.#tools.fold()];
+    const inner = random.once(2) ? this.#innerLoop() : undefined;
+    const accesses = inner === undefined ? this.#accesses(4) : [inner];
+    return [...(called ?? rightsChange(this.#scope) ?? []), ...accesses, this.#step(), this.#tools.fold()];
   }
 
   make(): Node[] | undefined {
     const { random } = this.#scope;
-    return this.#loop(random.once(3) ? this.#shortBody() : this.#longBody());
+    return this.#loop(random.once(2) ? this.#shortBody() : this.#longBody());
   }
 
   #longBody(): Node[] {
