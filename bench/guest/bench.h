@@ -10,6 +10,9 @@
 
 uint64_t workload(void);
 
+/** What harts but the first do, in M-mode, from the start: nothing, unless a workload has it */
+void other_hart(uint64_t hart);
+
 /** The byte that the host started the workload with: some workloads have more than one way to go */
 extern uint8_t start_byte;
 

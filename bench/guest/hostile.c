@@ -1,13 +1,16 @@
 // A program that writes new code for ever, makes it hot and leaves it: each function is written once, runs a loop of
-// its own and is never needed again. Ends when the host sends a byte.
+// its own and is never needed again; on all harts at once. Ends when the host sends a byte.
 #include "bench.h"
 
-#define AREA (8 << 20)
+/** Of each hart */
+#define AREA (4 << 20)
+#define HARTS 8
 /** Of one function, in instructions of four bytes */
 #define LENGTH 32
 #define REPORT 512
 
-static uint32_t area[AREA / 4] __attribute__((aligned(4096)));
+static uint32_t area[HARTS][AREA / 4] __attribute__((aligned(4096)));
+static volatile int begun, ended;
 
 static uint32_t immediate(uint32_t opcode, uint32_t kind, uint32_t rd, uint32_t rs, uint32_t value) {
   return (value & 0xfff) << 20 | rs << 15 | kind << 12 | rd << 7 | opcode;
@@ -34,14 +37,29 @@ static void write_function(uint32_t *at, uint64_t *random) {
   at[i] = 0x00008067; // ret
 }
 
-uint64_t workload(void) {
-  uint64_t random = 2463534242ul, value = 1, written = 0;
-  for (uint32_t at = 0; !serial_has_input(); at = (at + LENGTH) % (AREA / 4)) {
-    write_function(area + at, &random);
+/** Writes functions and runs each, until `done`; gives how many. */
+static uint64_t work(uint64_t hart, int (*done)(void)) {
+  uint64_t random = 2463534242ul + hart * 0x9e3779b97f4a7c15ul, value = 1, written = 0;
+  for (uint32_t at = 0; !done(); at = (at + LENGTH) % (AREA / 4)) {
+    uint32_t *code = area[hart] + at;
+    write_function(code, &random);
     __asm__ volatile("fence.i" ::: "memory");
-    uint64_t (*made)(uint64_t, uint64_t) = (uint64_t (*)(uint64_t, uint64_t))(area + at);
-    value += made(value, 3000);
-    if (++written % REPORT == 0) put_figure("functions", written);
+    value += ((uint64_t (*)(uint64_t, uint64_t))code)(value, 3000);
+    if (++written % REPORT == 0 && hart == 0) put_figure("functions", written);
   }
+  return written;
+}
+
+static int is_over(void) { return ended; }
+
+void other_hart(uint64_t hart) {
+  while (!begun) {}
+  if (hart < HARTS) work(hart, is_over);
+}
+
+uint64_t workload(void) {
+  begun = 1;
+  uint64_t written = work(0, serial_has_input);
+  ended = 1;
   return written;
 }

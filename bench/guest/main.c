@@ -7,6 +7,8 @@ static volatile uint32_t *const test_device = (volatile uint32_t *)0x100000;
 
 uint8_t start_byte;
 
+__attribute__((weak)) void other_hart(uint64_t hart) { (void)hart; }
+
 int serial_has_input(void) { return uart[5] & 1; }
 
 void put(char c) {

@@ -5,7 +5,11 @@
 _start:
   li t0, 0x6000            # mstatus.FS = Dirty
   csrs mstatus, t0
+  csrr a0, mhartid
+  slli t1, a0, 13          # 8 KiB of stack for each of up to eight harts
   la sp, __stack_top
+  sub sp, sp, t1
+  bnez a0, 2f
 #ifdef SV39
   call page_tables         # gives the value of satp
   csrw satp, a0
@@ -27,4 +31,6 @@ _start:
 #endif
   call bench_main
 1: wfi
+  j 1b
+2: call other_hart
   j 1b

@@ -30,7 +30,7 @@ export async function measureHostile(options: BenchOptions, sides: readonly Side
   const elf = compileGuest({ name: 'hostile' }, folder);
   const runs = new Map<SideName, HostileRun>();
   // One after the other: side by side they would take the processor from each other
-  for (const side of sides) runs.set(side.name, await hostileRun(side, elf, options.seconds));
+  for (const side of sides) runs.set(side.name, await hostileRun(side, elf, options));
   const ours = runs.get('ours')!;
   const theirs = runs.get('qemu');
   const most = Math.max(...ours.looks.map(({ otherMib }) => otherMib));
@@ -48,21 +48,21 @@ export async function measureHostile(options: BenchOptions, sides: readonly Side
   });
   const rate = (run: HostileRun) => round(run.functions / options.seconds);
   return {
-    title: `A guest that generates code for ever, ${options.seconds} s: memory beside its RAM`,
+    title: `A guest that generates code for ever, ${options.harts} harts, ${options.seconds} s: memory beside its RAM`,
     rows,
     notes: [
-      `functions of 32 instructions a second, each run 3000 rounds: ours ${rate(ours)}` +
+      `functions of 32 instructions a second, each run 3000 rounds, by the first hart: ours ${rate(ours)}` +
         (theirs === undefined ? '' : `, QEMU ${rate(theirs)}`),
     ],
     samples: Object.fromEntries(runs),
   };
 }
 
-async function hostileRun(side: Side, elf: string, seconds: number): Promise<HostileRun> {
-  await using guest = await side.start(bareSpec(elf));
+async function hostileRun(side: Side, elf: string, { seconds, harts }: BenchOptions): Promise<HostileRun> {
+  await using guest = await side.start({ ...bareSpec(elf), harts });
   const { line, pid } = guest;
   await line.until('.', START_TIMEOUT_MS);
-  const offset = ramOffset(side.name, 1, BARE_RAM_MIB);
+  const offset = ramOffset(side.name, harts, BARE_RAM_MIB);
   const looks: Look[] = [];
   line.write('g');
   const from = performance.now();

@@ -32,6 +32,8 @@ export interface BenchOptions {
   readonly percent: number;
   /** How long the idle guest and the hostile one are looked at, in `s` */
   readonly seconds: number;
+  /** Of the hostile guest */
+  readonly harts: number;
   readonly json: string | undefined;
   /** Without the other side */
   readonly alone: boolean;
@@ -58,6 +60,7 @@ export const MACHINE_USAGE = `npm run bench -- machine [NAME…] [OPTIONS]
   --engine E  interpreter or translator (default: what the machine takes by itself)
   --percent N share of each workload: 100 takes QEMU about a second (default 100)
   --seconds N length of the idle and the hostile guest's observation (default 10)
+  --harts N   of the hostile guest, at most 8 (default 1)
   --alone     our side only
   --json FILE every single figure
 `;
@@ -81,6 +84,7 @@ export function parseMachineOptions(args: readonly string[]): BenchOptions {
     engine: engine as Engine | undefined,
     percent: whole('percent', values.percent ?? '100', 1000),
     seconds: whole('seconds', values.seconds ?? '10', 3600),
+    harts: whole('harts', values.harts ?? '1', 8),
     json: values.json,
     alone: values.alone === true,
   };
@@ -95,6 +99,7 @@ function parse(args: readonly string[]) {
       engine: { type: 'string' },
       percent: { type: 'string' },
       seconds: { type: 'string' },
+      harts: { type: 'string' },
       json: { type: 'string' },
       alone: { type: 'boolean' },
     },

@@ -15,7 +15,7 @@ import {
   WINDOW,
 } from './layout.ts';
 import { type FunctionPlan, type Node, type NodeOf, type ProgramPlan, WINDOW_FUNCTION_BYTES } from './nodes.ts';
-import { pageTables } from './page_tables.ts';
+import { pageTables, SUPERVISOR_SPACES } from './page_tables.ts';
 import { COUNTERS } from './scope.ts';
 
 const { zero, ra, sp, tp, t0, t1, t6 } = X;
@@ -334,10 +334,13 @@ export class Lowering {
       a.constant(t1, table + 8 * page).op('ld', { rd: t2, rs1: t1 });
       a.op('xori', { rd: t2, rs1: t2, imm: bits }).op('sd', { rs1: t1, rs2: t2 });
     }
-    a.constant(t1, WINDOW + page * PAGE + 8).op('addi', { rd: t2 });
-    const ofPage = fence === 'page' || fence === 'pageOfSpace';
-    const ofSpace = fence === 'space' || fence === 'pageOfSpace';
-    a.op('sfence.vma', { rs1: ofPage ? t1 : zero, rs2: ofSpace ? t2 : zero });
+    const rs1 = fence === 'page' || fence === 'pageOfSpace' ? t1 : zero;
+    a.constant(t1, WINDOW + page * PAGE + 8);
+    if (fence === 'all' || fence === 'page') {
+      a.op('sfence.vma', { rs1 });
+      return;
+    }
+    for (const imm of SUPERVISOR_SPACES) a.op('addi', { rd: t2, imm }).op('sfence.vma', { rs1, rs2: t2 });
   }
 
   #threaded({ counter, rounds, temporary, steps }: NodeOf<'threaded'>): void {

@@ -16,7 +16,10 @@ const MXR = 1n << 19n;
 const MIE = 8;
 const MPRV = 1n << 17n;
 const MPP_S = 1n << 11n;
-/** Of the window: one that belongs to the other mode, one that may be executed only */
+/**
+ * Of the window: one that belongs to the other mode, one that may be executed only. Between them is one without memory:
+ * of an access that is half in it, which fault comes first is the implementation's choice
+ */
 const OTHERS_PAGE = 8;
 const EXECUTE_PAGE = 10;
 /** What an entry is changed by: its page; V; W; A; D; from read and write to execute */
@@ -105,7 +108,7 @@ class PageLoop {
 
   #access({ register, aligned, loadsOnly }: Pointer): Word {
     const { random } = this.#scope;
-    const imm = random.once(5) && !aligned ? -random.below(16) : random.below(48);
+    const imm = random.once(5) && !aligned && !loadsOnly ? -random.below(16) : random.below(48);
     if (loadsOnly) return this.#words.load(this.#scope, register, imm, false);
     return access(this.#scope, this.#words, register, imm, aligned);
   }
@@ -118,8 +121,9 @@ class PageLoop {
 
   #step(): Node {
     const { random } = this.#scope;
-    const { register, aligned } = random.pick(this.#pointers);
-    const imm = aligned ? 8 : random.pick([1, 2, 4, 8, 8, 16, 24, 56, -8]);
+    const { register, aligned, loadsOnly } = random.pick(this.#pointers);
+    const ahead = random.pick([1, 2, 4, 8, 8, 16, 24, 56]);
+    const imm = aligned ? 8 : random.once(9) && !loadsOnly ? -8 : ahead;
     return encode('addi', { rd: register, rs1: register, imm });
   }
 
@@ -175,7 +179,13 @@ class PageLoop {
         const from = random.pick(this.#pointers);
         const to = random.pick(this.#pointers);
         if (from.aligned !== to.aligned || from.loadsOnly !== to.loadsOnly || from.inWindow !== to.inWindow) return [];
-        return [encode('addi', { rd: to.register, rs1: from.register, imm: 8 * random.below(64) - 128 })];
+        return [
+          encode('addi', {
+            rd: to.register,
+            rs1: from.register,
+            imm: 8 * random.below(64) - (from.loadsOnly ? 0 : 128),
+          }),
+        ];
       }
       case 4:
         return this.#calls ? (this.#tools.call() ?? []) : this.#accesses(2);
@@ -196,12 +206,14 @@ class PageLoop {
   #shortBody(): Node[] {
     const { random } = this.#scope;
     const called = this.#calls && !random.once(4) ? this.#tools.change() : undefined;
-    return [...(called ?? rightsChange(this.#scope) ?? []), ...this.#accesses(4), this.#step(), this.#tools.fold()];
+    const inner = random.once(2) ? this.#innerLoop() : undefined;
+    const accesses = inner === undefined ? this.#accesses(4) : [inner];
+    return [...(called ?? rightsChange(this.#scope) ?? []), ...accesses, this.#step(), this.#tools.fold()];
   }
 
   make(): Node[] | undefined {
     const { random } = this.#scope;
-    return this.#loop(random.once(3) ? this.#shortBody() : this.#longBody());
+    return this.#loop(random.once(2) ? this.#shortBody() : this.#longBody());
   }
 
   #longBody(): Node[] {

@@ -33,6 +33,10 @@ const MEGA = 2 << 20;
 const GIGA = 1 << 30;
 const SV39 = 8n << 60n;
 
+/** Numbers of the address spaces */
+export const SUPERVISOR_SPACES = [1, 2] as const;
+const USER_SPACES = [3, 0xfffe] as const;
+
 export type Owner = 'S' | 'U';
 export type Space = 0 | 1;
 
@@ -83,7 +87,10 @@ function buildPageTables(random: Random): PageTables {
       windows.push(window);
     }
   }
-  const satp = (owner: Owner, space: Space): bigint => SV39 | BigInt(roots.get(`${owner}${space}`)! / PAGE);
+  const satp = (owner: Owner, space: Space): bigint => {
+    const number = BigInt((owner === 'S' ? SUPERVISOR_SPACES : USER_SPACES)[space]);
+    return SV39 | (number << 44n) | BigInt(roots.get(`${owner}${space}`)! / PAGE);
+  };
   return {
     bytes: bytes.subarray(0, next - TABLES),
     satp,
@@ -111,7 +118,7 @@ function programTables(
     const mega = first + index;
     set(level1, mega, entry(level0, V));
     for (let page = 0; page < MEGA / PAGE; page++) {
-      const marks = random.pick([0n, A, A | D, A | D]);
+      const marks = random.pick([0n, A, A | D, A | D]) | random.pick([0n, G]);
       set(level0, page, entry(RAM_BASE + mega * MEGA + page * PAGE, all | marks | (owner === 'U' ? U : 0n)));
     }
   }

@@ -51,12 +51,14 @@ export function trapItems(scope: Scope, words: Words, rules: TrapRules, mayCall:
 
 /** By the program itself, where it is the supervisor; elsewhere each instruction traps */
 function switchSpace(scope: Scope, { satpToggle }: TrapRules): Node[] | undefined {
+  const { random } = scope;
   return scope.reserve(2, (satp, toggle) => {
     const change: Node[] = [
       { t: 'constant', rd: toggle, value: hex(satpToggle) },
       encode('xor', { rd: satp, rs1: satp, rs2: toggle }),
       encode('csrrw', { rs1: satp, csr: CSR.satp }),
-      encode('sfence.vma'),
+      // The spaces have different numbers
+      ...(random.once(2) ? [] : [encode('sfence.vma')]),
     ];
     const body: Node[] = [
       encode('addi', { rd: satp }),

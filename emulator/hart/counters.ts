@@ -28,6 +28,7 @@ export const HART_COUNTERS: readonly CounterDescription[] = [
   count('page-walks', H.COUNT_PAGE_WALKS),
   count('tlb-flushes', H.COUNT_TLB_FLUSHES),
   count('tlb-page-flushes', H.COUNT_PAGE_FLUSHES),
+  count('tlb-space-flushes', H.COUNT_SPACE_FLUSHES),
   count('mmio-reads', H.COUNT_MMIO_READS),
   count('mmio-writes', H.COUNT_MMIO_WRITES),
   count('mailbox-round-trips', H.COUNT_MAILBOX),

@@ -6,7 +6,7 @@ import * as R from './registers';
 import { dataPrivilege, fillData } from './tlb';
 import { CAUSE_LOAD_MISALIGNED, CAUSE_STORE_MISALIGNED, trap } from './trap';
 import { widenWindow } from './window';
-import { accessFault, markDirty, pageFault, walk, walkUnlogged, walkedPa, walkedReadable, walkedWritable } from './walk';
+import { accessFault, markDirty, pageFault, walk, walkUnlogged, walkedGlobal, walkedPa, walkedReadable, walkedWritable } from './walk';
 
 /** Physical address where `translate` gave 1 */
 let mmioPa: u64 = 0;
@@ -47,7 +47,7 @@ function translateAs(va: u64, size: u64, access: u32, reported: u32, tval: u64):
     const page = pa & ~0xfff;
     const readable = walkedReadable && (access == ACCESS_READ || pmpAllows(page, 4096, ACCESS_READ, priv));
     const writable = ram && walkedWritable && (access == ACCESS_WRITE || pmpAllows(page, 4096, ACCESS_WRITE, priv));
-    fillData(va, host, readable, writable);
+    fillData(va, host, readable, writable, walkedGlobal);
     if (readable && writable) widenWindow(va, priv);
   }
   return host;

@@ -4,7 +4,7 @@ import { hostPoll, now } from './env';
 import * as H from './hart_layout';
 import { readPmpAddress, readPmpConfig, writePmpAddress, writePmpConfig } from './pmp';
 import * as R from './registers';
-import { flushAll } from './tlb';
+import { flushAll, flushSpace } from './tlb';
 import { pendingInterrupts, updateFpFast, writeStatus } from './trap';
 
 const S_INTERRUPTS: u64 = (1 << 1) | (1 << 5) | (1 << 9);
@@ -18,6 +18,8 @@ const INSTRET_HPM: u32 = 0xffffffff;
 const MENVCFG: u64 =
   R.MENVCFG_FIOM | R.ENVCFG_CBIE | R.ENVCFG_CBCFE | R.ENVCFG_CBZE | R.MENVCFG_ADUE | R.MENVCFG_PBMTE | R.MENVCFG_STCE;
 const SENVCFG: u64 = R.MENVCFG_FIOM | R.ENVCFG_CBIE | R.ENVCFG_CBCFE | R.ENVCFG_CBZE;
+
+const SATP_ASID: u64 = 0x0ffff00000000000;
 
 /** Set by read and write where the access is illegal */
 export let csrFault: bool = false;
@@ -220,9 +222,12 @@ function writeSatp(value: u64): void {
   const mode = <u32>(value >> 60);
   // An unsupported mode leaves the register as it was (privileged specification, "satp")
   if (mode != 0 && (mode < 8 || mode > 10)) return;
-  if (R.get64(H.HART_SATP) == value) return;
+  const changed = R.get64(H.HART_SATP) ^ value;
+  if (changed == 0) return;
   R.set64(H.HART_SATP, value);
-  flushAll();
+  // Of a space with the same number, whoever writes it has to fence; what was before is not kept all the same
+  if (changed >> 60 == 0 && (changed & SATP_ASID) != 0) flushSpace();
+  else flushAll();
 }
 
 /** Writes a CSR that exists and may be written. */

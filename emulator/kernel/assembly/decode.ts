@@ -20,7 +20,7 @@ import * as R from './registers';
 import { fillInstruction, forgetSlots } from './tlb';
 import { CAUSE_FETCH_ACCESS, trap } from './trap';
 import { findTranslation } from './translation';
-import { walk, walkUnlogged, walkedPa } from './walk';
+import { walk, walkUnlogged, walkedGlobal, walkedPa } from './walk';
 
 // As in isa/table.ts
 const HANDLER_UNDECODED: u16 = 0;
@@ -131,7 +131,7 @@ export function fetchSlow(): u32 {
   if (host == 0) return 0;
   if (!pmpUniform(walkedPa)) return fetchOnce(pc, host);
   const slots = pageSlots(host);
-  fillInstruction(pc, slots);
+  fillInstruction(pc, slots, walkedGlobal);
   return slots;
 }
 

@@ -101,7 +101,7 @@ export const HART_JUMP_FROM = 0x4d0;
 export const HART_WINDOW = 0x4d8;
 export const HART_WINDOW_REACH = 0x4e0;
 export const HART_WINDOW_HOST = 0x4e8;
-/** By set of the data TLB: u64 first address, u64 bytes, u32 host address of the first, u32 unused */
+/** By set of the data TLB: u64 first address, u64 bytes, u32 host address of the first, u32 whether it is global */
 export const HART_WINDOWS = 0x500;
 export const WINDOW_BYTES = 24;
 /** An access or group of accesses that is looked for in a window is at most so long */
@@ -158,21 +158,24 @@ export const COUNT_TRANSLATION_FLUSHES = 0x9a0;
 export const COUNT_TRANSLATED_MODULES = 0x9a8;
 export const COUNT_TRANSLATIONS_DEFERRED = 0x9b0;
 export const COUNT_PAGE_FLUSHES = 0x9b8;
+export const COUNT_SPACE_FLUSHES = 0x9c0;
 /** Counters may go up to here */
 export const HART_COUNTERS_END = 0x1000;
 
 /** One predecoded instruction that straddles two pages, with the page end after it */
 export const HART_SCRATCH = 0x1000;
-/** Four sets (U, S, S+SUM unused, M) of 256 entries: u64 page, u32 slot base, u32 unused */
+/** Four sets (U, S, S+SUM unused, M) of 256 entries: u64 page, u32 slot base, u32 whether it is global */
 export const HART_ITLB_SETS = 0x4000;
 export const ITLB_ENTRIES = 256;
 export const ITLB_ENTRY_BYTES = 16;
 export const ITLB_SET_BYTES = 0x1000;
-/** Four sets of 1024 entries: u64 read tag, u64 write tag, u32 addend, u32 unused, 8 bytes unused */
+export const ITLB_GLOBAL = 12;
+/** Four sets of 1024 entries: u64 read tag, u64 write tag, u32 addend, u32 whether it is global, 8 bytes unused */
 export const HART_DTLB_SETS = 0x10000;
 export const DTLB_ENTRIES = 1024;
 export const DTLB_ENTRY_BYTES = 32;
 export const DTLB_SET_BYTES = 0x8000;
+export const DTLB_GLOBAL = 20;
 
 // What the translator keeps for a hart (decisions/0008)
 /** u16 each, by a hash of the slot: how often a call, an indirect jump or a backward branch went there */
@@ -183,10 +186,11 @@ export const HART_ENTRY_CACHE = 0x38000;
 export const ENTRY_CACHE_ENTRIES = 2048;
 /** u64 each, by code key: the page at which the key's code is known to be mapped now; all ones where it is not */
 export const HART_EXEC_CELLS = 0x40000;
-/** u16 each: the keys whose cells are set */
+/** u16 each: the keys whose cells are set, and whether the page there is global */
 export const HART_EXEC_LIST = 0x50000;
 /** Code keys: one for each page, version and privilege that translated code was made of */
 export const CODE_KEYS = 8192;
+export const EXEC_GLOBAL = 0x8000;
 /** u64 address ^ HART_JUMP_SALT, u32 table index, u32 entry: where indirect jumps go */
 export const HART_JUMP_CACHE = 0x54000;
 export const JUMP_CACHE_ENTRIES = 1024;

@@ -6,7 +6,7 @@ import { HART } from './hart';
 import * as H from './hart_layout';
 import { ACCESS_READ, ACCESS_WRITE } from './pmp';
 import * as R from './registers';
-import { flushAll, flushPage } from './tlb';
+import { flushAll, flushPage, flushSpace } from './tlb';
 import { fenceInstructions } from './translation';
 import {
   CAUSE_BREAKPOINT,
@@ -97,9 +97,7 @@ export function systemWord(code: u32, word: u64, length: u32): u32 {
     case SFENCE_VMA:
     case SINVAL_VMA:
       if (priv == R.PRIV_U || (priv == R.PRIV_S && (status & R.TVM) != 0)) break;
-      // One address where rs1 names a register; an address space in rs2 would only be less
-      if ((<u32>word >> 15) & 31) flushPage(R.getX((<u32>word >> 15) & 31));
-      else flushAll();
+      fenceMappings((<u32>word >> 15) & 31, (<u32>word >> 20) & 31);
       R.set64(H.HART_PC, next);
       return H.EXIT_FUEL;
     case SFENCE_W_INVAL:
@@ -116,6 +114,18 @@ export function systemWord(code: u32, word: u64, length: u32): u32 {
   }
   illegalInstruction(word);
   return H.EXIT_FUEL;
+}
+
+/**
+ * Privileged specification, "sfence.vma": the leaf at an address where rs1 names a register, and what is not global of one
+ * address space where rs2 does. Of a space that is not the current one there is nothing; a leaf is forgotten even if it
+ * is global.
+ */
+function fenceMappings(rs1: u32, rs2: u32): void {
+  if (rs2 != 0 && (R.getX(rs2) & 0xffff) != ((R.get64(H.HART_SATP) >> 44) & 0xffff)) return;
+  if (rs1 != 0) flushPage(R.getX(rs1));
+  else if (rs2 != 0) flushSpace();
+  else flushAll();
 }
 
 /** Zicsr: csrrw does not read where rd is x0; csrrs and csrrc do not write where rs1 is x0 or the immediate 0. */

@@ -2,7 +2,7 @@
 import { HART } from './hart';
 import * as H from './hart_layout';
 import * as R from './registers';
-import { closeWindow, closeWindows, useWindow } from './window';
+import { closeSpaceWindows, closeWindow, closeWindows, useWindow } from './window';
 
 /** Points HART_DTLB and HART_ITLB at the sets of the current mode. */
 export function updateModes(): void {
@@ -30,7 +30,7 @@ export function flushInstructions(): void {
   memory.fill(HART + H.HART_ITLB_SETS, 0xff, 4 * H.ITLB_SET_BYTES);
   const count = R.get32(H.HART_EXEC_COUNT);
   for (let i: u32 = 0; i < count; i++) {
-    const key = <u32>load<u16>(HART + H.HART_EXEC_LIST + (i << 1));
+    const key = <u32>load<u16>(HART + H.HART_EXEC_LIST + (i << 1)) & ~H.EXEC_GLOBAL;
     store<u64>(HART + H.HART_EXEC_CELLS + (key << 3), ~0);
   }
   R.set32(H.HART_EXEC_COUNT, 0);
@@ -84,7 +84,7 @@ export function flushPage(va: u64): void {
   let count = R.get32(H.HART_EXEC_COUNT);
   for (let i: u32 = 0; i < count; ) {
     const listed = HART + H.HART_EXEC_LIST + (i << 1);
-    const cell = HART + H.HART_EXEC_CELLS + (<u32>load<u16>(listed) << 3);
+    const cell = HART + H.HART_EXEC_CELLS + ((<u32>load<u16>(listed) & ~H.EXEC_GLOBAL) << 3);
     if ((load<u64>(cell) & ~0xfff) != page) {
       i++;
       continue;
@@ -109,8 +109,44 @@ export function flushAll(): void {
   flushInstructions();
 }
 
+/**
+ * Forgets what the current address space maps for itself; what is global stays, whichever space follows. All that is
+ * not global is of one space, because whoever leaves a space comes here or to flushAll.
+ */
+export function flushSpace(): void {
+  R.count(H.COUNT_SPACE_FLUSHES);
+  closeSpaceWindows();
+  const used = R.get32(H.HART_TLB_USED);
+  for (let set: u32 = 0; set < 4; set++) {
+    if ((used & (1 << set)) == 0) continue;
+    const end = HART + H.HART_DTLB_SETS + (set + 1) * H.DTLB_SET_BYTES;
+    for (let entry = end - H.DTLB_SET_BYTES; entry < end; entry += H.DTLB_ENTRY_BYTES) {
+      if (load<u32>(entry + H.DTLB_GLOBAL)) continue;
+      store<u64>(entry, ~0);
+      store<u64>(entry + 8, ~0);
+    }
+  }
+  const end = HART + H.HART_ITLB_SETS + 4 * H.ITLB_SET_BYTES;
+  for (let entry = HART + H.HART_ITLB_SETS; entry < end; entry += H.ITLB_ENTRY_BYTES) {
+    if (load<u32>(entry + H.ITLB_GLOBAL) == 0) store<u64>(entry, ~0);
+  }
+  let count = R.get32(H.HART_EXEC_COUNT);
+  for (let i: u32 = 0; i < count; ) {
+    const listed = HART + H.HART_EXEC_LIST + (i << 1);
+    const key = <u32>load<u16>(listed);
+    if (key & H.EXEC_GLOBAL) {
+      i++;
+      continue;
+    }
+    store<u64>(HART + H.HART_EXEC_CELLS + (key << 3), ~0);
+    count--;
+    store<u16>(listed, load<u16>(HART + H.HART_EXEC_LIST + (count << 1)));
+  }
+  R.set32(H.HART_EXEC_COUNT, count);
+}
+
 /** Enters a translation of a whole page into the current data set. A tag that must not match is all ones. */
-export function fillData(va: u64, host: u32, readable: bool, writable: bool): void {
+export function fillData(va: u64, host: u32, readable: bool, writable: bool, global: bool): void {
   const page = va & ~0xfff;
   const set = dataSet();
   const entry =
@@ -118,11 +154,13 @@ export function fillData(va: u64, host: u32, readable: bool, writable: bool): vo
   store<u64>(entry, readable ? page : ~0);
   store<u64>(entry + 8, writable ? page : ~0);
   store<u32>(entry + 16, (host & ~0xfff) - <u32>page);
+  store<u32>(entry + H.DTLB_GLOBAL, global ? 1 : 0);
   R.set32(H.HART_TLB_USED, R.get32(H.HART_TLB_USED) | (1 << set));
 }
 
-export function fillInstruction(va: u64, slots: u32): void {
+export function fillInstruction(va: u64, slots: u32, global: bool): void {
   const entry = R.get32(H.HART_ITLB) + (<u32>(va >> 12) & (H.ITLB_ENTRIES - 1)) * H.ITLB_ENTRY_BYTES;
   store<u64>(entry, va & ~0xfff);
   store<u32>(entry + 8, slots);
+  store<u32>(entry + H.ITLB_GLOBAL, global ? 1 : 0);
 }

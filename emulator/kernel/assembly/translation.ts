@@ -6,7 +6,7 @@ import { HART } from './hart';
 import * as H from './hart_layout';
 import { ACCESS_EXECUTE, pmpAllows, pmpUniform } from './pmp';
 import * as R from './registers';
-import { walk, walkedPa, walkUnmarked } from './walk';
+import { walk, walkedGlobal, walkedPa, walkUnmarked } from './walk';
 
 const NO_KEY: u32 = 0xffff;
 
@@ -65,6 +65,15 @@ export function findEntry(slot: u32): u32 {
   return cached;
 }
 
+/** The same code at another address, where it may not be global any more */
+function relist(key: u32, global: bool): void {
+  for (let at = HART + H.HART_EXEC_LIST; ; at += 2) {
+    if ((<u32>load<u16>(at) & ~H.EXEC_GLOBAL) != key) continue;
+    store<u16>(at, <u16>(global ? key | H.EXEC_GLOBAL : key));
+    return;
+  }
+}
+
 /** Whether the page at `va` is what the key's code was made of; remembers it in the key's cell until the next flush. */
 export function validateCode(key: u32, va: u64): u32 {
   const record = CODE_KEYS_AT + key * H.CODE_KEY_BYTES;
@@ -77,9 +86,9 @@ export function validateCode(key: u32, va: u64): u32 {
   const cell = HART + H.HART_EXEC_CELLS + (key << 3);
   if (load<u64>(cell) == ~0) {
     const count = R.get32(H.HART_EXEC_COUNT);
-    store<u16>(HART + H.HART_EXEC_LIST + (count << 1), <u16>key);
+    store<u16>(HART + H.HART_EXEC_LIST + (count << 1), <u16>(walkedGlobal ? key | H.EXEC_GLOBAL : key));
     R.set32(H.HART_EXEC_COUNT, count + 1);
-  }
+  } else relist(key, walkedGlobal);
   store<u64>(cell, va);
   return 1;
 }
@@ -95,7 +104,7 @@ export function fenceInstructions(): void {
   let count = R.get32(H.HART_EXEC_COUNT);
   for (let i: u32 = 0; i < count; ) {
     const listed = HART + H.HART_EXEC_LIST + (i << 1);
-    const key = <u32>load<u16>(listed);
+    const key = <u32>load<u16>(listed) & ~H.EXEC_GLOBAL;
     if (keyCurrent(key)) {
       i++;
       continue;

@@ -11,6 +11,7 @@ const PTE_R: u64 = 2;
 const PTE_W: u64 = 4;
 const PTE_X: u64 = 8;
 const PTE_U: u64 = 16;
+const PTE_G: u64 = 32;
 const PTE_A: u64 = 64;
 const PTE_D: u64 = 128;
 const PTE_RESERVED: u64 = 0x1fc0000000000000;
@@ -21,9 +22,12 @@ const PTE_N: u64 = 0x8000000000000000;
 export let walkedPa: u64 = 0;
 export let walkedReadable: bool = false;
 export let walkedWritable: bool = false;
-/** Host address of the leaf entry that the last walk ended at, 0 where nothing is translated; its level */
+/** Host address of the leaf entry that the last walk ended at, 0 where nothing is translated; what it was; its level */
 export let walkedEntry: u32 = 0;
+export let walkedValue: u64 = 0;
 export let walkedLevel: u32 = 0;
+/** The same in every address space */
+export let walkedGlobal: bool = false;
 
 export function pageFault(access: u32): u64 {
   return access == ACCESS_EXECUTE ? CAUSE_FETCH_PAGE : access == ACCESS_WRITE ? CAUSE_STORE_PAGE : CAUSE_LOAD_PAGE;
@@ -67,6 +71,7 @@ export function walkUnlogged(va: u64, access: u32, priv: u32): u64 {
     walkedReadable = true;
     walkedWritable = true;
     walkedEntry = 0;
+    walkedGlobal = false;
     // Physical addresses have 56 bits
     return va >> 56 ? accessFault(access) : 0;
   }
@@ -123,9 +128,12 @@ export function walkUnlogged(va: u64, access: u32, priv: u32): u64 {
       }
       if (level != 0) noteSuperpage(va, level);
       walkedEntry = host;
+      walkedValue = updated;
       walkedLevel = level;
       walkedPa = ((ppn | ((va >> 12) & low)) << 12) | (va & 0xfff);
       walkedReadable = readable;
+      // One above the leaf would mean the same, and need not be seen (privileged specification, "Sv32", G)
+      walkedGlobal = (pte & PTE_G) != 0;
       // The write tag stands only where D does, so that the first store sets it
       walkedWritable = (pte & PTE_W) != 0 && (updated & PTE_D) != 0;
       return 0;

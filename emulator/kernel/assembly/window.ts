@@ -5,8 +5,9 @@ import { HART } from './hart';
 import * as H from './hart_layout';
 import { RAM_AT, RAM_BASE, RAM_BYTES } from './env';
 import { ACCESS_READ, ACCESS_WRITE, pmpAllows } from './pmp';
+import * as R from './registers';
 import { dataSet } from './tlb';
-import { walkedEntry, walkedLevel, walkedPa } from './walk';
+import { walkedEntry, walkedGlobal, walkedLevel, walkedPa, walkedValue } from './walk';
 
 const ENTRIES_OF_TABLE: u32 = 512;
 
@@ -31,6 +32,15 @@ export function closeWindow(set: u32, va: u64): void {
   if (va - load<u64>(window) < load<u64>(window + 8)) store<u64>(window + 8, 0);
 }
 
+/** Forgets the windows that are of one address space, in part or as a whole. */
+export function closeSpaceWindows(): void {
+  for (let set: u32 = 0; set < 4; set++) {
+    const window = windowOf(set);
+    if (load<u32>(window + 20) == 0) store<u64>(window + 8, 0);
+  }
+  useWindow(dataSet());
+}
+
 export function closeWindows(): void {
   for (let set: u32 = 0; set < 4; set++) store<u64>(windowOf(set) + 8, 0);
   store<u64>(HART + H.HART_WINDOW_REACH, 0);
@@ -53,12 +63,15 @@ export function widenWindow(va: u64, priv: u32): void {
     const shift = 12 + walkedLevel * 9;
     const size: u64 = (<u64>1) << shift;
     const step: u64 = size >> 2;
-    const entry = load<u64>(walkedEntry);
+    // As it was when it was met: another hart may have changed it since
+    const entry = walkedValue;
     const index = (walkedEntry >> 3) & (ENTRIES_OF_TABLE - 1);
     from = va & ~(size - 1);
     pa = walkedPa & ~(size - 1);
     // An entry is forgotten as a whole, so that all of it must be in the window
     if (pa < RAM_BASE || pa + size > RAM_BASE + <u64>RAM_BYTES) return;
+    const table = (RAM_BASE + <u64>(walkedEntry - RAM_AT)) & ~0xfff;
+    if (!pmpAllows(table, 4096, ACCESS_READ, R.PRIV_S)) return;
     // In the root, addresses behind entry 255 do not follow those before it
     const half: u32 = walkedLevel >= 2 ? ENTRIES_OF_TABLE / 2 : ENTRIES_OF_TABLE;
     const mostBefore = <u32>min<u64>(index % half, (pa - RAM_BASE) >> shift);
@@ -73,14 +86,18 @@ export function widenWindow(va: u64, priv: u32): void {
   }
   if (!pmpAllows(pa, bytes, ACCESS_READ | ACCESS_WRITE, priv)) return;
   const distance = RAM_AT + <u32>(pa - RAM_BASE) - <u32>from;
+  // Where nothing is translated, all address spaces are alike
+  let global = walkedEntry == 0 || walkedGlobal;
   const isSame = load<u32>(window + 16) - <u32>known == distance;
   if (knownBytes != 0 && isSame && from <= known + knownBytes && known <= from + bytes) {
     const end = max<u64>(from + bytes, known + knownBytes);
     from = min<u64>(from, known);
     bytes = end - from;
+    global = global && load<u32>(window + 20) != 0;
   } else if (bytes <= knownBytes) return;
   store<u64>(window, from);
   store<u64>(window + 8, bytes);
   store<u32>(window + 16, distance + <u32>from);
+  store<u32>(window + 20, global ? 1 : 0);
   useWindow(set);
 }

@@ -148,6 +148,40 @@ test('sfence.vma for any address of a window closes it, for another does not', (
   }
 });
 
+test('A switch of the address space leaves windows of global pages alone', (t) => {
+  for (const global of [0n, PTE.G]) {
+    const { machine, tables } = supervisor();
+    for (let page = 0; page < 3; page++) tables.map(VA + BigInt(page * PAGE), DATA + page * PAGE, RWX | global);
+    load(machine, VA);
+    machine.hart.setX(A0, machine.get('satp') | (1n << 44n));
+    machine.run([encode('csrrw', { rd: 0, rs1: A0, csr: 0x180 })]);
+    t.is(windowOf(machine).bytes, global === 0n ? 0n : BigInt(3 * PAGE));
+    // What is global and what is not, side by side, is not global
+    const end = VA + BigInt(3 * PAGE);
+    tables.map(end, DATA + 3 * PAGE, RWX | (PTE.G ^ global));
+    load(machine, VA);
+    load(machine, end);
+    t.is(windowOf(machine).bytes, BigInt(4 * PAGE));
+    machine.hart.setX(A0, machine.get('satp') | (2n << 44n));
+    machine.run([encode('csrrw', { rd: 0, rs1: A0, csr: 0x180 })]);
+    t.is(windowOf(machine).bytes, 0n);
+  }
+});
+
+test('Entries that PMP hides from the supervisor make no window', (t) => {
+  const { machine, tables } = supervisor();
+  for (let page = 0; page < 3; page++) tables.map(VA + BigInt(page * PAGE), DATA + page * PAGE, RWX);
+  const entry = tables.map(VA + BigInt(3 * PAGE), DATA + 3 * PAGE, RWX);
+  // The fourth entry alone may not be read
+  machine.pmp([
+    [0x18, entry >>> 2],
+    [0x1f, 0x3f_ffff_ffff_ffffn],
+  ]);
+  load(machine, VA);
+  t.is(machine.trap, undefined);
+  t.is(windowOf(machine).bytes, 0n);
+});
+
 // --- what is made of one ----------------------------------------------------------------------------------------
 
 const COUNT_DOWN = (to: number): number[] => [
