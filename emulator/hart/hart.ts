@@ -9,7 +9,7 @@ import {
   TABLE_COMPRESSED,
   TABLE_ENTRIES,
 } from '../memory/layout.ts';
-import { ARGUMENT_DEPTH_SHIFT } from '../translator/function_writer.ts';
+import { ARGUMENT_DEPTH_SHIFT } from '../translator/function_context.ts';
 import { TABLE_SIZE, Translator, type TranslatorKernel } from '../translator/translator.ts';
 import { type WasmMemory, type WasmModule, wasm } from '../wasm/platform.ts';
 import { type HartStart, resetHartRegisters } from './reset.ts';

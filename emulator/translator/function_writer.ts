@@ -1,99 +1,35 @@
 // Writes one region as one WebAssembly function: (address, argument, hart) → where to go on. Longer than most files,
-// for it is one walk: what is written at one place says what the next may take for granted.
+// for it is one walk: what is written at one place says what the next may take for granted. What is around it is in
+// function_frame.ts.
 import { SYSTEM_NAMES, type SystemName } from '../isa/emitter.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
 import type { FunctionBody } from '../wasm/module_builder.ts';
-import {
-  CONVERT,
-  LOAD64,
-  MEMORY,
-  I32 as OP32,
-  I64 as OP64,
-  STORE64,
-  TYPE_F64,
-  TYPE_I32,
-  TYPE_I64,
-} from '../wasm/opcodes.ts';
+import { CONVERT, LOAD64, MEMORY, I32 as OP32, I64 as OP64, STORE64, TYPE_I32, TYPE_I64 } from '../wasm/opcodes.ts';
 import { groupAccesses } from './access_groups.ts';
 import { type Analysis, analyse, type BlockFacts, writesF, writesX } from './analysis.ts';
 import { type FlowEdge, type FlowNode, structure } from './flow.ts';
+import { ARGUMENT, ARGUMENT_DEPTH_SHIFT, type EntryPoint, PC, type WriterContext } from './function_context.ts';
+import { FunctionFrame } from './function_frame.ts';
 import { placeOf } from './inlining.ts';
-import type { EmitterFrame, PageCache, Window } from './operand_emitter.ts';
+import type { EmitterFrame, PageCache } from './operand_emitter.ts';
 import { planPageCaches } from './page_caches.ts';
 import type { Block, Region } from './region.ts';
 import { RegisterEmitter } from './register_emitter.ts';
 import { chainSets, type RegisterSet, setKey } from './register_sets.ts';
-import { isNear, SITE_AT_SHIFT, SITE_GO_ON, SPENT_MASK, site } from './sites.ts';
+import { isNear, SITE_GO_ON, site } from './sites.ts';
 
-/** Parameters of every translated function */
-const PC = 0;
-const ARGUMENT = 1;
-const HART = 2;
-/** The argument: entry number, pages from the region's first page to the entry's (signed byte), depth that is left */
-export const ARGUMENT_PAGES_SHIFT = 8;
-export const ARGUMENT_DEPTH_SHIFT = 16;
 const RA = 1;
-export interface EntryPoint {
-  readonly at: number;
-  readonly number: number;
-  /** The function does nothing with less fuel */
-  readonly leastFuel: number;
-}
-
-/** How a call reaches another region: as a function of the same module, or by the table */
-export type Link =
-  | { readonly kind: 'direct'; readonly index: number }
-  | { readonly kind: 'table'; readonly index: number };
-
-/** What the machine and the module give the functions that are written */
-export interface WriterContext {
-  /** Constant address of the hart, or undefined where the same code serves several: it is a parameter then */
-  readonly hart: number | undefined;
-  readonly dirtyOffset: number;
-  readonly fusesMultiplyAdd: boolean;
-  readonly strongOrder: boolean;
-  /** Registers whose pages are looked for in the hart's window first (windows.ts) */
-  readonly windowRegisters: number;
-  /** Index of a function of the kernel or a helper */
-  call(name: string): number;
-  /** Type index of a translated function */
-  readonly functionType: number;
-  /** The code key of a page of the region */
-  keyOf(pageNumber: number): number;
-  link(target: number): Link | undefined;
-  /** Address of a new table of bytes in memory, or undefined where there is no room */
-  byteTable(bytes: Uint8Array): number | undefined;
-}
 
 /** Appends the region's code to `f`; gives its entry points. */
 export function writeFunction(f: FunctionBody, region: Region, context: WriterContext): readonly EntryPoint[] {
   return new FunctionWriter(f, region, context).write();
 }
 
-class FunctionWriter {
-  readonly #f: FunctionBody;
+class FunctionWriter extends FunctionFrame {
   readonly #region: Region;
-  readonly #context: WriterContext;
   readonly #flow;
   readonly #analysis: Analysis;
   readonly #emitter: RegisterEmitter;
-  readonly #x: number[] = [];
-  readonly #fp: number[] = [];
-  readonly #base: number;
-  readonly #dtlb: number;
-  /** i32: where the function is left, as site() gives it; 0 where `result` says it */
-  readonly #site: number;
-  /** i64: where to go on, the fuel counted */
-  readonly #result: number;
-  /** i32: the argument for calls: one less deep, entry 0 */
-  readonly #deeper: number;
-  /**
-   * i32: the fuel word while the function runs, for a load that waits for the store of a loop's last turn takes longer
-   * than a short turn. In memory when frames are crossed
-   */
-  readonly #fuel: number;
-  readonly #usesMemory: boolean;
-  readonly #window: Window | undefined;
   /** By register; and of each block in a loop that uses them, the registers */
   readonly #pageCaches = new Map<number, PageCache>();
   readonly #cached: ReadonlyMap<number, ReadonlySet<number>>;
@@ -112,22 +48,10 @@ class FunctionWriter {
   #spent = 0;
 
   constructor(f: FunctionBody, region: Region, context: WriterContext) {
-    this.#f = f;
+    super(f, region, context);
     this.#region = region;
-    this.#context = context;
     this.#flow = structure(region);
     this.#analysis = analyse(this.#flow);
-    this.#base = f.local(TYPE_I64);
-    this.#result = f.local(TYPE_I64);
-    this.#site = f.local(TYPE_I32);
-    this.#deeper = f.local(TYPE_I32);
-    this.#fuel = f.local(TYPE_I32);
-    this.#dtlb = f.local(TYPE_I32);
-    this.#usesMemory = [...region.blocks.values()].some(({ instructions }) =>
-      instructions.some(({ facts }) => facts.loads),
-    );
-    if (context.windowRegisters !== 0)
-      this.#window = { first: f.local(TYPE_I64), reach: f.local(TYPE_I64), host: f.local(TYPE_I32) };
     const { plans, registers } = planPageCaches(this.#flow, context.windowRegisters);
     this.#cached = registers;
     for (const [register, plan] of plans) {
@@ -136,21 +60,21 @@ class FunctionWriter {
     }
     const frame: EmitterFrame = {
       f,
-      x: (register) => this.#registerX(register),
-      fp: (register) => this.#registerF(register),
-      base: this.#base,
-      dtlb: this.#dtlb,
-      pushHart: () => this.#pushHart(),
-      field: (offset) => this.#field(offset),
+      x: (register) => this.registerX(register),
+      fp: (register) => this.registerF(register),
+      base: this.base,
+      dtlb: this.dtlb,
+      pushHart: () => this.pushHart(),
+      field: (offset) => this.field(offset),
       dirtyOffset: context.dirtyOffset,
       fusesMultiplyAdd: context.fusesMultiplyAdd,
       strongOrder: context.strongOrder,
       call: (name) => context.call(name),
-      window: (register) => (((context.windowRegisters >>> register) & 1) === 1 ? this.#window : undefined),
+      window: (register) => (((context.windowRegisters >>> register) & 1) === 1 ? this.window : undefined),
       leaveIf: (looked) => {
         f.hint(false).if();
-        if (looked !== undefined) f.get(looked).set(this.#result);
-        f.i32(site(this.#at, this.#spent, true)).set(this.#site);
+        if (looked !== undefined) f.get(looked).set(this.result);
+        f.i32(site(this.#at, this.#spent, true)).set(this.site);
         f.br(this.#leaveWith(this.#dirtyX, this.#dirtyF));
         f.end();
       },
@@ -161,7 +85,7 @@ class FunctionWriter {
   }
 
   write(): readonly EntryPoint[] {
-    const f = this.#f;
+    const f = this.f;
     this.#leave = f.block();
     const chains = chainSets(this.#collectSets());
     for (const chain of chains) for (const { key } of chain) this.#leaveBy.set(key, f.block());
@@ -173,85 +97,17 @@ class FunctionWriter {
         const { x, fp } = chain[i]!;
         const { x: thenX, fp: thenF } = chain[i - 1] ?? { x: 0, fp: 0 };
         f.end();
-        this.#store(x & ~thenX, fp & ~thenF);
+        this.store(x & ~thenX, fp & ~thenF);
       }
       f.br(this.#leave);
     }
     f.end();
-    this.#goOnElsewhere();
+    this.goOnElsewhere();
     return this.#flow.entries.map((at, number) => ({ at, number, leastFuel: this.#facts(at).ahead }));
-  }
-
-  /**
-   * The function's end: to the interpreter, to the caller, or in place of this function to one that begins where it was
-   * left. Long functions are translated in pieces, and go from one to the next that way.
-   */
-  #goOnElsewhere(): void {
-    const f = this.#f;
-    const line = this.#jumpCacheLine();
-    const done = f.block();
-    f.get(this.#site).op(OP32.eqz).brIf(done);
-    f.get(this.#site).i32(SITE_GO_ON).op(OP32.ne).if();
-    this.#storeFuel(() => {
-      f.get(this.#site).i32(1).op(OP32.shr_u).i32(SPENT_MASK).op(OP32.and).i32(1).op(OP32.sub);
-    });
-    f.get(this.#base).get(this.#site).i32(SITE_AT_SHIFT).op(OP32.shr_s).op(CONVERT.i64_extend_i32_s).op(OP64.add);
-    f.get(this.#site).i32(1).op(OP32.and).op(CONVERT.i64_extend_i32_u).op(OP64.or).set(this.#result);
-    f.get(this.#site).i32(1).op(OP32.and).brIf(done);
-    f.end();
-    this.#findInJumpCache(this.#result);
-    f.op(OP32.eqz).brIf(done);
-    f.get(this.#result);
-    f.get(this.#deeper)
-      .i32(1 << ARGUMENT_DEPTH_SHIFT)
-      .op(OP32.add);
-    f.get(line)
-      .mem(MEMORY.i32_load, this.#field(H.HART_JUMP_CACHE + 12))
-      .op(OP32.or);
-    this.#passHart();
-    f.get(line).mem(MEMORY.i32_load, this.#field(H.HART_JUMP_CACHE + 8));
-    f.returnCallIndirect(this.#context.functionType);
-    f.end();
-    f.get(this.#result);
-  }
-  /** Sets the line of the jump cache for the address in a local; leaves i32 1 if it is that address's. */
-  #findInJumpCache(address: number): void {
-    const f = this.#f;
-    const line = this.#jumpCacheLine();
-    f.get(address)
-      .op(CONVERT.i32_wrap_i64)
-      .i32(1)
-      .op(OP32.shr_u)
-      .i32(H.JUMP_CACHE_ENTRIES - 1)
-      .op(OP32.and);
-    f.i32(4).op(OP32.shl);
-    if (this.#context.hart === undefined) f.get(HART).op(OP32.add);
-    f.tee(line).mem(LOAD64.d, this.#field(H.HART_JUMP_CACHE));
-    f.get(address);
-    this.#load(LOAD64.d, H.HART_JUMP_SALT).op(OP64.xor).op(OP64.eq);
   }
 
   #facts(at: number): BlockFacts {
     return this.#analysis.get(at)!;
-  }
-  #registerX(register: number): number {
-    this.#x[register] ??= this.#f.local(TYPE_I64);
-    return this.#x[register];
-  }
-  #registerF(register: number): number {
-    this.#fp[register] ??= this.#f.local(TYPE_F64);
-    return this.#fp[register];
-  }
-  #pushHart(): void {
-    if (this.#context.hart === undefined) this.#f.get(HART);
-    else this.#f.i32(0);
-  }
-  #field(offset: number): number {
-    return (this.#context.hart ?? 0) + offset;
-  }
-  #load(opcode: number, offset: number): FunctionBody {
-    this.#pushHart();
-    return this.#f.mem(opcode, this.#field(offset));
   }
 
   /** Sets of registers that some way out of the function stores, as their keys */
@@ -281,57 +137,14 @@ class FunctionWriter {
     return label;
   }
 
-  #store(x: number, fp: number): void {
-    for (let register = 1; register < 32; register++) {
-      if ((x & (1 << register)) === 0) continue;
-      this.#pushHart();
-      this.#f.get(this.#registerX(register)).mem(STORE64.d, this.#field(H.HART_X + register * 8));
-    }
-    for (let register = 0; register < 32; register++) {
-      if ((fp & (1 << register)) === 0) continue;
-      this.#pushHart();
-      this.#f.get(this.#registerF(register)).mem(MEMORY.f64_store, this.#field(H.HART_F + register * 8));
-    }
-  }
-  /** Locals of what a block needs, from memory */
-  #reload(at: number): void {
-    const { liveX, liveF } = this.#facts(at);
-    for (let register = 1; register < 32; register++) {
-      if ((liveX & (1 << register)) === 0) continue;
-      this.#load(LOAD64.d, H.HART_X + register * 8).set(this.#registerX(register));
-    }
-    for (let register = 0; register < 32; register++) {
-      if ((liveF & (1 << register)) === 0) continue;
-      this.#load(MEMORY.f64_load, H.HART_F + register * 8).set(this.#registerF(register));
-    }
-    if (this.#usesMemory) this.#load(MEMORY.i32_load, H.HART_DTLB).set(this.#dtlb);
-    if (this.#window !== undefined) {
-      this.#load(LOAD64.d, H.HART_WINDOW).set(this.#window.first);
-      this.#load(LOAD64.d, H.HART_WINDOW_REACH).set(this.#window.reach);
-      this.#load(MEMORY.i32_load, H.HART_WINDOW_HOST).set(this.#window.host);
-    }
-  }
-
-  #address(at: number): FunctionBody {
-    this.#f.get(this.#base);
-    if (at !== 0) this.#f.i64(at).op(OP64.add);
-    return this.#f;
-  }
-  /** Brings the fuel word up to date before a frame is crossed: less what `push` pushes (i32). */
-  #storeFuel(push: () => void): void {
-    this.#pushHart();
-    this.#f.get(this.#fuel);
-    push();
-    this.#f.op(OP32.sub).mem(MEMORY.i32_store, this.#field(H.HART_FUEL));
-  }
   /** Leaves with `result` where the fuel word does not reach for what lies ahead of the sync block at `at`. */
   #checkFuel(at: number): void {
-    this.#f.get(this.#fuel).i32(this.#facts(at).ahead).op(OP32.lt_s).hint(false).brIf(this.#leave);
+    this.f.get(this.fuel).i32(this.#facts(at).ahead).op(OP32.lt_s).hint(false).brIf(this.#leave);
   }
 
   /** Where the function's pages are, whether they are what was translated, and whether it may go deeper. */
   #prologue(): void {
-    const f = this.#f;
+    const f = this.f;
     const ready = f.block();
     const bail = f.block();
     f.get(PC).i64(-4096).op(OP64.and);
@@ -339,23 +152,23 @@ class FunctionWriter {
       f.get(ARGUMENT).i32(16).op(OP32.shl).i32(24).op(OP32.shr_s).op(CONVERT.i64_extend_i32_s);
       f.i64(12).op(OP64.shl).op(OP64.sub);
     }
-    f.set(this.#base);
+    f.set(this.base);
     f.get(ARGUMENT)
       .i32(-1 << ARGUMENT_DEPTH_SHIFT)
       .op(OP32.and)
       .i32(1 << ARGUMENT_DEPTH_SHIFT)
       .op(OP32.sub);
-    f.tee(this.#deeper).i32(0).op(OP32.lt_s).hint(false).brIf(bail);
+    f.tee(this.deeper).i32(0).op(OP32.lt_s).hint(false).brIf(bail);
     for (const number of this.#region.pages.keys()) {
-      const key = this.#context.keyOf(number);
-      this.#load(LOAD64.d, H.HART_EXEC_CELLS + key * 8);
+      const key = this.context.keyOf(number);
+      this.load(LOAD64.d, H.HART_EXEC_CELLS + key * 8);
       // Between load and comparison: see RegisterEmitter's look-up
-      this.#load(MEMORY.i32_load, H.HART_FUEL).set(this.#fuel);
-      this.#address(number * 4096).op(OP64.ne);
+      this.load(MEMORY.i32_load, H.HART_FUEL).set(this.fuel);
+      this.address(number * 4096).op(OP64.ne);
       f.hint(false).if();
       f.i32(key);
-      this.#address(number * 4096)
-        .call(this.#context.call('validateCode'))
+      this.address(number * 4096)
+        .call(this.context.call('validateCode'))
         .op(OP32.eqz)
         .brIf(bail);
       f.end();
@@ -373,10 +186,10 @@ class FunctionWriter {
       this.#within(node, 0);
       return;
     }
-    this.#loopLabels.set(node, this.#f.loop());
+    this.#loopLabels.set(node, this.f.loop());
     this.#within(node, 0);
-    this.#f.end();
-    this.#f.op(0x00);
+    this.f.end();
+    this.f.op(0x00);
   }
   #within(node: FlowNode, merge: number): void {
     const merged = node.merges[merge];
@@ -384,28 +197,28 @@ class FunctionWriter {
       this.#content(node);
       return;
     }
-    this.#mergeLabels.set(merged, this.#f.block());
+    this.#mergeLabels.set(merged, this.f.block());
     this.#within(node, merge + 1);
-    this.#f.end();
+    this.f.end();
     this.#tree(merged);
   }
   #go(edge: FlowEdge): void {
-    for (const { node, value } of edge.labels) this.#f.i32(value).set(this.#dispatchLocal(node));
-    if (edge.to.order <= edge.from.order) this.#f.br(this.#loopLabels.get(edge.to)!);
-    else if (edge.to.isMerge) this.#f.br(this.#mergeLabels.get(edge.to)!);
+    for (const { node, value } of edge.labels) this.f.i32(value).set(this.#dispatchLocal(node));
+    if (edge.to.order <= edge.from.order) this.f.br(this.#loopLabels.get(edge.to)!);
+    else if (edge.to.isMerge) this.f.br(this.#mergeLabels.get(edge.to)!);
     else this.#tree(edge.to);
   }
   #dispatchLocal(node: FlowNode): number {
     let local = this.#dispatchLocals.get(node);
     if (local === undefined) {
-      local = this.#f.local(TYPE_I32);
+      local = this.f.local(TYPE_I32);
       this.#dispatchLocals.set(node, local);
     }
     return local;
   }
   /** Goes on by the edge whose number `push` pushes. */
   #select(edges: readonly FlowEdge[], push: () => void, before: (edge: FlowEdge) => void): void {
-    const f = this.#f;
+    const f = this.f;
     if (edges.length === 1) {
       before(edges[0]!);
       this.#go(edges[0]!);
@@ -423,7 +236,7 @@ class FunctionWriter {
   }
 
   #content(node: FlowNode): void {
-    const f = this.#f;
+    const f = this.f;
     if (node.kind === 'dispatch') {
       this.#select(
         node.edges,
@@ -437,9 +250,9 @@ class FunctionWriter {
         node.edges,
         () => f.get(ARGUMENT).i32(0xff).op(OP32.and),
         ({ target }) => {
-          f.get(PC).set(this.#result);
+          f.get(PC).set(this.result);
           this.#checkFuel(target);
-          this.#reload(target);
+          this.reload(this.#facts(target));
         },
       );
       return;
@@ -471,9 +284,9 @@ class FunctionWriter {
         break;
       case 'branch':
         // The branch has left its condition on the stack
-        this.#f.if();
+        this.f.if();
         this.#edge(node, block, end.taken);
-        this.#f.end();
+        this.f.end();
         this.#edge(node, block, end.to);
         break;
       case 'leave':
@@ -489,10 +302,10 @@ class FunctionWriter {
         this.#callAndReturn(node, block, end.target, end.back);
         break;
       case 'guess':
-        this.#f.get(this.#emitter.target);
-        this.#address(end.target).op(OP64.eq).hint(true).if();
+        this.f.get(this.#emitter.target);
+        this.address(end.target).op(OP64.eq).hint(true).if();
         this.#edge(node, block, end.to);
-        this.#f.end();
+        this.f.end();
         this.#callAndReturn(node, block, undefined, end.back);
         break;
     }
@@ -503,17 +316,17 @@ class FunctionWriter {
     const { dirtyX, dirtyF, spent } = this.#facts(block.at);
     const uncounted = spent + block.instructions.length;
     const at = placeOf(to);
-    if (isNear(at)) this.#f.i32(site(at, uncounted, false)).set(this.#site);
+    if (isNear(at)) this.f.i32(site(at, uncounted, false)).set(this.site);
     else {
-      this.#storeFuel(() => this.#f.i32(uncounted));
-      this.#address(at).set(this.#result);
-      this.#f.i32(SITE_GO_ON).set(this.#site);
+      this.storeFuel(() => this.f.i32(uncounted));
+      this.address(at).set(this.result);
+      this.f.i32(SITE_GO_ON).set(this.site);
     }
-    this.#f.br(this.#leaveWith(dirtyX, dirtyF));
+    this.f.br(this.#leaveWith(dirtyX, dirtyF));
   }
 
   #edge(node: FlowNode, block: Block, to: number): void {
-    const f = this.#f;
+    const f = this.f;
     const edge = node.edges.find(({ target }) => target === to);
     if (edge === undefined) {
       this.#exitTo(block, to);
@@ -523,30 +336,25 @@ class FunctionWriter {
     const spent = its.spent + block.instructions.length;
     const target = this.#facts(to);
     if (target.isSync) {
-      f.get(this.#fuel).i32(spent).op(OP32.sub).tee(this.#fuel);
+      f.get(this.fuel).i32(spent).op(OP32.sub).tee(this.fuel);
       f.i32(target.ahead).op(OP32.lt_s).hint(false).if();
       f.i32(site(placeOf(to), 0, false))
-        .set(this.#site)
+        .set(this.site)
         .br(this.#leaveWith(its.dirtyX, its.dirtyF));
       f.end();
     } else if (target.spent > spent) {
       // The shorter of two ways counts what the longer did
-      f.get(this.#fuel)
+      f.get(this.fuel)
         .i32(target.spent - spent)
         .op(OP32.add)
-        .set(this.#fuel);
+        .set(this.fuel);
     }
     this.#go(edge);
-  }
-  #lineLocal = -1;
-  #jumpCacheLine(): number {
-    if (this.#lineLocal < 0) this.#lineLocal = this.#f.local(TYPE_I32);
-    return this.#lineLocal;
   }
 
   /** A jump by register: a return, a tail call, a switch */
   #register(node: FlowNode, block: Block, targets: readonly number[]): void {
-    const f = this.#f;
+    const f = this.f;
     const jump = block.instructions.at(-1)!;
     if (node.edges.length > 0) {
       if (jump.rs1 === RA) this.#returnTo(node, block, targets[0]!);
@@ -555,39 +363,39 @@ class FunctionWriter {
     if (jump.rs1 !== RA) {
       // Who asks where this jump goes finds its host address there
       const page = this.#region.pages.get(jump.at >> 12)!;
-      this.#pushHart();
-      f.i32(page.host + (jump.at & 0xfff)).mem(MEMORY.i32_store, this.#field(H.HART_JUMP_FROM));
+      this.pushHart();
+      f.i32(page.host + (jump.at & 0xfff)).mem(MEMORY.i32_store, this.field(H.HART_JUMP_FROM));
     }
     const { dirtyX, dirtyF, spent } = this.#facts(block.at);
-    this.#storeFuel(() => f.i32(spent + block.instructions.length));
-    f.get(this.#emitter.target).set(this.#result);
-    if (jump.rs1 !== RA) f.i32(SITE_GO_ON).set(this.#site);
+    this.storeFuel(() => f.i32(spent + block.instructions.length));
+    f.get(this.#emitter.target).set(this.result);
+    if (jump.rs1 !== RA) f.i32(SITE_GO_ON).set(this.site);
     f.br(this.#leaveWith(dirtyX, dirtyF));
   }
 
   /** Goes on behind a call in the same function, if that is where the register says. */
   #returnTo(node: FlowNode, block: Block, back: number): void {
-    const f = this.#f;
+    const f = this.f;
     f.get(this.#emitter.target);
-    this.#address(placeOf(back)).op(OP64.eq).hint(true).if();
+    this.address(placeOf(back)).op(OP64.eq).hint(true).if();
     this.#edge(node, block, back);
     f.end();
   }
 
   /** Goes to the known targets by a table of bytes, one for each halfword of the code that they span. */
   #switch(node: FlowNode, block: Block, targets: readonly number[]): void {
-    const f = this.#f;
+    const f = this.f;
     const { edges } = node;
     const low = Math.min(...targets);
     const high = Math.max(...targets);
     const bytes = new Uint8Array(((high - low) >> 1) + 1).fill(edges.length);
     for (const [index, { target }] of edges.entries()) bytes[(target - low) >> 1] = index;
-    const table = this.#context.byteTable(bytes);
+    const table = this.context.byteTable(bytes);
     if (table === undefined) return;
     const distance = f.local(TYPE_I64);
     const elsewhere = f.block();
     f.get(this.#emitter.target);
-    this.#address(low)
+    this.address(low)
       .op(OP64.sub)
       .tee(distance)
       .i64(high - low)
@@ -606,37 +414,37 @@ class FunctionWriter {
   }
 
   #callAndReturn(node: FlowNode, block: Block, target: number | undefined, back: number): void {
-    const f = this.#f;
+    const f = this.f;
     const { dirtyX, dirtyF, spent } = this.#facts(block.at);
-    const link = target === undefined ? undefined : this.#context.link(target);
+    const link = target === undefined ? undefined : this.context.link(target);
     if (target !== undefined && link === undefined) {
       this.#exitTo(block, target);
       return;
     }
-    this.#store(dirtyX, dirtyF);
-    this.#storeFuel(() => f.i32(spent + block.instructions.length));
+    this.store(dirtyX, dirtyF);
+    this.storeFuel(() => f.i32(spent + block.instructions.length));
     if (target !== undefined) {
-      this.#address(target);
-      f.get(this.#deeper);
-      this.#passHart();
+      this.address(target);
+      f.get(this.deeper);
+      this.passHart();
       if (link!.kind === 'direct') f.call(link!.index);
-      else f.i32(link!.index).callIndirect(this.#context.functionType);
-    } else this.#callRegister();
-    f.tee(this.#result);
-    this.#address(placeOf(back)).op(OP64.ne).hint(false).brIf(this.#leave);
+      else f.i32(link!.index).callIndirect(this.context.functionType);
+    } else this.callRegister(this.#emitter.target);
+    f.tee(this.result);
+    this.address(placeOf(back)).op(OP64.ne).hint(false).brIf(this.#leave);
     this.#goOn(node, back);
   }
   /** After a call or the kernel: `result` is the address of the block at `to`, registers are in memory, fuel is counted. */
   #goOn(node: FlowNode, to: number): void {
-    const f = this.#f;
+    const f = this.f;
     const edge = node.edges.find(({ target }) => target === to);
     if (edge === undefined) {
       f.br(this.#leave);
       return;
     }
-    this.#load(MEMORY.i32_load, H.HART_FUEL).set(this.#fuel);
+    this.load(MEMORY.i32_load, H.HART_FUEL).set(this.fuel);
     this.#checkFuel(to);
-    this.#reload(to);
+    this.reload(this.#facts(to));
     // Who had control may not have changed mappings, but what they may be used for; at an entry, locals are 0
     for (const { reach } of this.#pageCaches.values()) f.i64(0).set(reach);
     this.#go(edge);
@@ -644,45 +452,20 @@ class FunctionWriter {
 
   /** Has the kernel do the CSR instruction that ends the block; it may trap or take an interrupt. */
   #system(node: FlowNode, block: Block, to: number): void {
-    const f = this.#f;
+    const f = this.f;
     const { dirtyX, dirtyF, spent } = this.#facts(block.at);
     const instruction = block.instructions.at(-1)!;
-    this.#store(dirtyX, dirtyF);
-    this.#storeFuel(() => f.i32(spent + block.instructions.length));
-    this.#pushHart();
-    this.#address(instruction.at).mem(STORE64.d, this.#field(H.HART_PC));
+    this.store(dirtyX, dirtyF);
+    this.storeFuel(() => f.i32(spent + block.instructions.length));
+    this.pushHart();
+    this.address(instruction.at).mem(STORE64.d, this.field(H.HART_PC));
     f.i32(SYSTEM_NAMES.indexOf(instruction.facts.row.name as SystemName)).i64(instruction.imm >>> 0);
-    f.i32(instruction.length).call(this.#context.call('systemWord')).op(0x1a);
-    this.#load(LOAD64.d, H.HART_PC).tee(this.#result);
-    this.#address(to).op(OP64.ne).hint(false).if();
+    f.i32(instruction.length).call(this.context.call('systemWord')).op(0x1a);
+    this.load(LOAD64.d, H.HART_PC).tee(this.result);
+    this.address(to).op(OP64.ne).hint(false).if();
     // In another mode now: odd, so that no caller takes it for its own return
-    f.get(this.#result).i64(1).op(OP64.or).set(this.#result).br(this.#leave);
+    f.get(this.result).i64(1).op(OP64.or).set(this.result).br(this.#leave);
     f.end();
     this.#goOn(node, to);
-  }
-  #passHart(): void {
-    if (this.#context.hart === undefined) this.#f.get(HART);
-    else this.#f.i32(this.#context.hart);
-  }
-
-  /** Calls where the jump cache says that the target's function is; else the target itself is the result. */
-  #callRegister(): void {
-    const f = this.#f;
-    const line = this.#jumpCacheLine();
-    const { target } = this.#emitter;
-    this.#findInJumpCache(target);
-    f.hint(true).if(TYPE_I64);
-    f.get(target)
-      .get(this.#deeper)
-      .get(line)
-      .mem(MEMORY.i32_load, this.#field(H.HART_JUMP_CACHE + 12))
-      .op(OP32.or);
-    this.#passHart();
-    f.get(line)
-      .mem(MEMORY.i32_load, this.#field(H.HART_JUMP_CACHE + 8))
-      .callIndirect(this.#context.functionType);
-    f.else();
-    f.get(target);
-    f.end();
   }
 }

@@ -3,7 +3,8 @@ import { KERNEL_FUNCTIONS, TRANSLATED_FUNCTION } from '../kernel/kernel_function
 import { ModuleBuilder, signature } from '../wasm/module_builder.ts';
 import { emitMultiplyHigh } from '../wasm/multiply_high.ts';
 import { TYPE_I64 } from '../wasm/opcodes.ts';
-import { type EntryPoint, type Link, type WriterContext, writeFunction } from './function_writer.ts';
+import type { EntryPoint, Link, WriterContext } from './function_context.ts';
+import { writeFunction } from './function_writer.ts';
 import type { Region } from './region.ts';
 
 /** What every module imports; with arithmetic on floating point, what is not done natively beside */

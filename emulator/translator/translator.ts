@@ -5,7 +5,7 @@ import { type MemoryLayout, SWITCH_TABLE_BYTES } from '../memory/layout.ts';
 import { type WasmMemory, type WasmTable, wasm } from '../wasm/platform.ts';
 import { ChangingPages } from './changing_pages.ts';
 import { CodeMemory } from './code_memory.ts';
-import { ARGUMENT_PAGES_SHIFT, type EntryPoint } from './function_writer.ts';
+import { ARGUMENT_PAGES_SHIFT, type EntryPoint } from './function_context.ts';
 import { inlineCalls, MAX_INLINED, sizeOf } from './inlining.ts';
 import { readSlot } from './instruction.ts';
 import { JumpTargets } from './jump_targets.ts';
