@@ -112,9 +112,8 @@ export async function freePort(): Promise<number> {
 }
 
 /** Without connecting: some servers serve one connection and end. Flag 0x10000 is a socket that listens. */
+/** Connections that it has taken have its name, too. */
 function isListening(path: string): boolean {
-  const line = readFileSync('/proc/net/unix', 'latin1')
-    .split('\n')
-    .find((it) => it.endsWith(` ${path}`));
-  return line !== undefined && line.split(/\s+/)[3] === '00010000';
+  const sockets = readFileSync('/proc/net/unix', 'latin1').split('\n');
+  return sockets.some((line) => line.endsWith(` ${path}`) && line.split(/\s+/)[3] === '00010000');
 }
