@@ -1,9 +1,10 @@
 // Accesses of one block off one unchanged register: their page is looked up once.
+import * as H from '../kernel/assembly/hart_layout.ts';
 import { writesX } from './analysis.ts';
 import { type Instruction, X } from './instruction.ts';
 
-/** Bytes from the first to behind the last: the longer, the more often a page ends between */
-const MAX_SPAN = 1024;
+/** Bytes from the first to behind the last: the longer, the more often a page ends between. No more than windows allow for */
+const MAX_SPAN = H.WINDOW_SPAN;
 
 export interface AccessGroup {
   /** Least offset from the register, and bytes to behind the last access */
