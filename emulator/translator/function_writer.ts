@@ -162,7 +162,7 @@ class FunctionWriter extends FunctionFrame {
     for (const number of this.#region.pages.keys()) {
       const key = this.context.keyOf(number);
       this.load(LOAD64.d, H.HART_EXEC_CELLS + key * 8);
-      // Between load and comparison: see RegisterEmitter's look-up
+      // Between load and comparison: see MemoryEmitter's look-up
       this.load(MEMORY.i32_load, H.HART_FUEL).set(this.fuel);
       this.address(number * 4096).op(OP64.ne);
       f.hint(false).if();

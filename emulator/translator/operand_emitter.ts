@@ -36,7 +36,7 @@ export interface EmitterFrame {
   call(name: string): number;
   /**
    * Leaves the function before this instruction if the i32 on the stack is not 0: the interpreter does it. `looked`:
-   * i64 local that was compared; see RegisterEmitter's look-up
+   * i64 local that was compared; see MemoryEmitter's look-up
    */
   leaveIf(looked?: number): void;
   /** The window, where what a register points to is looked for there first */

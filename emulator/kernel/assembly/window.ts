@@ -1,5 +1,5 @@
 // Windows: for each data TLB set one long range of addresses that lies in RAM as it lies in the guest, readable and
-// writable. Operating systems map much of it in long runs; inside one, translated code needs no look-up
+// writable. Operating systems map much of memory in long runs; inside one, translated code needs no look-up
 // (docs/decisions/0014).
 import { HART } from './hart';
 import * as H from './hart_layout';

@@ -12,7 +12,7 @@ import { formatOf, l2Entries, referredBytes } from './cluster_tree.ts';
 import type { ImageFile } from './image_file.ts';
 import { type Qcow2Metadata, readMetadata } from './metadata.ts';
 import { placeSnapshots, settleCopied } from './snapshot_operations.ts';
-import { TableRewrite } from './table_rewrite.ts';
+import { MAX_CLUSTERS, TableRewrite } from './table_rewrite.ts';
 import { type L2Reference, l2References, sharedPlace } from './tree_references.ts';
 
 /** What was found, counted as `qemu-img check --output=json` counts it. */
@@ -76,7 +76,10 @@ export class CheckWalk {
   readonly #maxCount: number;
   #overflows = false;
 
-  /** `repair`: what will be done about it, for the words and for what flags have to be afterwards */
+  /**
+   * `repair`: what will be done about it, for the words and for what flags have to be afterwards.
+   * @throws ImageError where the file has too many clusters
+   */
   constructor(file: ImageFile, metadata: Qcow2Metadata, repair: Qcow2Repair = 'none') {
     this.#repair = repair;
     this.#maxCount = Math.min(0xffff_ffff, maxRefcount(metadata.header.refcountOrder));
@@ -84,6 +87,13 @@ export class CheckWalk {
     this.#metadata = metadata;
     this.#format = formatOf(metadata.header);
     this.#fileClusters = Math.ceil(file.sizeBytes / metadata.header.clusterBytes);
+    // A file of holes may be of any size.
+    if (this.#fileClusters > MAX_CLUSTERS) {
+      throw new ImageError(
+        'ENOTSUP',
+        `Cannot check the image: its file has ${this.#fileClusters} clusters, limit is ${MAX_CLUSTERS}`,
+      );
+    }
     this.#references = new Uint32Array(this.#fileClusters + 1);
   }
 

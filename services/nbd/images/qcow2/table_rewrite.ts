@@ -13,7 +13,7 @@ import type { ImageFile } from './image_file.ts';
 import { type Qcow2Metadata, readMetadata } from './metadata.ts';
 
 /** Refcounts that are held in memory, 4 bytes each: an image of 4 TiB with clusters of 64 KiB */
-const MAX_CLUSTERS = 1 << 26;
+export const MAX_CLUSTERS = 1 << 26;
 
 /**
  * A change of an image's tables that happens as a whole or not at all, for what touches too much of them to be brought

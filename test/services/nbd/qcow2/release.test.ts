@@ -1,4 +1,4 @@
-import { closeSync, mkdtempSync, openSync, rmSync, statSync, writeSync } from 'node:fs';
+import { closeSync, mkdtempSync, openSync, rmSync, statSync, truncateSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
@@ -90,4 +90,18 @@ test('Q17 nothing is given back where refcounts and tables disagree', async (t) 
   await again.releaseSpace();
   await again.close();
   t.deepEqual([statSync(path('wrong.qcow2')).size, used('wrong.qcow2')], before);
+});
+
+test('A file of holes with more clusters than are counted is refused by check, and nothing of it is given back', async (t) => {
+  await createQcow2(path('holes.qcow2'), { sizeBytes: MIB, clusterBytes: 512 });
+  const sizeBytes = 2 ** 42;
+  truncateSync(path('holes.qcow2'), sizeBytes);
+  await t.throwsAsync(checkQcow2(path('holes.qcow2')), {
+    code: 'ENOTSUP',
+    message: /has 8589934592 clusters, limit is/,
+  });
+  const image = await open('holes.qcow2');
+  await image.releaseSpace();
+  await image.close();
+  t.is(statSync(path('holes.qcow2')).size, sizeBytes);
 });
