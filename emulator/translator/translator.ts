@@ -132,6 +132,7 @@ export class Translator {
     this.#links.clear();
     this.#translated.clear();
     new Uint8Array(this.#view.buffer, this.#code.entries, H.ENTRIES * H.ENTRY_BYTES).fill(0);
+    new Uint8Array(this.#view.buffer, this.#hart + H.HART_ENTRY_PAGES, 1 << H.ENTRY_PAGES_BITS).fill(0);
     new Uint8Array(this.#view.buffer, this.#hart + H.HART_ENTRY_CACHE, H.ENTRY_CACHE_ENTRIES * 16).fill(0);
     new Uint8Array(this.#view.buffer, this.#hart + H.HART_JUMP_CACHE, H.JUMP_CACHE_ENTRIES * 16).fill(0xff);
     this.#options.kernel.flushInstructions();
@@ -410,6 +411,8 @@ export class Translator {
   #enter(host: number, place: number, packed: number, leastFuel: number, keys: readonly number[]): void {
     const entry = this.#findEntry(host);
     if (this.#view.getUint32(entry, true) === 0) this.#entries++;
+    const page = Math.imul(host >>> 12, 0x9e3779b1) >>> (32 - H.ENTRY_PAGES_BITS);
+    this.#view.setUint8(this.#hart + H.HART_ENTRY_PAGES + page, 1);
     this.#view.setUint32(entry, host, true);
     this.#view.setUint32(entry + 4, place, true);
     this.#view.setUint32(entry + 8, packed, true);

@@ -25,7 +25,7 @@ import { checkVmOptions, type FileSource, uuidOfName, type VmOptions } from './v
  */
 const NODE_FLAGS: Partial<Record<RoleName, readonly string[]>> = {
   machine: [
-    '--wasm-tiering-budget=3000000',
+    '--wasm-tiering-budget=30000000',
     '--expose-gc',
     ...['--no-wasm-loop-unrolling', '--no-wasm-loop-peeling', '--no-wasm-inlining'],
   ],

@@ -90,6 +90,8 @@ export const HART_STATE_BYTES = 0x4c0;
 export const HART_JUMP_SALT = 0x4c0;
 /** u32: execution cells that are set */
 export const HART_EXEC_COUNT = 0x4c8;
+/** u32: places of HART_ITLB_LIST in use */
+export const HART_ITLB_COUNT = 0x4f0;
 /** u32: nonzero where translated functions may be looked up */
 export const HART_TRANSLATING = 0x4cc;
 /** u32: address of the slot of the last indirect jump that was no return */
@@ -194,6 +196,12 @@ export const EXEC_GLOBAL = 0x8000;
 /** u64 address ^ HART_JUMP_SALT, u32 table index, u32 entry: where indirect jumps go */
 export const HART_JUMP_CACHE = 0x54000;
 export const JUMP_CACHE_ENTRIES = 1024;
+/** u16 each: entries of the instruction TLB, all that are set and some that are no more: what fence.i looks at */
+export const HART_ITLB_LIST = 0x58000;
+export const ITLB_LIST_LENGTH = 2048;
+/** u8 each, by a hash of the host page: whether a translated function may begin in the page */
+export const HART_ENTRY_PAGES = 0x59000;
+export const ENTRY_PAGES_BITS = 12;
 /** From one hart to the next */
 export const HART_STRIDE = 0x80000;
 

@@ -28,6 +28,7 @@ export function dataSet(): u32 {
 
 export function flushInstructions(): void {
   memory.fill(HART + H.HART_ITLB_SETS, 0xff, 4 * H.ITLB_SET_BYTES);
+  R.set32(H.HART_ITLB_COUNT, 0);
   const count = R.get32(H.HART_EXEC_COUNT);
   for (let i: u32 = 0; i < count; i++) {
     const key = <u32>load<u16>(HART + H.HART_EXEC_LIST + (i << 1)) & ~H.EXEC_GLOBAL;
@@ -158,8 +159,26 @@ export function fillData(va: u64, host: u32, readable: bool, writable: bool, glo
   R.set32(H.HART_TLB_USED, R.get32(H.HART_TLB_USED) | (1 << set));
 }
 
+/** An entry of the instruction TLB that was empty is set: fence.i has to look at it. */
+function listInstruction(entry: u32): void {
+  const first = HART + H.HART_ITLB_SETS;
+  let count = R.get32(H.HART_ITLB_COUNT);
+  if (count == H.ITLB_LIST_LENGTH) {
+    // Fences of single pages have left some that are empty, and some twice: half of the list is enough for all entries
+    count = 0;
+    for (let i: u32 = 0; i < 4 * H.ITLB_ENTRIES; i++) {
+      if (load<u64>(first + i * H.ITLB_ENTRY_BYTES) == ~0) continue;
+      store<u16>(HART + H.HART_ITLB_LIST + (count << 1), <u16>i);
+      count++;
+    }
+  }
+  store<u16>(HART + H.HART_ITLB_LIST + (count << 1), <u16>((entry - first) / H.ITLB_ENTRY_BYTES));
+  R.set32(H.HART_ITLB_COUNT, count + 1);
+}
+
 export function fillInstruction(va: u64, slots: u32, global: bool): void {
   const entry = R.get32(H.HART_ITLB) + (<u32>(va >> 12) & (H.ITLB_ENTRIES - 1)) * H.ITLB_ENTRY_BYTES;
+  if (load<u64>(entry) == ~0) listInstruction(entry);
   store<u64>(entry, va & ~0xfff);
   store<u32>(entry + 8, slots);
   store<u32>(entry + H.ITLB_GLOBAL, global ? 1 : 0);

@@ -19,6 +19,8 @@ function keyCurrent(key: u32): bool {
 
 /** The entry at a host address for this privilege, if its code is unchanged; else 0. */
 export function findTranslation(host: u32): u32 {
+  // Most code is decoded where nothing is translated, and the table of entries is in no cache then
+  if (load<u8>(HART + H.HART_ENTRY_PAGES + (((host >> 12) * 0x9e3779b1) >> (32 - H.ENTRY_PAGES_BITS))) == 0) return 0;
   let index = ((host >> 1) * 0x9e3779b1) >> 17;
   while (true) {
     const entry = ENTRIES_AT + index * H.ENTRY_BYTES;
@@ -95,12 +97,22 @@ export function validateCode(key: u32, va: u64): u32 {
 
 /** fence.i: what was made of code that has changed since is found no more. What is unchanged need not be found again. */
 export function fenceInstructions(): void {
-  const end = HART + H.HART_ITLB_SETS + 4 * H.ITLB_SET_BYTES;
-  for (let entry = HART + H.HART_ITLB_SETS; entry < end; entry += H.ITLB_ENTRY_BYTES) {
-    if (load<u64>(entry) == ~0) continue;
-    const meta = CODE_META_AT + ((load<u32>(entry + 8) - CODE_PAGES_AT) / H.CODE_PAGE_BYTES) * H.CODE_META_BYTES;
-    if (codeVersion(pageIndex(load<u32>(meta))) != load<u32>(meta + 4)) store<u64>(entry, ~0);
+  let fetched = R.get32(H.HART_ITLB_COUNT);
+  for (let i: u32 = 0; i < fetched; ) {
+    const listed = HART + H.HART_ITLB_LIST + (i << 1);
+    const entry = HART + H.HART_ITLB_SETS + <u32>load<u16>(listed) * H.ITLB_ENTRY_BYTES;
+    if (load<u64>(entry) != ~0) {
+      const meta = CODE_META_AT + ((load<u32>(entry + 8) - CODE_PAGES_AT) / H.CODE_PAGE_BYTES) * H.CODE_META_BYTES;
+      if (codeVersion(pageIndex(load<u32>(meta))) == load<u32>(meta + 4)) {
+        i++;
+        continue;
+      }
+      store<u64>(entry, ~0);
+    }
+    fetched--;
+    store<u16>(listed, load<u16>(HART + H.HART_ITLB_LIST + (fetched << 1)));
   }
+  R.set32(H.HART_ITLB_COUNT, fetched);
   let count = R.get32(H.HART_EXEC_COUNT);
   for (let i: u32 = 0; i < count; ) {
     const listed = HART + H.HART_EXEC_LIST + (i << 1);

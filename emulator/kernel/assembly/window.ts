@@ -66,6 +66,11 @@ export function widenWindow(va: u64, priv: u32): void {
     // As it was when it was met: another hart may have changed it since
     const entry = walkedValue;
     const index = (walkedEntry >> 3) & (ENTRIES_OF_TABLE - 1);
+    // A run lies within one table: where all of that is shorter than what is known and cannot go on with it, no look
+    const most = size * ENTRIES_OF_TABLE;
+    const isNear = va + most >= known && va <= known + knownBytes + most;
+    const isLike = load<u32>(window + 16) - <u32>known == RAM_AT + <u32>(walkedPa - RAM_BASE) - <u32>va;
+    if (most <= knownBytes && !(isNear && isLike)) return;
     from = va & ~(size - 1);
     pa = walkedPa & ~(size - 1);
     // An entry is forgotten as a whole, so that all of it must be in the window
