@@ -1,8 +1,11 @@
 import { getRandomValues } from 'node:crypto';
-import { gunzipSync, zstdDecompressSync } from 'node:zlib';
+import process from 'node:process';
 import type { MachinePlatform } from '../../emulator/machine/platform.ts';
 import { HartThreads } from './hart_threads.ts';
 import { LogSink, type LogTarget } from './log_sink.ts';
+
+/** Loaded where a kernel is compressed: it is a tenth of an empty Node. */
+const zlib = () => process.getBuiltinModule('node:zlib');
 
 /** Harts in worker threads, randomness and decompression from Node. */
 export function nodePlatform(
@@ -17,8 +20,8 @@ export function nodePlatform(
       getRandomValues(bytes);
     },
     decompressors: {
-      gunzip: (bytes, maxBytes) => gunzipSync(bytes, { maxOutputLength: maxBytes }),
-      unzstd: (bytes, maxBytes) => zstdDecompressSync(bytes, { maxOutputLength: maxBytes }),
+      gunzip: (bytes, maxBytes) => zlib().gunzipSync(bytes, { maxOutputLength: maxBytes }),
+      unzstd: (bytes, maxBytes) => zlib().zstdDecompressSync(bytes, { maxOutputLength: maxBytes }),
     },
     ...others,
   };
