@@ -1,4 +1,6 @@
+import { readAll } from '../../protocols/bytes/mod.ts';
 import { SEED_BYTES } from '../../protocols/replay/mod.ts';
+import { sourceOf } from '../machine/boot.ts';
 import type { MachineOptions } from '../machine/machine_api.ts';
 import type { MachinePlatform } from '../machine/platform.ts';
 import { AutoShift, FIRST_SHIFT } from './adjust.ts';
@@ -81,7 +83,7 @@ function guestChecksum(machine: MachineOptions): number {
   const digest = new Digest();
   for (const file of [machine.bios, machine.kernel, machine.initrd, machine.dtb]) {
     if (file === undefined || typeof file === 'string') digest.text(file ?? '');
-    else digest.bytes(file);
+    else digest.bytes(readAll(sourceOf(file)));
   }
   digest.text(machine.append ?? '');
   digest.text(JSON.stringify([machine.display, machine.network, machine.virtioConsole === true]));

@@ -1,4 +1,4 @@
-import { WireError } from '../../protocols/bytes/mod.ts';
+import { type ByteSource, byteSource, partOf, WireError } from '../../protocols/bytes/mod.ts';
 import { decodeFdt, encodeFdt, type Fdt, type FdtNode } from '../../protocols/fdt/mod.ts';
 import { BootError } from './boot_error.ts';
 import { buildBootRom } from './boot_rom.ts';
@@ -22,15 +22,18 @@ const PAGE = 4 * KIB;
 /** Linux takes 1024 on RISC-V; a little more costs nothing, in `bytes` */
 const MAX_APPEND_BYTES = 4 * KIB;
 
+/** In memory; or opened when a boot is planned, and read straight into RAM. It may be another at the next reset. */
+export type BootFile = Uint8Array | { open(): ByteSource };
+
 export interface BootOptions {
   /** In `bytes` */
   readonly ramBytes: number;
   readonly harts: number;
-  /** 'builtin': our SBI below the kernel; 'none': the kernel in M-mode; bytes: firmware, raw or ELF */
-  readonly bios: 'builtin' | 'none' | Uint8Array;
+  /** 'builtin': our SBI below the kernel; 'none': the kernel in M-mode; a file: firmware, raw or ELF */
+  readonly bios: 'builtin' | 'none' | BootFile;
   /** Image, ELF or flat binary; also compressed by gzip or zstd, where `decompressors` are given */
-  readonly kernel?: Uint8Array | undefined;
-  readonly initrd?: Uint8Array | undefined;
+  readonly kernel?: BootFile | undefined;
+  readonly initrd?: BootFile | undefined;
   readonly append?: string | undefined;
   /** Used instead of the generated tree, with `/chosen` updated */
   readonly dtb?: Uint8Array | undefined;
@@ -43,7 +46,7 @@ export interface BootOptions {
 export interface BootSegment {
   readonly name: string;
   readonly address: number;
-  readonly bytes: Uint8Array;
+  readonly bytes: ByteSource;
   /** Zeroes follow the bytes up to this size */
   readonly memoryBytes: number;
 }
@@ -71,7 +74,7 @@ export interface BootPlan {
 /**
  * Decides what is loaded where and how the machine starts, with the placement of QEMU's `-M virt`: firmware at
  * the start of RAM, the kernel 2 MiB behind it, then the initrd, the device tree near the end. All files are
- * untrusted; nothing is changed before the whole plan stands.
+ * untrusted; nothing is changed before the whole plan stands. Of files no more than headers has been read then.
  *
  * @throws BootError
  */
@@ -90,7 +93,13 @@ export function planBoot(options: BootOptions): BootPlan {
   const kernel =
     options.kernel === undefined
       ? undefined
-      : place(openKernel(options.kernel, ramBytes, options.decompressors), 'kernel', kernelStart, ramBytes, segments);
+      : place(
+          openKernel(sourceOf(options.kernel), ramBytes, options.decompressors),
+          'kernel',
+          kernelStart,
+          ramBytes,
+          segments,
+        );
 
   const tree = options.dtb === undefined ? generatedTree(options) : givenTree(options.dtb, ramBytes);
   const dtbRoom = Math.max(DTB_ROOM, options.dtb?.length ?? 0);
@@ -100,11 +109,12 @@ export function planBoot(options: BootOptions): BootPlan {
   }
 
   let initrd: { address: number; bytes: number } | undefined;
-  if (options.initrd !== undefined && options.initrd.length > 0) {
+  const initrdFile = options.initrd === undefined ? undefined : sourceOf(options.initrd);
+  if (initrdFile !== undefined && initrdFile.length > 0) {
     if (kernel === undefined) throw new BootError('ERR_BOOT_OPTIONS', 'Cannot use an initrd: no kernel is given');
-    const address = placeInitrd(options.initrd.length, kernel, ramBytes, dtbAddress);
-    initrd = { address, bytes: options.initrd.length };
-    segments.push(segment('initrd', address, options.initrd));
+    const address = placeInitrd(initrdFile.length, kernel, ramBytes, dtbAddress);
+    initrd = { address, bytes: initrdFile.length };
+    segments.push(segment('initrd', address, initrdFile));
   }
 
   setChosen(tree.root, {
@@ -112,8 +122,8 @@ export function planBoot(options: BootOptions): BootPlan {
     initrd: initrd && { start: initrd.address, end: initrd.address + initrd.bytes },
     rngSeed: options.rngSeed,
   });
-  const dtb = segment('device tree', dtbAddress, encodeFdt(tree));
-  segments.push(dtb);
+  const dtb = encodeFdt(tree);
+  segments.push(segment('device tree', dtbAddress, byteSource(dtb)));
   checkSegments(segments, ramBytes);
 
   const start = firmware?.entry ?? (bios === 'none' ? machineModeEntry(segments, kernel!.entry) : RAM_START);
@@ -128,7 +138,7 @@ export function planBoot(options: BootOptions): BootPlan {
       bios === 'builtin'
         ? { privilege: 'S', pc: next, a0: 0, a1: dtbAddress }
         : { privilege: 'M', pc: BOOT_ROM.base, a0: 0, a1: dtbAddress },
-    dtb: { address: dtbAddress, bytes: dtb.bytes },
+    dtb: { address: dtbAddress, bytes: dtb },
     kernel: kernel && { address: kernel.start, bytes: kernel.end - kernel.start },
     initrd,
   };
@@ -141,8 +151,8 @@ interface Placed {
   readonly entry: number;
 }
 
-function placeFirmware(bios: Uint8Array, ramBytes: number, segments: BootSegment[]): Placed {
-  return place(openProgram(bios, 'firmware', 'ERR_BOOT_FIRMWARE'), 'firmware', RAM_START, ramBytes, segments);
+function placeFirmware(bios: BootFile, ramBytes: number, segments: BootSegment[]): Placed {
+  return place(openProgram(sourceOf(bios), 'firmware', 'ERR_BOOT_FIRMWARE'), 'firmware', RAM_START, ramBytes, segments);
 }
 
 /** ELF goes where it says; anything else to `start`. */
@@ -164,7 +174,9 @@ function place(file: ProgramFile, what: string, start: number, ramBytes: number,
     if (address < RAM_START || address + memoryBytes > RAM_START + ramBytes) {
       throw outside(what, part.physicalAddress, part.memoryBytes, ramBytes);
     }
-    return [{ name: what, address, bytes: part.bytes.slice(Math.min(cut, part.bytes.length)), memoryBytes }];
+    const skipped = Math.min(cut, part.fileBytes);
+    const bytes = partOf(file.bytes, part.fileOffset + skipped, part.fileBytes - skipped);
+    return [{ name: what, address, bytes, memoryBytes }];
   });
   const first = loaded[0];
   const last = loaded.at(-1);
@@ -301,7 +313,11 @@ function outside(what: string, address: number, bytes: number, ramBytes: number)
   );
 }
 
-function segment(name: string, address: number, bytes: Uint8Array): BootSegment {
+export function sourceOf(file: BootFile): ByteSource {
+  return file instanceof Uint8Array ? byteSource(file) : file.open();
+}
+
+function segment(name: string, address: number, bytes: ByteSource): BootSegment {
   return { name, address, bytes, memoryBytes: bytes.length };
 }
 

@@ -5,6 +5,8 @@ export type BootErrorCode =
   | 'ERR_BOOT_KERNEL'
   /** The kernel is compressed and does not decompress within the limit */
   | 'ERR_BOOT_DECOMPRESS'
+  /** A file cannot be read, or has become shorter than it was */
+  | 'ERR_BOOT_READ'
   /** The device tree is damaged, lies, or does not describe this machine */
   | 'ERR_BOOT_DTB'
   /** Something is loaded where there is no RAM, or does not fit into it */

@@ -15,13 +15,17 @@ export interface LoadTarget {
   readonly harts: number;
 }
 
-/** Puts a boot plan into memory and the harts at their start. RAM outside the plan keeps its contents. */
+/**
+ * Puts a boot plan into memory and the harts at their start. RAM outside the plan keeps its contents.
+ * @throws BootError where a file cannot be read any more; RAM has a part of it then
+ */
 export function loadBootPlan(plan: BootPlan, { buffer, layout, guest, signals, harts }: LoadTarget): void {
   const memory = new Uint8Array(buffer);
   memory.fill(0, layout.rom, layout.ram);
   memory.set(plan.rom, layout.rom + BOOT_ROM.base);
   for (const { address, bytes, memoryBytes } of plan.segments) {
-    guest.write(address, bytes);
+    bytes.read(0, guest.view(address, bytes.length));
+    guest.markDirty(address, bytes.length);
     if (memoryBytes > bytes.length) guest.fill(address + bytes.length, memoryBytes - bytes.length, 0);
   }
   const { start } = plan;

@@ -23,7 +23,8 @@ import type { LogOptions } from '../trace/hart_log.ts';
 import { type ProfileResult, Profiler } from '../trace/profiler.ts';
 import { type SymbolData, SymbolTable } from '../trace/symbols.ts';
 import { type WasmMemory, wasm } from '../wasm/platform.ts';
-import { type BootPlan, planBoot } from './boot.ts';
+import { type BootOptions, type BootPlan, planBoot, sourceOf } from './boot.ts';
+import { BootError } from './boot_error.ts';
 import { Bus } from './bus.ts';
 import { SharedClock } from './clock.ts';
 import { buildMainDevices, type MainDevices } from './devices.ts';
@@ -80,7 +81,7 @@ export class Machine implements MachineApi {
   readonly #bus: Bus;
   readonly #uartPort: UartPort;
   readonly #rtcAlarm: RtcAlarm | undefined;
-  readonly #plan: BootPlan;
+  readonly #boot: BootOptions;
   readonly #harts: readonly HartState[];
   readonly #state: MachineStateSet;
   readonly #events = new Subject<MachineEvent>();
@@ -119,8 +120,7 @@ export class Machine implements MachineApi {
     const fillRandom = counted?.random.fill ?? platform.fillRandom;
     const rngSeed = new Uint8Array(32);
     fillRandom(rngSeed);
-    // Before memory is taken: a bad file costs nothing
-    this.#plan = planBoot({
+    this.#boot = {
       ramBytes: options.ramBytes,
       harts: options.harts,
       bios: options.bios,
@@ -130,7 +130,9 @@ export class Machine implements MachineApi {
       dtb: options.dtb,
       rngSeed,
       decompressors: platform.decompressors,
-    });
+    };
+    // Before memory is taken: a bad file costs nothing
+    const plan = planBoot(this.#boot);
     const pages = this.#layout.wasmPages;
     this.#memory = new wasm.Memory({ initial: pages, maximum: pages, shared: true });
     const { buffer } = this.#memory;
@@ -183,10 +185,10 @@ export class Machine implements MachineApi {
     );
     this.#shared.uart.reset();
     this.#shared.rtc.reset();
-    this.#load();
+    this.#load(plan);
     this.#group.request(ATTENTION_PAUSE);
-    const log = this.#logOptions();
-    if (options.profile === true) this.#profiler = new Profiler(options.harts, new SymbolTable(this.#symbols()));
+    const log = this.#logOptions(plan);
+    if (options.profile === true) this.#profiler = new Profiler(options.harts, new SymbolTable(this.#symbols(plan)));
     const rings = this.#profiler?.rings;
     if (counted === undefined) {
       this.#threads = this.#harts.map((_, hart) =>
@@ -276,17 +278,17 @@ export class Machine implements MachineApi {
     await this.pause();
   }
 
-  #logOptions(): LogOptions | undefined {
+  #logOptions(plan: BootPlan): LogOptions | undefined {
     const { log: items } = this.options;
     if (items === undefined || items.length === 0) return undefined;
     const named = items.includes('in_asm') || items.includes('exec');
-    return named ? { items, symbols: this.#symbols() } : { items };
+    return named ? { items, symbols: this.#symbols(plan) } : { items };
   }
 
-  #symbols(): SymbolData {
+  #symbols({ segments }: BootPlan): SymbolData {
     const { kernel, symbols: files } = this.options;
-    const segment = this.#plan.segments.find(({ name }) => name === 'kernel');
-    return collectSymbols({ kernel, image: segment, files: files ?? [] });
+    const image = segments.find(({ name }) => name === 'kernel');
+    return collectSymbols({ kernel: kernel && sourceOf(kernel), image, files: files ?? [] });
   }
 
   // --- life ---------------------------------------------------------------------------------------------------
@@ -399,15 +401,23 @@ export class Machine implements MachineApi {
     this.#shared.aclint.reset();
     this.#shared.plic.reset();
     this.#clock.setTicks(0);
-    this.#load();
+    try {
+      // Planned anew: the files may be others than they were
+      this.#load(planBoot(this.#boot));
+    } catch (error) {
+      if (!(error instanceof BootError)) throw error;
+      this.#platform.onProblem?.(`${error.code}: ${error.message}`);
+      this.#setStatus('internal-error');
+      return;
+    }
     this.#events.next({ kind: 'reset', reason });
     if (wasRunning) this.#runHarts();
   }
 
-  #load(): void {
+  #load(plan: BootPlan): void {
     const parts = { buffer: this.#memory.buffer, layout: this.#layout, guest: this.#guest, signals: this.#signals };
     this.#shared.aclint.reset();
-    loadBootPlan(this.#plan, { ...parts, harts: this.options.harts });
+    loadBootPlan(plan, { ...parts, harts: this.options.harts });
     this.#runner?.restart();
   }
 

@@ -4,6 +4,7 @@ import type { Engine } from '../hart/hart.ts';
 import type { InstructionOptions } from '../icount/parts.ts';
 import type { StateValue } from '../state/state.ts';
 import type { LogItem } from '../trace/log_items.ts';
+import type { BootFile } from './boot.ts';
 
 /** `running` harts execute; `paused` they stand at an instruction boundary; `shutdown` the guest has ended. */
 export type MachineStatus =
@@ -42,10 +43,10 @@ export interface MachineOptions {
   readonly harts: number;
   /** What runs the guest's code; `translator` (default) compiles what is run often */
   readonly engine?: Engine;
-  /** `-bios`: 'builtin' is our SBI, 'none' starts the kernel in M-mode, bytes are a firmware image */
-  readonly bios: 'builtin' | 'none' | Uint8Array;
-  readonly kernel?: Uint8Array;
-  readonly initrd?: Uint8Array;
+  /** `-bios`: 'builtin' is our SBI, 'none' starts the kernel in M-mode, a file is a firmware image */
+  readonly bios: 'builtin' | 'none' | BootFile;
+  readonly kernel?: BootFile;
+  readonly initrd?: BootFile;
   readonly append?: string;
   /** `-dtb`: validated, then used instead of the generated one */
   readonly dtb?: Uint8Array;

@@ -1,4 +1,4 @@
-import { WireError } from '../../protocols/bytes/mod.ts';
+import { type ByteSource, readAll, readHead, WireError } from '../../protocols/bytes/mod.ts';
 import { isElf } from '../../protocols/elf/mod.ts';
 import { decodeElfSymbols, decodeKallsyms, decodeSystemMap, type GuestSymbol } from '../../protocols/symbols/mod.ts';
 import { BootError } from '../machine/boot_error.ts';
@@ -9,9 +9,9 @@ const LINUX_LINK_ADDRESS = 0xffff_ffff_8000_0000n;
 
 export interface SymbolSources {
   /** As it was given: an ELF brings its own symbols */
-  readonly kernel?: Uint8Array | undefined;
+  readonly kernel?: ByteSource | undefined;
   /** The kernel as it lies in RAM, and where: a Linux image carries a table */
-  readonly image?: { readonly bytes: Uint8Array; readonly address: number } | undefined;
+  readonly image?: { readonly bytes: ByteSource; readonly address: number } | undefined;
   /** Files of the user: ELF or System.map; their names come before the kernel's */
   readonly files: readonly Uint8Array[];
 }
@@ -36,10 +36,10 @@ export function collectSymbols({ kernel, image, files }: SymbolSources): SymbolD
   return sortSymbols(symbols);
 }
 
-function kernelSymbols(kernel: Uint8Array | undefined, image: SymbolSources['image']): GuestSymbol[] {
-  if (kernel !== undefined && isElf(kernel)) {
+function kernelSymbols(kernel: ByteSource | undefined, image: SymbolSources['image']): GuestSymbol[] {
+  if (kernel !== undefined && isElf(readHead(kernel, 4))) {
     try {
-      return decodeElfSymbols(kernel);
+      return decodeElfSymbols(readAll(kernel));
     } catch (error) {
       // The machine may run it all the same: sections are not needed for that
       if (error instanceof WireError) return [];
@@ -47,7 +47,7 @@ function kernelSymbols(kernel: Uint8Array | undefined, image: SymbolSources['ima
     }
   }
   if (image === undefined) return [];
-  const { symbols } = decodeKallsyms(image.bytes) ?? { symbols: [] };
+  const { symbols } = decodeKallsyms(readAll(image.bytes)) ?? { symbols: [] };
   return symbols.flatMap(({ name, address, sizeBytes }) => [
     { name, sizeBytes, address: LINUX_LINK_ADDRESS + address },
     // Until it has switched its page tables on

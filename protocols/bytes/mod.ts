@@ -1,3 +1,4 @@
+export { type ByteSource, byteSource, partOf, readAll, readHead, readPart } from './byte_source.ts';
 export { Cursor } from './cursor.ts';
 export { FrameDecoder, type FrameDecoderOptions, type FrameSize } from './frame_decoder.ts';
 export { WireError, type WireErrorCode, type WireErrorDetail } from './wire_error.ts';

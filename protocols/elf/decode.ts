@@ -1,4 +1,4 @@
-import { Cursor, WireError, type WireErrorCode } from '../bytes/mod.ts';
+import { type ByteSource, Cursor, readHead, readPart, WireError, type WireErrorCode } from '../bytes/mod.ts';
 
 // ELF-64 (System V gABI) for RISC-V (RISC-V ELF psABI), as far as loading a program needs it.
 
@@ -24,12 +24,11 @@ export interface ElfSegment {
   readonly physicalAddress: number;
   /** Unsigned 64 bits: kernels are linked at the top of the address space */
   readonly virtualAddress: bigint;
-  /** A view of the file */
-  readonly bytes: Uint8Array;
-  /** Zeroes follow the bytes up to this size; at least `bytes.length` */
-  readonly memoryBytes: number;
-  /** Where the bytes are in the file */
+  /** Where its bytes are in the file */
   readonly fileOffset: number;
+  readonly fileBytes: number;
+  /** Zeroes follow the bytes up to this size; at least `fileBytes` */
+  readonly memoryBytes: number;
 }
 
 export interface ElfProgram {
@@ -47,12 +46,12 @@ export function isElf(file: Uint8Array): boolean {
 
 /**
  * Reads the program headers of a 64-bit little-endian RISC-V executable. Sections, symbols and relocations are
- * not looked at. Segments must lie inside the file and must not overlap in memory.
+ * not looked at. Segments must lie inside the file and must not overlap in memory; they are not read.
  *
  * @throws WireError
  */
-export function decodeElf(file: Uint8Array): ElfProgram {
-  const header = new Cursor(file, 'ELF header');
+export function decodeElf(file: ByteSource): ElfProgram {
+  const header = new Cursor(readHead(file, HEADER_BYTES), 'ELF header');
   header.expectU32(ELF_MAGIC, 'magic');
   header.expectU8(ELFCLASS64, 'class');
   header.expectU8(ELFDATA2LSB, 'byte order');
@@ -77,11 +76,14 @@ export function decodeElf(file: Uint8Array): ElfProgram {
   if (count > ELF_LIMITS.programHeaders) {
     throw refusal('ERR_WIRE_LIMIT', `${count} program headers, limit is ${ELF_LIMITS.programHeaders}`, 56);
   }
-  const cursor = new Cursor(file, 'ELF program headers');
-  cursor.skip(safe(programOffset, 'program header offset'), 'offset');
+  const table = safe(programOffset, 'program header offset');
+  const cursor = new Cursor(
+    readPart(file, table, count * PROGRAM_HEADER_BYTES, 'ELF program headers'),
+    'ELF program headers',
+  );
   const segments: ElfSegment[] = [];
   for (let index = 0; index < count; index++) {
-    const segment = decodeSegment(cursor, file);
+    const segment = decodeSegment(cursor, file.length);
     if (segment !== undefined) segments.push(segment);
   }
   if (segments.length === 0) throw refusal('ERR_WIRE_VALUE', 'nothing to load', 0);
@@ -96,7 +98,7 @@ export function decodeElf(file: Uint8Array): ElfProgram {
   return { entry, physicalEntry: physical(entry, segments), segments };
 }
 
-function decodeSegment(cursor: Cursor, file: Uint8Array): ElfSegment | undefined {
+function decodeSegment(cursor: Cursor, ofFile: number): ElfSegment | undefined {
   const at = cursor.offset;
   const type = cursor.u32le('type');
   cursor.skip(4, 'flags');
@@ -115,8 +117,8 @@ function decodeSegment(cursor: Cursor, file: Uint8Array): ElfSegment | undefined
   if (fileBytes > memoryBytes) {
     throw refusal('ERR_WIRE_VALUE', `a segment has ${fileBytes} bytes for ${memoryBytes} of memory`, at);
   }
-  if (fileOffset > file.length || fileBytes > file.length - fileOffset) {
-    throw refusal('ERR_WIRE_TRUNCATED', `a segment ends at ${fileOffset + fileBytes}, file has ${file.length}`, at);
+  if (fileOffset > ofFile || fileBytes > ofFile - fileOffset) {
+    throw refusal('ERR_WIRE_TRUNCATED', `a segment ends at ${fileOffset + fileBytes}, file has ${ofFile}`, at);
   }
   if (!Number.isSafeInteger(physicalAddress + memoryBytes)) {
     throw refusal('ERR_WIRE_LIMIT', 'a segment ends beyond the address space', at);
@@ -124,9 +126,9 @@ function decodeSegment(cursor: Cursor, file: Uint8Array): ElfSegment | undefined
   return {
     physicalAddress,
     virtualAddress: rawVirtual,
-    bytes: new Cursor(file.subarray(fileOffset), 'ELF segment').bytes(fileBytes, 'bytes'),
-    memoryBytes,
     fileOffset,
+    fileBytes,
+    memoryBytes,
   };
 }
 

@@ -19,21 +19,21 @@ export interface RiscvImage {
   readonly versionMinor: number;
 }
 
-/** True where the bytes claim to be such an image; the claim may be a lie. */
-export function isRiscvImage(file: Uint8Array): boolean {
-  if (file.length < MAGIC2_OFFSET + 4) return false;
-  const cursor = new Cursor(file, 'RISC-V Image');
+/** True where a file that begins so claims to be such an image; the claim may be a lie. */
+export function isRiscvImage(head: Uint8Array): boolean {
+  if (head.length < MAGIC2_OFFSET + 4) return false;
+  const cursor = new Cursor(head, 'RISC-V Image');
   cursor.skip(MAGIC2_OFFSET, 'header');
   return cursor.u32le('magic2') === RISCV_IMAGE_MAGIC2;
 }
 
 /**
- * Reads the header and holds it against the file.
+ * Reads the header, which `head` begins with, and holds it against the file's size.
  *
  * @throws WireError
  */
-export function decodeRiscvImage(file: Uint8Array): RiscvImage {
-  const cursor = new Cursor(file, 'RISC-V Image header');
+export function decodeRiscvImage(head: Uint8Array, fileBytes: number): RiscvImage {
+  const cursor = new Cursor(head, 'RISC-V Image header');
   cursor.skip(8, 'code');
   const textOffset = cursor.u64le('text_offset');
   const imageBytes = cursor.u64le('image_size');
@@ -55,8 +55,8 @@ export function decodeRiscvImage(file: Uint8Array): RiscvImage {
   if (imageBytes > 1n << 32n) {
     throw refusal('ERR_WIRE_LIMIT', `image_size 0x${imageBytes.toString(16)}, limit is 4 GiB`, 16);
   }
-  if (imageBytes < BigInt(file.length)) {
-    throw refusal('ERR_WIRE_VALUE', `image_size ${imageBytes} is less than the file's ${file.length} bytes`, 16);
+  if (imageBytes < BigInt(fileBytes)) {
+    throw refusal('ERR_WIRE_VALUE', `image_size ${imageBytes} is less than the file's ${fileBytes} bytes`, 16);
   }
   return {
     textOffset: Number(textOffset),

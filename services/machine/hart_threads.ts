@@ -57,7 +57,7 @@ class HartThread implements HartThreadHandle {
 
 function makeWorker(): Worker {
   const cache = getCompileCacheDir();
-  return new Worker(new URL('./hart_worker.ts', import.meta.url), {
+  return new Worker(new URL('./hart_entry.mjs', import.meta.url), {
     resourceLimits: { stackSizeMb: HART_STACK_MB, maxYoungGenerationSizeMb: HART_YOUNG_MB },
     // A hart needs no environment, arguments or standard streams of the process; only its code, as fast as it can
     env: cache === undefined ? {} : { NODE_COMPILE_CACHE: dirname(cache) },

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import process from 'node:process';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,6 +13,7 @@ import { Channel } from '../shared/channel.ts';
 import type { RoleLinks, Rpc } from '../shared/role.ts';
 import { RpcPeer } from '../shared/rpc.ts';
 import { awaitMigration, type RunGuard } from './await_migration.ts';
+import { BootDescriptor, readDescriptor } from './boot_descriptor.ts';
 import { attachDisplay } from './display_link.ts';
 import type { HartThreads } from './hart_threads.ts';
 import { logTarget } from './log_sink.ts';
@@ -103,6 +104,10 @@ export async function runMachine(links: RoleLinks, options: MachineRoleOptions, 
   // The guest's last words: the process ends when they have left, or nobody takes them
   await Promise.race([serial?.end(), sleep(LAST_WORDS_MS)]);
   for (const client of parts?.clients ?? []) client.close();
+  // Until now a reset would have read them again
+  for (const file of [options.bios, options.kernel, options.initrd]) {
+    if (typeof file === 'object') closeSync(file.fd);
+  }
 }
 
 async function build(
@@ -130,19 +135,19 @@ async function build(
 }
 
 function machineOptions(options: MachineRoleOptions, disks: DiskOptions[]): MachineOptions {
-  const file = (what: InheritedFile | undefined): Uint8Array | undefined =>
-    what === undefined ? undefined : readFileSync(what.fd);
+  const file = (what: string, given: InheritedFile | undefined): BootDescriptor | undefined =>
+    given === undefined ? undefined : new BootDescriptor(given.fd, what);
   const optional = {
-    kernel: file(options.kernel),
-    initrd: file(options.initrd),
-    dtb: file(options.dtb),
+    kernel: file('kernel', options.kernel),
+    initrd: file('initrd', options.initrd),
+    dtb: options.dtb === undefined ? undefined : readDescriptor(options.dtb.fd, 'device tree'),
     append: options.append,
   };
   return {
     ramBytes: options.ramBytes,
     harts: options.harts,
     ...(options.engine === undefined ? {} : { engine: options.engine }),
-    bios: typeof options.bios === 'string' ? options.bios : readFileSync(options.bios.fd),
+    bios: typeof options.bios === 'string' ? options.bios : new BootDescriptor(options.bios.fd, 'firmware'),
     ...(Object.fromEntries(
       Object.entries(optional).filter(([, value]) => value !== undefined),
     ) as Partial<MachineOptions>),
@@ -153,7 +158,9 @@ function machineOptions(options: MachineRoleOptions, disks: DiskOptions[]): Mach
     ...(options.log === undefined ? {} : { log: options.log.items.filter(isLogItem) }),
     ...(options.icount === undefined ? {} : { icount: countedOptions(options.icount) }),
     ...(options.profile === true ? { profile: true } : {}),
-    ...(options.symbols === undefined ? {} : { symbols: options.symbols.map(({ fd }) => readFileSync(fd)) }),
+    ...(options.symbols === undefined
+      ? {}
+      : { symbols: options.symbols.map(({ fd }) => readDescriptor(fd, 'symbols')) }),
     name: options.name,
     uuid: options.uuid,
   };

@@ -1,10 +1,10 @@
-import { createHash } from 'node:crypto';
 import { chmodSync } from 'node:fs';
 import { lstat, realpath, unlink } from 'node:fs/promises';
 import { connect, type Server } from 'node:net';
 import { basename, dirname, join } from 'node:path';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Digest } from '../../emulator/icount/digest.ts';
 import { lockName, type NameLock } from './name_lock.ts';
 
 /** How long others may take for the same path: one look and one bind */
@@ -31,10 +31,8 @@ export async function listenOnPath(server: Server, path: string): Promise<void> 
 /** Undefined: somebody keeps the name for whatever reason; that must not keep anybody from listening. */
 async function takeTurn(path: string): Promise<NameLock | undefined> {
   const folder = await realpath(dirname(path)).catch(() => dirname(path));
-  const hash = createHash('sha256')
-    .update(join(folder, basename(path)))
-    .digest('hex')
-    .slice(0, 32);
+  // Two paths of one digest take turns, too, which harms nobody; node:crypto takes longer to load than the rest of this
+  const hash = new Digest().text(join(folder, basename(path))).value.toString(16);
   for (let tries = 0; tries < TURNS; tries++) {
     const turn = await lockName(`caisson-path-${process.getuid?.() ?? 0}-${hash}`);
     if (turn !== undefined) return turn;

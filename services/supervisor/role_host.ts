@@ -4,7 +4,6 @@ import { getCompileCacheDir } from 'node:module';
 import type { Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import process from 'node:process';
-import { createInterface } from 'node:readline';
 import { type Duplex, duplexPair } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import type { RoleLinks } from '../shared/role.ts';
@@ -178,11 +177,19 @@ function roleExit(role: RoleName, child: ChildProcess): Promise<RoleExit> {
 
 /** Roles are hostile once taken over: their text is cut, and escape sequences never reach the terminal. */
 function forwardLines(child: ChildProcess, onText: (text: string) => void): void {
-  const lines = createInterface({ input: child.stderr! });
-  lines.on('line', (line) => {
+  const stream = child.stderr!.setEncoding('utf8');
+  const tell = (line: string): void =>
     onText(line.slice(0, MAX_LINE_LENGTH).replace(/[^\t\x20-\x7e\u00a0-\uffff]/g, '?'));
+  let begun = '';
+  stream.on('data', (text: string) => {
+    const lines = (begun + text).split(/\r?\n/);
+    begun = lines.pop()!.slice(0, MAX_LINE_LENGTH); // however long a line it never ends
+    for (const line of lines) tell(line);
   });
-  child.stderr!.on('error', () => {}); // nothing more to tell
+  stream.on('end', () => {
+    if (begun !== '') tell(begun);
+  });
+  stream.on('error', () => {}); // nothing more to tell
 }
 
 async function settles(promise: Promise<unknown>, timeoutMs: number): Promise<boolean> {

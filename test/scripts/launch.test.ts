@@ -39,3 +39,24 @@ test('a server of disks runs with little room for garbage, and flags that this N
   t.is(spawnSync(process.execPath, [...flags, '-e', 'process.exit(7)']).status, 7);
   for (const verb of ['run', undefined]) t.deepEqual(nodeFlags(verb), []);
 });
+
+test('the command runs in the process that it was started in, unless its verb needs flags of Node', (t) => {
+  const command = join(import.meta.dirname, '..', '..', 'bin', 'caisson');
+  const run = (...args: string[]) => {
+    const { stdout, stderr } = spawnSync(process.execPath, [command, ...args], {
+      encoding: 'utf8',
+      env: {
+        PATH: process.env.PATH,
+        HOME: directory,
+        NODE_OPTIONS: '--import=data:text/javascript,console.error(process.pid)',
+      },
+    });
+    return { stdout, processes: new Set(stderr.trim().split('\n')).size };
+  };
+  const version = run('--version');
+  t.regex(version.stdout, /^caisson \d/);
+  t.is(version.processes, 1);
+  const server = run('nbd', '--help');
+  t.regex(server.stdout, /caisson nbd/);
+  t.is(server.processes, 2);
+});

@@ -3,6 +3,7 @@ import test from 'ava';
 import { type BootOptions, planBoot } from '../../../emulator/machine/boot.ts';
 import { BootError, type BootErrorCode } from '../../../emulator/machine/boot_error.ts';
 import { buildDeviceTree } from '../../../emulator/machine/device_tree.ts';
+import { readAll } from '../../../protocols/bytes/mod.ts';
 import { decodeFdt, encodeFdt, type FdtNode } from '../../../protocols/fdt/mod.ts';
 import { sampleElf, sampleImage } from '../../macros/programs.ts';
 
@@ -94,7 +95,7 @@ test('planBoot() drops the page of headers that linkers put below RAM', (t) => {
   const kernel = plan.segments.find(({ name }) => name === 'kernel')!;
   t.is(kernel.address, 0x8000_0000);
   t.is(kernel.memoryBytes, 0x100);
-  t.deepEqual([...kernel.bytes], [...file.subarray(0x1000, 0x1100)]);
+  t.deepEqual([...readAll(kernel.bytes)], [...file.subarray(0x1000, 0x1100)]);
 });
 
 test('planBoot() takes kernels compressed by gzip, zstd and as EFI zboot', (t) => {
@@ -108,8 +109,52 @@ test('planBoot() takes kernels compressed by gzip, zstd and as EFI zboot', (t) =
   zboot.set(zipped, 64);
   for (const kernel of [zipped, zstdCompressSync(image), zboot]) {
     const plan = planBoot({ ...base, kernel });
-    t.deepEqual([...plan.segments[0]!.bytes], [...image]);
+    t.deepEqual([...readAll(plan.segments[0]!.bytes)], [...image]);
   }
+});
+
+/** A file whose reads are written down. */
+function watched(bytes: Uint8Array, lengthBytes = bytes.length) {
+  const reads: [offset: number, bytes: number][] = [];
+  const read = (offset: number, into: Uint8Array) => {
+    reads.push([offset, into.length]);
+    into.set(bytes.subarray(offset, offset + into.length));
+  };
+  return { reads, open: () => ({ length: lengthBytes, read }) };
+}
+
+test('planBoot() reads headers of files, and nothing of what goes to RAM as it is', (t) => {
+  const bytesRead = ({ reads }: ReturnType<typeof watched>) => reads.reduce((sum, [, bytes]) => sum + bytes, 0);
+  const image = watched(sampleImage(2 * MIB));
+  const initrd = watched(new Uint8Array(3 * MIB).fill(5));
+  const plan = planBoot({ ...base, kernel: image, initrd });
+  t.true(bytesRead(image) <= 256, `${bytesRead(image)}`);
+  t.deepEqual(initrd.reads, []);
+  t.is(plan.initrd?.bytes, 3 * MIB);
+  const loaded = plan.segments.find(({ name }) => name === 'initrd')!;
+  t.deepEqual([...readAll(loaded.bytes).subarray(-4)], [5, 5, 5, 5]);
+
+  const program = sampleElf([code(0x8020_0000, MIB), code(0x8040_0000, 100, MIB)]);
+  const elf = watched(program);
+  const [text, data] = planBoot({ ...base, kernel: elf }).segments;
+  t.true(bytesRead(elf) <= 64 * 5, `${bytesRead(elf)}`);
+  t.deepEqual(readAll(text!.bytes), new Uint8Array(MIB).fill(0x13));
+  t.deepEqual([data!.bytes.length, data!.memoryBytes], [100, MIB]);
+  t.deepEqual(elf.reads.at(-1), [64 + 2 * 56, MIB]);
+});
+
+test('planBoot() refuses files by their size and headers, before anything else is read', (t) => {
+  const elf = watched(sampleElf([code(0x9000_0000, MIB)]));
+  refuses(t, 'ELF segment outside RAM', 'ERR_BOOT_SPACE', { kernel: elf });
+  t.true(elf.reads.every(([, bytes]) => bytes <= 64));
+  const overlap = watched(sampleElf([code(0x8020_0000, MIB), code(0x8020_0008)]));
+  refuses(t, 'ELF segments over each other', 'ERR_BOOT_KERNEL', { kernel: overlap });
+  t.true(overlap.reads.every(([, bytes]) => bytes <= 2 * 56));
+  const huge = watched(gzipSync(sampleImage()), 2 ** 40);
+  refuses(t, 'compressed, larger than RAM', 'ERR_BOOT_DECOMPRESS', { kernel: huge });
+  t.true(huge.reads.every(([, bytes]) => bytes <= 64));
+  refuses(t, 'flat, 1 TiB', 'ERR_BOOT_SPACE', { kernel: watched(new Uint8Array(64), 2 ** 40) });
+  refuses(t, 'initrd of 1 TiB', 'ERR_BOOT_SPACE', { initrd: watched(new Uint8Array(64), 2 ** 40) });
 });
 
 test('planBoot() refuses a kernel that decompresses to more than RAM', (t) => {

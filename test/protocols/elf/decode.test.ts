@@ -1,9 +1,10 @@
 import test from 'ava';
-import { WireError } from '../../../protocols/bytes/mod.ts';
-import { decodeElf, isElf } from '../../../protocols/elf/mod.ts';
+import { byteSource, WireError } from '../../../protocols/bytes/mod.ts';
+import { decodeElf as decodeElfSource, isElf } from '../../../protocols/elf/mod.ts';
 import { refusesEveryTruncation, survivesEveryByteChange } from '../../macros/codec.ts';
 import { sampleElf } from '../../macros/programs.ts';
 
+const decodeElf = (file: Uint8Array) => decodeElfSource(byteSource(file));
 const text = { physical: 0x8000_0000, bytes: Uint8Array.of(1, 2, 3, 4) };
 const data = { physical: 0x8000_1000, bytes: Uint8Array.of(5), memoryBytes: 0x100 };
 
@@ -19,7 +20,7 @@ test('decodeElf() gives segments by address and the entry', (t) => {
   t.is(program.entry, 0x8000_0000n);
   t.is(program.physicalEntry, 0x8000_0000);
   t.deepEqual(
-    program.segments.map((segment) => [segment.physicalAddress, segment.bytes.length, segment.memoryBytes]),
+    program.segments.map((segment) => [segment.physicalAddress, segment.fileBytes, segment.memoryBytes]),
     [
       [0x8000_0000, 4, 4],
       [0x8000_1000, 1, 0x100],
