@@ -3,7 +3,7 @@
 import process from 'node:process';
 import { printSection, type Row, type Section, writeJson } from './machine/report.ts';
 import { round } from './machine/statistics.ts';
-import { dropCache } from './nbd/cache.ts';
+import { dropCache, fillCache } from './nbd/cache.ts';
 import { work } from './nbd/clients.ts';
 import { isCounted, rowsOf, type Sample } from './nbd/figures.ts';
 import { measureHostilePeers, measureStall } from './nbd/limits.ts';
@@ -105,6 +105,7 @@ async function measure(
     const warm = client.kind === 'copy' ? client : { ...client, depth: WARM_UP_DEPTH };
     await work(warm, transport, setup, WARM_UP_MS);
     if (workload.storage === 'cold') dropCache(imageOf(name, workload, setup));
+    if (workload.storage === 'file') fillCache(imageOf(name, workload, setup));
     const before = server.cpuSeconds();
     const done = await work(client, transport, setup, runMs);
     const cpu = server.cpuSeconds() - before;

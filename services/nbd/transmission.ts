@@ -280,6 +280,8 @@ export class Transmission {
     for (;;) {
       if (this.#replies.pendingBytes >= this.#limits.replyBytes) return;
       if (turnRequests >= TURN_REQUESTS || turnBytes >= TURN_BYTES || isLate) {
+        // A client with just as many at once sends no more before these are answered: nobody waits for a turn of ours.
+        if (this.#held === undefined && !this.#decoder.hasInput) return;
         this.#yielding = true;
         setImmediate(() => {
           this.#yielding = false;

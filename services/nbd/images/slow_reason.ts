@@ -2,8 +2,11 @@ import { openSync, readSync } from 'node:fs';
 
 /** Says whether an access that took long had to wait for storage. */
 export interface SlowReason {
-  /** Looks at what has happened since the last look. True where the system does not tell */
-  since(): boolean;
+  /**
+   * What part of the accesses since the last look, of `lengthBytes` together, had to wait for it, from 0 to 1. 1 where the
+   * system does not tell
+   */
+  share(lengthBytes: number): number;
 }
 
 /** Longer than the files are */
@@ -28,17 +31,18 @@ function counter(path: string, field: RegExp): number | undefined {
 }
 
 /**
- * For reads: whether the process has had anything read from storage. An access that was late without had to wait for a
- * core that others had. A look costs a few microseconds.
+ * For reads: how much the process has had read from storage. An access that was late without had to wait for a core that
+ * others had. What is read ahead, or for somebody else in the process, makes the share larger than it is. A look costs a
+ * few microseconds.
  */
 export class StorageReads implements SlowReason {
   #before = storageBytesRead();
 
-  since(): boolean {
+  share(lengthBytes: number): number {
     const now = storageBytesRead();
-    const changed = now === undefined || now !== this.#before;
+    const read = now === undefined || this.#before === undefined ? lengthBytes : now - this.#before;
     this.#before = now;
-    return changed;
+    return read === 0 ? 0 : Math.min(read / lengthBytes, 1);
   }
 }
 
@@ -46,11 +50,11 @@ export class StorageReads implements SlowReason {
 export class CoreAtHand implements SlowReason {
   #before = nanosecondsWaited();
 
-  since(): boolean {
+  share(): number {
     const now = nanosecondsWaited();
     const waited = now !== undefined && this.#before !== undefined && now - this.#before > 100_000;
     this.#before = now;
-    return !waited;
+    return waited ? 0 : 1;
   }
 }
 
