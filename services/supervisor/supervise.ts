@@ -19,8 +19,8 @@ import type { RunningVm, SuperviseOptions, VmEvent, VmExit } from './running_vm.
 import { checkVmOptions, type FileSource, uuidOfName, type VmOptions } from './vm_options.ts';
 
 /**
- * By role. The machine's translated code is optimised sooner than code of web pages: it was run often before. Its loops
- * are not unrolled or peeled and its calls not inlined: each made compiling longer and none the guest faster. Its harts ask
+ * By role. The machine's translated code is optimised later than code of web pages, since optimising an instruction takes
+ * as long as running it some ten thousand times. Its loops are not unrolled or peeled and its calls not inlined: each made compiling longer and none the guest faster. Its harts ask
  * for the collector when they have forgotten code.
  */
 const NODE_FLAGS: Partial<Record<RoleName, readonly string[]>> = {
