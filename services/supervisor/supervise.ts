@@ -20,8 +20,8 @@ import { checkVmOptions, type FileSource, uuidOfName, type VmOptions } from './v
 
 /**
  * By role. The machine's translated code is optimised later than code of web pages, since optimising an instruction takes
- * as long as running it some ten thousand times. Its loops are not unrolled or peeled and its calls not inlined: each made compiling longer and none the guest faster. Its harts ask
- * for the collector when they have forgotten code.
+ * as long as running it some ten thousand times. Its loops are not unrolled or peeled and its calls not inlined: each made
+ * compiling longer and none the guest faster. Its harts ask for the collector when they have forgotten code.
  */
 const NODE_FLAGS: Partial<Record<RoleName, readonly string[]>> = {
   machine: [
