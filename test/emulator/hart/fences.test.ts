@@ -224,3 +224,20 @@ test('A predecoded page that gave way to another is not found by its old slots',
   machine.hart.step(1);
   t.is(machine.hart.x(A1), 42n);
 });
+
+test('fence.i finds changed code however often fences of one address have emptied entries before', (t) => {
+  const guest = new Guest('interpreter');
+  const [first, second] = PAGES as [bigint, bigint];
+  guest.machine.ram.setU64(guest.pages[1]!, pte(FRAMES[1]!, RWX));
+  guest.fenceAll();
+  t.is(guest.call(second), 101n);
+  // Each round lists the first page's entry once more: the list is made anew many times, and has to keep the second's
+  for (let round = 0; round < 10_000; round++) {
+    guest.fence(first);
+    if (guest.call(first) !== 100n) t.fail(`round ${round}`);
+  }
+  guest.writeCode(FRAMES[1]!, 7);
+  guest.writeCode(FRAMES[0]!, 8);
+  guest.fenceInstructions();
+  t.deepEqual([guest.call(second), guest.call(first)], [7n, 8n]);
+});
