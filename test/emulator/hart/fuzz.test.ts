@@ -171,7 +171,7 @@ function prepare(random: Random): void {
 }
 
 /** Behind the last thing that a hart keeps in its own area */
-const END_OF_HART = H.HART_JUMP_CACHE + H.JUMP_CACHE_ENTRIES * 16;
+const END_OF_HART = H.HART_ENTRY_PAGES + (1 << H.ENTRY_PAGES_BITS);
 
 /** Everything that this hart may not write: by start and end in the shared memory */
 function forbidden(): readonly (readonly [number, number, string])[] {
@@ -220,6 +220,7 @@ function brokenHart(): string | undefined {
       }
     }
   }
+  if (machine.hart.get32(H.HART_ITLB_COUNT) > H.ITLB_LIST_LENGTH) return 'the list of the fetch TLB is too long';
   const { pages } = layout.code(0);
   for (
     let at = base + H.HART_ITLB_SETS;
