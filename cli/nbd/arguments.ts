@@ -54,6 +54,11 @@ const RULES: readonly OptionRule[] = [
     value: 'S',
     help: 'seconds that a client has for its handshake (default 10, 0: no limit)',
   },
+  {
+    long: 'poll-max-ns',
+    value: 'NS',
+    help: 'behind a reply, look out for the next request for so long before sleeping (default 50000, 0: never)',
+  },
   { long: 'cache', value: 'MODE', help: 'writethrough and directsync: every write is flushed (default writeback)' },
   { long: 'fork', help: 'go on in the background once clients can connect' },
   { long: 'pid-file', value: 'PATH', help: 'write the process id there once clients can connect' },

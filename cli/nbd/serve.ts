@@ -18,6 +18,7 @@ import { type OpenedSource, openSource, processesOf } from './source.ts';
 export async function serve(address: NbdListenAddress, values: NbdArguments): Promise<number> {
   const shared = values.integer('shared', 1, 0, DEFAULT_NBD_LIMITS.connections) || DEFAULT_NBD_LIMITS.connections;
   const handshakeMs = values.integer('handshake-limit', DEFAULT_NBD_LIMITS.handshakeMs / 1000, 0, 86_400) * 1000;
+  const pollMs = values.integer('poll-max-ns', DEFAULT_NBD_LIMITS.pollMs * 1e6, 0, 1_000_000) / 1e6;
   const processes = processesOf(values, shared);
   const tls = await tlsOf(values);
   const web = webAddresses(values);
@@ -25,7 +26,7 @@ export async function serve(address: NbdListenAddress, values: NbdArguments): Pr
   const { image, sharing } = opened;
   // Each process counts for itself what one address holds.
   const peerBytes = Math.ceil(DEFAULT_NBD_LIMITS.peerBytes / (sharing === undefined ? 1 : processes));
-  const limits = { ...DEFAULT_NBD_LIMITS, handshakeMs, peerBytes };
+  const limits = { ...DEFAULT_NBD_LIMITS, handshakeMs, peerBytes, pollMs };
   const stopped = Promise.withResolvers<void>();
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stopped.resolve);
   const pidFile = values.get('pid-file');

@@ -51,6 +51,8 @@ export interface CommandContext {
   /** The same request with a payload that stays until {@link release} */
   own(received: ReceivedRequest): ReceivedRequest;
   release(received: ReceivedRequest): void;
+  /** The request that is run is all that this client and other clients of the image wait for */
+  isAlone(): boolean;
   /** The client is still there to be answered */
   isOpen(): boolean;
   /** A request is over, whoever is there to know */
@@ -136,7 +138,7 @@ export class CommandRunner {
   /** What the image says; undefined when it failed, which the client has been told. */
   #readNow(request: CheckedRequest, data: Uint8Array): boolean | undefined {
     try {
-      return this.#context.image.readNow(request.offset, data);
+      return this.#context.image.readNow(request.offset, data, this.#context.isAlone());
     } catch (error) {
       this.#failWith(request, error);
       return undefined;

@@ -20,6 +20,8 @@ export interface NbdServerLimits {
   readonly handshakes: number;
   /** Connections of one listener from one address (TCP) */
   readonly connectionsPerAddress: number;
+  /** A client that asks one thing after the other is looked out for so long before the event loop sleeps, in `ms`; 0: not at all */
+  readonly pollMs: number;
 }
 
 export const DEFAULT_NBD_LIMITS: NbdServerLimits = {
@@ -33,4 +35,5 @@ export const DEFAULT_NBD_LIMITS: NbdServerLimits = {
   connections: 100,
   handshakes: 32,
   connectionsPerAddress: 64,
+  pollMs: 0.05,
 };

@@ -41,8 +41,8 @@ export class SliceImage implements DiskImage {
   blockStatus(offset: number, lengthBytes: number, maxExtents: number): Promise<Extent[]> {
     return this.#image.blockStatus(this.#offset + offset, lengthBytes, maxExtents);
   }
-  readNow(offset: number, into: Uint8Array): boolean {
-    return this.#image.readNow(this.#offset + offset, into);
+  readNow(offset: number, into: Uint8Array, alone?: boolean): boolean {
+    return this.#image.readNow(this.#offset + offset, into, alone);
   }
   writeNow(offset: number, data: Uint8Array): boolean {
     return this.#image.writeNow(this.#offset + offset, data);

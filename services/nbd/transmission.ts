@@ -12,6 +12,7 @@ import {
   type TransmissionTerms,
   validateRequest,
 } from '../../protocols/nbd/mod.ts';
+import { AdaptivePolling } from './adaptive_polling.ts';
 import { receiveInto } from './borrowing_socket.ts';
 import type { BufferPool } from './buffer_pool.ts';
 import { CommandRunner, newCounters } from './command_runner.ts';
@@ -64,6 +65,9 @@ export class Transmission {
   readonly #writer: ReplyWriter;
   readonly #commands: CommandRunner;
   readonly #inFlight: InFlight;
+  /** All sessions of the image, this one among them */
+  readonly #users: Set<Transmission>;
+  readonly #polling: AdaptivePolling;
   /** Parsed, and waiting for one that it overlaps or for budget */
   #held: ReceivedRequest | undefined;
   #yielding = false;
@@ -93,6 +97,7 @@ export class Transmission {
     this.#limits = options.limits;
     this.#events = events;
     this.#inFlight = new InFlight(options.limits);
+    this.#polling = new AdaptivePolling(options.limits.pollMs);
     this.#pool = options.pool;
     this.#budget = options.budget ?? new PeerBudget(options.limits.requestBytes);
     const { description, structured, extended, contexts } = negotiated;
@@ -127,6 +132,7 @@ export class Transmission {
       counters: this.counters,
       own: (received) => this.#owned(received),
       release: (received) => this.#release(received),
+      isAlone: () => this.#inFlight.size === 0 && !this.#decoder.hasInput && this.#users.size === 1,
       isOpen: () => !this.#finished,
       over: () => {
         this.#budget.wake();
@@ -135,8 +141,8 @@ export class Transmission {
       },
     });
     this.#budget.join(this.#share);
-    const others = users.get(this.#image) ?? new Set();
-    users.set(this.#image, others.add(this));
+    this.#users = users.get(this.#image) ?? new Set();
+    users.set(this.#image, this.#users.add(this));
   }
 
   readonly #share: HeldBytes = () => this.#inFlight.bytes + this.#replies.pendingBytes;
@@ -154,6 +160,7 @@ export class Transmission {
   /** With `borrowed` the chunk is not ours any more when this returns. */
   receive(chunk: Uint8Array, borrowed = false): void {
     if (this.#finished) return;
+    this.#polling.arrived();
     this.#decoder.push(chunk, borrowed);
     this.#borrowing = borrowed;
     this.#run();
@@ -237,8 +244,9 @@ export class Transmission {
   #run(): void {
     if (this.#running || this.#finished || this.#yielding) return;
     this.#running = true;
+    let taken = 0;
     try {
-      this.#takeRequests();
+      taken = this.#takeRequests();
       this.#replies.flush();
     } catch (error) {
       if (!(error instanceof WireError)) throw error;
@@ -255,6 +263,7 @@ export class Transmission {
     }
     if (this.#held !== undefined || this.#yielding || this.#decoder.hasInput) this.#stream.pause();
     else if (this.#stream.isPaused()) this.#stream.resume();
+    else if (taken === 1 && this.#inFlight.size === 0) this.#polling.replied();
   }
 
   /** A client that begins a request has to end it: what was reserved for it is missed by others. */
@@ -272,29 +281,30 @@ export class Transmission {
     }, payloadMs);
   }
 
-  #takeRequests(): void {
+  /** How many were taken */
+  #takeRequests(): number {
     let turnRequests = 0;
     let turnBytes = 0;
     const startMs = performance.now();
     let isLate = false;
     for (;;) {
-      if (this.#replies.pendingBytes >= this.#limits.replyBytes) return;
+      if (this.#replies.pendingBytes >= this.#limits.replyBytes) return turnRequests;
       if (turnRequests >= TURN_REQUESTS || turnBytes >= TURN_BYTES || isLate) {
         // A client with just as many at once sends no more before these are answered: nobody waits for a turn of ours.
-        if (this.#held === undefined && !this.#decoder.hasInput) return;
+        if (this.#held === undefined && !this.#decoder.hasInput) return turnRequests;
         this.#yielding = true;
         setImmediate(() => {
           this.#yielding = false;
           this.#schedule();
         });
-        return;
+        return turnRequests;
       }
       const received = this.#held ?? this.#next();
-      if (received === undefined) return;
+      if (received === undefined) return turnRequests;
       this.#held = undefined;
       if (received.verdict.accepted && !this.#admits(received.verdict.request)) {
         this.#held = this.#owned(received);
-        return;
+        return turnRequests;
       }
       if (this.#payloadTimer !== undefined) {
         // The next request has its own time.
@@ -352,7 +362,7 @@ export class Transmission {
 
   /** The new size holds for this session; another one that writes would have the old one, so there must be none. */
   #resize(request: CheckedRequest): void {
-    for (const other of users.get(this.#image)!) {
+    for (const other of this.#users) {
       if (other !== this && !isReadOnly(other.#terms.flags)) {
         this.counters.refused++;
         this.#fail(request, NBD_ERROR.EPERM, 'Cannot run NBD_CMD_RESIZE: another client writes to the export');
@@ -389,6 +399,7 @@ export class Transmission {
   /** Nothing more is taken from the client, and what was kept for it is free. */
   #leave(): void {
     this.#finished = true;
+    this.#polling.stop();
     clearTimeout(this.#payloadTimer);
     if (this.#held !== undefined) this.#release(this.#held);
     this.#held = undefined;
@@ -399,7 +410,7 @@ export class Transmission {
   #settle(): void {
     if (this.#settled || this.#inFlight.size > 0) return;
     this.#settled = true;
-    users.get(this.#image)!.delete(this);
+    this.#users.delete(this);
     if (this.#gone) this.#budget.leave(this.#share);
     this.#events.settled();
   }

@@ -84,8 +84,11 @@ export interface DiskImage {
   allocationDepth?(offset: number, lengthBytes: number, maxExtents: number, budget?: StatusBudget): Promise<Extent[]>;
   /** Changes `sizeBytes`; what is new reads as zeroes. No other access is under way meanwhile */
   resize?(sizeBytes: number): Promise<void>;
-  /** Reads in place where that should not block. False: use read() */
-  readNow(offset: number, into: Uint8Array): boolean;
+  /**
+   * Reads in place where that should not block, or may since `alone`: nobody else waits for the event loop (default
+   * false). False: use read()
+   */
+  readNow(offset: number, into: Uint8Array, alone?: boolean): boolean;
   /** Writes in place where that should not block. False: use write() */
   writeNow(offset: number, data: Uint8Array): boolean;
   /** Becomes the one writer of what is behind the image; absent where nobody else can be */

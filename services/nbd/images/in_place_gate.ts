@@ -1,8 +1,9 @@
 import { performance } from 'node:perf_hooks';
+import { AdaptiveTry } from '../../shared/adaptive_try.ts';
 import type { SlowReason } from './slow_reason.ts';
 
-/** What takes longer was not in memory */
-const SLOW_MS = 0.12;
+/** Where nobody else waits, what is faster than the way to the pool and back may run in place, however slow: so may this */
+const ALONE_MS = 2;
 const SLOW_MS_PER_BYTE = 0.0007 / 1024;
 /** The pool's threads have to be woken, and others may be before us there */
 const POOL_MS = 0.2;
@@ -21,7 +22,7 @@ const SHARE_OF = 64;
 /** However slow the pool is */
 const RETRIED_AFTER = 1024;
 
-const ALWAYS: SlowReason = { share: () => 1 };
+const ALWAYS: SlowReason = { slowMs: 0.04, share: () => 1 };
 
 /**
  * Decides whether the next access may run in place on the event loop or goes to the thread pool. In place saves
@@ -41,6 +42,9 @@ const ALWAYS: SlowReason = { share: () => 1 };
 export class InPlaceGate {
   readonly #reason: SlowReason;
   readonly #now: () => number;
+  readonly #alone = new AdaptiveTry({ cost: 8, maxCredit: 64, pause: [FIRST_PENALTY, MAX_PENALTY] });
+  /** The access that runs in place does so because nobody else waits */
+  #isAlone = false;
   #away = 0;
   #penalty = FIRST_PENALTY;
   #fast = 0;
@@ -64,8 +68,16 @@ export class InPlaceGate {
     this.#now = now;
   }
 
-  /** True: run in place, and tell {@link done} afterwards. False: use the pool this time. */
-  enter(): boolean {
+  /**
+   * True: run in place, and tell {@link done} afterwards. False: use the pool this time. `alone`: there is nobody whom a
+   * slow access would keep waiting.
+   */
+  enter(alone = false): boolean {
+    if (alone && this.#alone.enter()) {
+      this.#isAlone = true;
+      this.#startedMs = this.#now();
+      return true;
+    }
     if (this.#away > 0 && ++this.#elsewhere < RETRIED_AFTER) {
       this.#away--;
       return false;
@@ -80,9 +92,15 @@ export class InPlaceGate {
   done(lengthBytes: number): void {
     const tookMs = this.#now() - this.#startedMs;
     this.#bytes += lengthBytes;
+    if (this.#isAlone) {
+      this.#isAlone = false;
+      if (tookMs <= ALONE_MS + lengthBytes * SLOW_MS_PER_BYTE) this.#alone.succeeded();
+      else this.#alone.failed();
+      return;
+    }
     // A cached access costs 1 µs and 0.1 µs a KiB, and up to 0.6 µs a KiB where the kernel itself runs under a
     // hypervisor without help of the processor; a cold one 80 µs and more.
-    if (tookMs <= SLOW_MS + lengthBytes * SLOW_MS_PER_BYTE) {
+    if (tookMs <= this.#reason.slowMs + lengthBytes * SLOW_MS_PER_BYTE) {
       this.#fast++;
       if (this.#fast === CLEARED_AFTER) this.#suspects = 0;
       this.#savers = Math.min(this.#savers + 1, MAX_SAVERS);

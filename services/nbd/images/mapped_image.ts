@@ -106,13 +106,13 @@ export class MappedImage<M extends BlockMap = BlockMap> implements DiskImage {
     await lock?.release();
   }
 
-  readNow(offset: number, into: Uint8Array): boolean {
+  readNow(offset: number, into: Uint8Array, alone = false): boolean {
     this.#open();
     if (into.length > MAX_IN_PLACE_BYTES) return false;
     const runs = this.#runsNow(offset, into.length);
     const simple = ({ place: { kind } }: Run): boolean =>
       kind === 'data' || kind === 'zero' || (kind === 'hole' && this.#backing === undefined);
-    if (runs === undefined || !runs.every(simple) || !this.#reads.enter()) return false;
+    if (runs === undefined || !runs.every(simple) || !this.#reads.enter(alone)) return false;
     try {
       for (const { at, place } of runs) {
         const piece = into.subarray(at - offset, at - offset + place.lengthBytes);

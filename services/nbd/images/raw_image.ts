@@ -145,8 +145,8 @@ export class RawImage implements DiskImage {
     return this.#lock?.holder;
   }
 
-  readNow(offset: number, into: Uint8Array): boolean {
-    if (into.length > MAX_IN_PLACE_BYTES || !this.#reads.enter()) return false;
+  readNow(offset: number, into: Uint8Array, alone = false): boolean {
+    if (into.length > MAX_IN_PLACE_BYTES || !this.#reads.enter(alone)) return false;
     this.#open();
     let done = 0;
     try {

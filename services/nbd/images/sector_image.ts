@@ -48,10 +48,10 @@ export class SectorImage implements DiskImage {
     into.fill(0, there);
   }
 
-  readNow(offset: number, into: Uint8Array): boolean {
+  readNow(offset: number, into: Uint8Array, alone?: boolean): boolean {
     const there = this.#there(offset, into.length);
     if (there < into.length) return false;
-    return this.#image.readNow(offset, into);
+    return this.#image.readNow(offset, into, alone);
   }
 
   async write(offset: number, data: Uint8Array): Promise<void> {

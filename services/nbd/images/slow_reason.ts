@@ -2,6 +2,8 @@ import { openSync, readSync } from 'node:fs';
 
 /** Says whether an access that took long had to wait for storage. */
 export interface SlowReason {
+  /** What takes longer, beside the time for its bytes, needs a reason, in `ms` */
+  readonly slowMs: number;
   /**
    * What part of the accesses since the last look, of `lengthBytes` together, had to wait for it, from 0 to 1. 1 where the
    * system does not tell
@@ -36,6 +38,8 @@ function counter(path: string, field: RegExp): number | undefined {
  * few microseconds.
  */
 export class StorageReads implements SlowReason {
+  /** There are disks that answer within 80 µs */
+  readonly slowMs = 0.04;
   #before = storageBytesRead();
 
   share(lengthBytes: number): number {
@@ -48,6 +52,8 @@ export class StorageReads implements SlowReason {
 
 /** For writes, whose way to storage is nobody's in particular: whether this thread has not had to wait for a core. */
 export class CoreAtHand implements SlowReason {
+  /** A file system has work of its own now and then, which would take as long elsewhere */
+  readonly slowMs = 0.12;
   #before = nanosecondsWaited();
 
   share(): number {
@@ -63,6 +69,6 @@ function storageBytesRead(): number | undefined {
 }
 
 /** "time spent on the cpu, time spent waiting on a runqueue, timeslices" */
-function nanosecondsWaited(): number | undefined {
+export function nanosecondsWaited(): number | undefined {
   return counter('/proc/thread-self/schedstat', /^\d+ (\d+) /);
 }

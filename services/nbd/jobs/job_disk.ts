@@ -80,8 +80,8 @@ export class JobDisk implements DiskImage {
     return before;
   }
 
-  readNow(offset: number, into: Uint8Array): boolean {
-    return this.#throttle === undefined && this.#stopped === 0 && this.#image.readNow(offset, into);
+  readNow(offset: number, into: Uint8Array, alone?: boolean): boolean {
+    return this.#throttle === undefined && this.#stopped === 0 && this.#image.readNow(offset, into, alone);
   }
 
   writeNow(offset: number, data: Uint8Array): boolean {

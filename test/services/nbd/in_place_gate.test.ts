@@ -6,6 +6,8 @@ import { CoreAtHand, type SlowReason, StorageReads } from '../../../services/nbd
 const BLOCK_BYTES = 4096;
 const CACHED_MS = 0.004;
 const SLOW_MS = 1;
+/** From here on an access is late: as {@link StorageReads} has it */
+const LATE_MS = new StorageReads().slowMs;
 
 /** A gate with a clock that only goes on while something is accessed. */
 class Timed {
@@ -61,6 +63,7 @@ interface Host {
 function inPlaceShare({ missEvery, missMs, poolMs, silent }: Host): number {
   let missedBytes = 0;
   const timed = new Timed({
+    slowMs: LATE_MS,
     share: (lengthBytes) => {
       const share = silent ? 1 : missedBytes / lengthBytes;
       missedBytes = 0;
@@ -140,7 +143,7 @@ test('fast accesses pay for a slow one that comes after them, and only for as mu
 
 test('slow accesses that storage has no part in change nothing, unless there are many', (t) => {
   let storage = 0;
-  const timed = new Timed({ share: () => storage });
+  const timed = new Timed({ slowMs: LATE_MS, share: () => storage });
   timed.fast(16);
   timed.slowly();
   timed.fast(16);
@@ -156,7 +159,7 @@ test('slow accesses that storage has no part in change nothing, unless there are
 });
 
 test('a pool that is slow without storage is left again', (t) => {
-  const timed = new Timed({ share: () => 0 });
+  const timed = new Timed({ slowMs: LATE_MS, share: () => 0 });
   for (let tries = 0; tries < 4; tries++) timed.slowly();
   const count = timed.away(5);
   t.true(count >= 64 && count < 80, `${count}`);
@@ -181,6 +184,37 @@ test('a cold image runs in the pool, whatever the pool takes', (t) => {
     const share = inPlaceShare({ missEvery: 20, missMs: 8, poolMs });
     t.true(share < 0.15, `${share} in place, one of 20 seeks, ${poolMs(1)} ms`);
   }
+});
+
+test('a disk that answers within 80 µs is a cold one, too: its requests run side by side', (t) => {
+  for (const poolMs of [QUIET, BUSY, UNEVEN]) {
+    for (const missEvery of [1, 2, 3]) {
+      const share = inPlaceShare({ missEvery, missMs: 0.08, poolMs });
+      t.true(share < 0.03, `${share} in place, one of ${missEvery} missing, ${poolMs(1)} ms`);
+    }
+  }
+});
+
+test('where nobody else waits, a cold access runs in place, unless it takes long', (t) => {
+  const timed = new Timed();
+  timed.slowly();
+  t.false(timed.gate.enter(), 'others wait');
+  for (let tries = 0; tries < 100; tries++) {
+    t.true(timed.gate.enter(true));
+    timed.takes(0.1);
+  }
+  timed.gate.enter(true);
+  timed.takes(8);
+  t.true(timed.gate.enter(true), 'one that seeks is paid for by the others');
+  timed.takes(8);
+  let inPlace = 0;
+  for (let tries = 0; tries < 5000; tries++) {
+    if (timed.gate.enter(true)) {
+      inPlace++;
+      timed.takes(8);
+    } else timed.gate.pooled(BLOCK_BYTES, 8);
+  }
+  t.true(inPlace < 100, `${inPlace} of 5000 while all of them seek`);
 });
 
 test('where the system does not tell, a slow pool is left after a while', (t) => {

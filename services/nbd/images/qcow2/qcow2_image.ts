@@ -92,7 +92,7 @@ export class Qcow2Image implements DiskImage {
     return this.#engine.inactivate();
   }
 
-  readNow(offset: number, into: Uint8Array): boolean {
+  readNow(offset: number, into: Uint8Array, alone = false): boolean {
     const engine = this.#engine;
     engine.checkOpen();
     if (into.length > MAX_IN_PLACE_BYTES || !engine.turns.idle) return false;
@@ -100,7 +100,7 @@ export class Qcow2Image implements DiskImage {
     const runs = engine.reader.runsNow(offset, into.length);
     const simple = (run: Run): boolean =>
       run.kind === 'data' || run.kind === 'zero' || (run.kind === 'unallocated' && backing === undefined);
-    if (runs === undefined || !runs.every(simple) || !this.#reads.enter()) return false;
+    if (runs === undefined || !runs.every(simple) || !this.#reads.enter(alone)) return false;
     try {
       for (const run of runs) {
         const piece = into.subarray(run.at - offset, run.at - offset + run.runBytes);
