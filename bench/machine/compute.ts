@@ -31,8 +31,8 @@ interface Measured {
   readonly theirs: readonly RepeatedRun[];
 }
 
-/** Runs of one start: after two of them, everything that is worth it has been compiled */
-const TIMES = 3;
+/** Runs of one start: V8 goes on optimising until the third of them, on other threads; the last has all of it */
+const TIMES = 5;
 
 /**
  * The bare-metal programs, in M-mode and behind Sv39. CPU time: all threads of the process, less an empty program's.
