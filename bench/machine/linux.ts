@@ -2,6 +2,7 @@
 
 import { planMemory } from '../../emulator/memory/layout.ts';
 import type { DebianGuest } from '../../guests/debian/mod.ts';
+import { type CountedSpan, countersSection } from './engine_counters.ts';
 import { LINUX_COMMANDS, type LinuxCommand, parallelScript, prepareScript } from './linux_commands.ts';
 import { type BootTimes, type CommandRun, debianOrSkip, LINUX_RAM_MIB, LinuxGuest } from './linux_guest.ts';
 import type { BenchOptions } from './options.ts';
@@ -19,10 +20,11 @@ const CLOCK_SHARE = 0.05;
  * When an idle guest is looked at. One that has just booted has things to finish, wakes up twice as often, and its code for
  * that is still being compiled: what it takes then is shown, and judged is what it takes from then on.
  */
-const IDLE_SPANS: readonly { readonly when: string; readonly afterMs: number; readonly target: Target | undefined }[] = [
-  { when: '3 s after the boot', afterMs: 3000, target: undefined },
-  { when: '30 s after the boot', afterMs: 30_000, target: TARGETS.idle },
-];
+const IDLE_SPANS: readonly { readonly when: string; readonly afterMs: number; readonly target: Target | undefined }[] =
+  [
+    { when: '3 s after the boot', afterMs: 3000, target: undefined },
+    { when: '30 s after the boot', afterMs: 30_000, target: TARGETS.idle },
+  ];
 const MIB = 1 << 20;
 
 /** All of Linux that is asked for, on one pair of guests where that will do; one section each. */
@@ -93,6 +95,9 @@ async function withPair(options: BenchOptions, sides: readonly Side[], debian: D
   await using stack = new AsyncDisposableStack();
   const pair: { side: Side; guest: LinuxGuest }[] = [];
   for (const side of sides) pair.push({ side, guest: stack.use(await LinuxGuest.start(side, debian)) });
+  const ours = pair.find(({ side }) => side.name === 'ours')?.guest;
+  const booted = await ours?.counters();
+  const counted: CountedSpan[] = booted === undefined ? [] : [{ what: 'boot', after: booted }];
   const sections: Section[] = [];
   const memory: { readonly when: string; readonly side: SideName; readonly memory: ProcessMemory }[] = [];
   const lookAtMemory = (when: string): void => {
@@ -101,13 +106,17 @@ async function withPair(options: BenchOptions, sides: readonly Side[], debian: D
   if (options.names.has('resident')) lookAtMemory('after the boot');
   if (options.names.has('idle')) sections.push(await measureIdle(options, pair));
   if (options.names.has('commands') || options.names.has('resident')) {
+    const before = await ours?.counters();
     const commands = await measureCommands(options, pair);
+    const after = await ours?.counters();
+    if (before !== undefined && after !== undefined) counted.push({ what: 'commands', before, after });
     if (options.names.has('commands')) sections.push(commands);
   }
   if (options.names.has('resident')) {
     lookAtMemory('after the commands');
     sections.push(memorySection(memory));
   }
+  if (counted.length > 0) sections.push(countersSection(counted));
   return sections;
 }
 

@@ -1,5 +1,6 @@
 import process from 'node:process';
 import { DebianError, type DebianGuest, prepareDebian } from '../../guests/debian/mod.ts';
+import type { EngineCounters } from './engine_counters.ts';
 import { type CpuUsed, cpuBetween, readProcessCpu } from './process_cpu.ts';
 import type { RunningGuest, Side } from './sides.ts';
 
@@ -82,6 +83,11 @@ export class LinuxGuest implements AsyncDisposable {
 
   get pid(): number {
     return this.#guest.pid;
+  }
+
+  /** Of our engine; undefined on the other side */
+  async counters(): Promise<EngineCounters | undefined> {
+    return await this.#guest.counters?.();
   }
 
   /**

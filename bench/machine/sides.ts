@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import process from 'node:process';
 import { DEFAULT_VM_OPTIONS, type RunningVm, supervise } from '../../services/supervisor/mod.ts';
+import { type EngineCounters, sumOfHarts } from './engine_counters.ts';
 import type { Engine } from './options.ts';
 import { SerialLine } from './serial_line.ts';
 
@@ -27,6 +28,8 @@ export interface RunningGuest extends AsyncDisposable {
   /** `performance.now()` just before anything was started */
   readonly startedAt: number;
   readonly line: SerialLine;
+  /** Of our engine; absent on the other side */
+  counters?(): Promise<EngineCounters>;
 }
 
 /** One of the two; `start` resolves when the guest runs. */
@@ -84,6 +87,10 @@ class OurGuest implements RunningGuest {
     this.pid = vm.pids.machine!;
     this.startedAt = startedAt;
     this.line = new SerialLine(vm.serial, vm.serial);
+  }
+
+  async counters(): Promise<EngineCounters> {
+    return sumOfHarts(await this.#vm.call('query-stats'));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -36,6 +36,8 @@ export const HART_COUNTERS: readonly CounterDescription[] = [
   count('code-pages-invalidated', H.COUNT_CODE_STALE),
   count('code-pages-evicted', H.COUNT_CODE_EVICTED),
   count('instructions-predecoded', H.COUNT_DECODED),
+  count('translated-code-entries', H.COUNT_TRANSLATED_ENTRIES),
+  count('instructions-in-translated-code', H.COUNT_TRANSLATED_RETIRED),
   count('functions-translated', H.COUNT_TRANSLATED_FUNCTIONS),
   count('instructions-translated', H.COUNT_TRANSLATED_INSTRUCTIONS),
   { ...count('translated-code', H.COUNT_TRANSLATED_BYTES), unit: 'bytes' },

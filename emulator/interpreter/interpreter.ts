@@ -362,11 +362,22 @@ function emitDispatch(
     f.if();
     f.i32(0).set(frame.counted).br(interpret);
     f.end();
+    addTo(H.COUNT_TRANSLATED_ENTRIES, () => f.i64(1));
+    // What is left of the fuel, from what was there
+    addTo(H.COUNT_TRANSLATED_RETIRED, () => {
+      f.get(fuel).i32(1).op(OP32.add).i32(hart).mem(I32_LOAD, H.HART_FUEL).op(OP32.sub).op(I64_EXTEND_I32_U);
+    });
     f.i32(hart).mem(I32_LOAD, H.HART_FUEL).set(fuel);
     // A CSR instruction in it may have trapped or taken an interrupt (HART_PC is the handler), or changed SUM
     f.i32(hart).mem(I32_LOAD, H.HART_TRAPPED).brIf(reload);
     f.i32(hart).mem(I32_LOAD, H.HART_DTLB).set(frame.dtlb);
     f.br(far);
     f.end();
+  }
+
+  function addTo(counter: number, amount: () => void): void {
+    f.i32(hart).i32(hart).mem(LOAD64.d, counter);
+    amount();
+    f.op(OP64.add).mem(STORE64.d, counter);
   }
 }

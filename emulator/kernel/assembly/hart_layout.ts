@@ -161,6 +161,9 @@ export const COUNT_TRANSLATED_MODULES = 0x9a8;
 export const COUNT_TRANSLATIONS_DEFERRED = 0x9b0;
 export const COUNT_PAGE_FLUSHES = 0x9b8;
 export const COUNT_SPACE_FLUSHES = 0x9c0;
+/** Times the interpreter has entered a translated function, and what was retired there until it came back */
+export const COUNT_TRANSLATED_ENTRIES = 0x9c8;
+export const COUNT_TRANSLATED_RETIRED = 0x9d0;
 /** Counters may go up to here */
 export const HART_COUNTERS_END = 0x1000;
 

@@ -70,3 +70,16 @@ test('changed code, data misses, MMIO and traps are counted where they happen', 
   t.is(risen.instructions, 4, 'ecall does not retire');
   t.is(machine.hart.get32(H.HART_PRIV), M);
 });
+
+test('what runs in translated code is told from what is interpreted', (t) => {
+  const loop = [encode('addi', { rd: A0, rs1: A0, imm: 1 }), encode('jal', { rd: 0, imm: -4 })];
+  const risen = (hotAfter: number): Record<string, number> => counted(new BareHart({ hotAfter }), loop, 1000);
+  const interpreted = risen(0);
+  t.is(interpreted['instructions-in-translated-code'], undefined);
+  t.is(interpreted['translated-code-entries'], undefined);
+  const translated = risen(4);
+  t.is(translated['functions-translated'], 1);
+  // Counted jumps until it is hot are interpreted, and so may be what is left of the fuel at the end
+  t.true(translated['instructions-in-translated-code']! > 950 && translated['instructions-in-translated-code']! < 1000);
+  t.true(translated['translated-code-entries']! >= 1 && translated['translated-code-entries']! < 5);
+});
