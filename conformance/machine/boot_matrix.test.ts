@@ -101,6 +101,19 @@ bootTest('Debian runs on eight harts, each with work of its own', async (t, debi
   t.deepEqual(harts, [0, 1, 2, 3, 4, 5, 6, 7]);
 });
 
+bootTest('Debian on four harts compresses four files at once, and each comes back whole', async (t, debian, folder) => {
+  const { said } = await bootOnce(t, debian, folder, {
+    args: ['-smp', '4'],
+    command: [
+      'for n in 1 2 3 4; do dd if=/dev/urandom of=/tmp/r$n bs=64k count=4 2>/dev/null; cat /bin/busybox >> /tmp/r$n; done',
+      'for n in 1 2 3 4; do (gzip -c /tmp/r$n | gunzip -c | cmp - /tmp/r$n && echo whole $n) & done; wait',
+      'grep -c ^processor /proc/cpuinfo',
+    ].join('; '),
+  });
+  t.deepEqual([...said.matchAll(/^whole (\d)$/gm)].map((match) => match[1]).sort(), ['1', '2', '3', '4']);
+  t.regex(said, /^4$/m);
+});
+
 for (const [size, leastMib, mostMib] of [
   ['256M', 180, 256],
   ['3G', 2800, 3072],
