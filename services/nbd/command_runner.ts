@@ -103,7 +103,7 @@ export class CommandRunner {
     const { offset, length } = request;
     this.#context.counters.readBytes += length;
     if (length === 0) {
-      this.#context.writer.succeed(request);
+      this.#context.writer.succeedRead(request);
       return;
     }
     if (length <= SLAB_READ_BYTES) {

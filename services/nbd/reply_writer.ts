@@ -33,8 +33,10 @@ export interface AnsweredRead extends Addressed {
 }
 
 /**
- * Writes replies in the form that the session agreed on: simple, structured, or extended. Commands without data could
- * be answered by simple replies even when structured ones are on; one form for all keeps clients simple.
+ * Writes replies in the form that the session agreed on: simple, structured, or extended. With structured ones, "if
+ * structured replies are negotiated, the server … MAY use either a simple reply or a structured reply to all other
+ * requests" than READ and those with a payload: a command that succeeds has a simple one, which clients take in one
+ * read where a chunk's header takes them two. Errors have their text.
  */
 export class ReplyWriter {
   readonly #queue: ReplyQueue;
@@ -55,7 +57,14 @@ export class ReplyWriter {
     return this.#structured ? this.#chunkHeaderBytes + 8 : SIMPLE_REPLY_BYTES;
   }
 
+  /** A command without data is done. */
   succeed(request: Addressed): void {
+    if (this.#extended) this.chunk(request, REPLY_TYPE.NONE, undefined);
+    else this.#simple(request, NBD_ERROR.OK);
+  }
+
+  /** A READ of no bytes is done: in the form of all READs. */
+  succeedRead(request: Addressed): void {
     if (this.#structured) this.chunk(request, REPLY_TYPE.NONE, undefined);
     else this.#simple(request, NBD_ERROR.OK);
   }

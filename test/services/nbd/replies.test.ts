@@ -127,3 +127,28 @@ test('ReplyQueue gives a view again only where it is the same one', (t) => {
     queue.flush();
   }
 });
+
+test('success without data is a simple reply, but to extended headers; READ keeps the form that was agreed', (t) => {
+  const magicOf = (form: { structured: boolean; extended: boolean }, reply: (writer: ReplyWriter) => void): number => {
+    const written: Buffer[] = [];
+    const stream = { write: (bytes: Buffer) => written.push(bytes) } as unknown as ConstructorParameters<
+      typeof ReplyQueue
+    >[0];
+    const queue = new ReplyQueue(stream, new BufferPool(0), () => {});
+    reply(new ReplyWriter(queue, form));
+    queue.flush();
+    return Buffer.concat(written).readUInt32BE(0);
+  };
+  const [simple, chunk, extendedChunk] = [0x67446698, 0x668e33ef, 0x6e8a278c];
+  const request = { cookie: 1n, offset: 0 };
+  const done = (writer: ReplyWriter) => writer.succeed(request);
+  const nothingRead = (writer: ReplyWriter) => writer.succeedRead(request);
+  const failed = (writer: ReplyWriter) => writer.fail(request, { error: 5, text: 'why' });
+  const plain = { structured: false, extended: false };
+  const structured = { structured: true, extended: false };
+  const extended = { structured: true, extended: true };
+  for (const reply of [done, nothingRead, failed]) t.is(magicOf(plain, reply), simple);
+  t.is(magicOf(structured, done), simple);
+  for (const reply of [nothingRead, failed]) t.is(magicOf(structured, reply), chunk);
+  for (const reply of [done, nothingRead, failed]) t.is(magicOf(extended, reply), extendedChunk);
+});
