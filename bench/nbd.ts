@@ -113,6 +113,7 @@ async function measure(
     return {
       rate: counted ? done.operations / done.seconds : done.bytes / 1e6 / done.seconds,
       p50: done.p50,
+      clientPercent: done.clientPercent,
       cpu: counted ? (cpu / done.operations) * 1e6 : cpu / (done.bytes / 1e9),
       peakBytes: server.memory().peakBytes,
     };

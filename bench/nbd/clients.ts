@@ -10,6 +10,8 @@ export interface Work {
   readonly seconds: number;
   /** Median latency, in `µs`; fio only */
   readonly p50: number | undefined;
+  /** What the client had of a core, in `%`; fio with one job only */
+  readonly clientPercent: number | undefined;
 }
 
 /** Runs the client once; for about `runMs` where it can be told. @throws Error where it fails */
@@ -37,12 +39,16 @@ async function fio(
     ...[`--runtime=${runMs}ms`, `--size=${IMAGE_BYTES}`, '--norandommap', '--randrepeat=0'],
     ...[`--rw=${rw}`, `--bs=${blockBytes}`, `--iodepth=${depth}`, `--numjobs=${jobs}`, '--output-format=json'],
   ]);
-  return parseFio(stdout, rw.includes('read') ? 'read' : 'write');
+  const done = parseFio(stdout, rw.includes('read') ? 'read' : 'write');
+  // Of several jobs fio tells the mean
+  return jobs === 1 ? done : { ...done, clientPercent: undefined };
 }
 
 /** One group of jobs out of `--output-format=json`, in front of which fio may have put warnings. */
 export function parseFio(stdout: string, side: 'read' | 'write'): Work {
-  const { total_ios, io_bytes, runtime, clat_ns } = JSON.parse(stdout.slice(stdout.indexOf('{'))).jobs[0][side];
+  const jobs = JSON.parse(stdout.slice(stdout.indexOf('{'))).jobs;
+  const { total_ios, io_bytes, runtime, clat_ns } = jobs[0][side];
+  const { usr_cpu, sys_cpu } = jobs[0];
   if (!(total_ios > 0) || !(runtime > 0)) throw new Error('Cannot read fio: it has done nothing');
   const median: unknown = clat_ns?.percentile?.['50.000000'];
   return {
@@ -50,6 +56,7 @@ export function parseFio(stdout: string, side: 'read' | 'write'): Work {
     bytes: io_bytes,
     seconds: runtime / 1000,
     p50: typeof median === 'number' ? median / 1000 : undefined,
+    clientPercent: typeof usr_cpu === 'number' && typeof sys_cpu === 'number' ? usr_cpu + sys_cpu : undefined,
   };
 }
 
@@ -65,7 +72,13 @@ async function copy(client: Client & { kind: 'copy' }, transport: Transport, set
   const start = performance.now();
   await output('nbdcopy', [...words, `--threads=${Math.min(connections, 2)}`, ...ends]);
   const seconds = (performance.now() - start) / 1000;
-  return { operations: IMAGE_BYTES / blockBytes, bytes: IMAGE_BYTES, seconds, p50: undefined };
+  return {
+    operations: IMAGE_BYTES / blockBytes,
+    bytes: IMAGE_BYTES,
+    seconds,
+    p50: undefined,
+    clientPercent: undefined,
+  };
 }
 
 /** Steps of a prime number of blocks: every block of the image, in no order that a server reads ahead. */
@@ -82,7 +95,7 @@ async function qemuImg(client: Client & { kind: 'qemu-img' }, { keys, socket }: 
   ]);
   const seconds = Number(/Run completed in ([\d.]+) seconds/.exec(stdout)?.[1]);
   if (!(seconds > 0)) throw new Error(`Cannot read qemu-img bench: ${stdout.slice(0, 200)}`);
-  return { operations, bytes: operations * blockBytes, seconds, p50: undefined };
+  return { operations, bytes: operations * blockBytes, seconds, p50: undefined, clientPercent: undefined };
 }
 
 function output(program: string, args: readonly string[]): Promise<string> {

@@ -8,6 +8,8 @@ export interface Sample {
   readonly rate: number;
   /** In `µs`; undefined where the client does not tell */
   readonly p50: number | undefined;
+  /** What the client had of a core, in `%`; undefined where it does not tell */
+  readonly clientPercent: number | undefined;
   /** Of the server, in `µs` an operation or `s` a GB */
   readonly cpu: number;
   /** Most that was resident, in `bytes` */
@@ -24,7 +26,9 @@ export function figureOf(figure: Figure, samples: readonly Sample[]): number | u
   if (samples.length === 0) return undefined;
   if (figure === 'rate') return median(samples.map(({ rate }) => rate));
   if (figure === 'CPU') return Math.min(...samples.map(({ cpu }) => cpu));
-  const known = samples.flatMap(({ p50 }) => (p50 === undefined ? [] : [p50]));
+  const known = samples
+    .map(({ p50, clientPercent }) => (figure === 'p50' ? p50 : clientPercent))
+    .filter((value) => value !== undefined);
   return known.length === 0 ? undefined : median(known);
 }
 
@@ -49,14 +53,26 @@ export function verdictOf(goals: readonly Goal[], ratios: ReadonlyMap<ServerName
   return missed.length === 0 ? 'met' : `missed: ${missed.map(({ against }) => against).join(', ')}`;
 }
 
-const DIGITS: Readonly<Record<string, number>> = { IOPS: 0, 'MB/s': 0, 'p50 µs': 1, 'CPU µs/op': 1, 'CPU s/GB': 2 };
+const DIGITS: Readonly<Record<string, number>> = {
+  IOPS: 0,
+  'MB/s': 0,
+  'p50 µs': 1,
+  'CPU µs/op': 1,
+  'CPU s/GB': 2,
+  'client %': 0,
+};
 
-/** Up to three rows of one workload: rate, median latency where one request is under way, processor time. */
+/**
+ * Up to four rows of one workload: rate, median latency where one request is under way, processor time, and how busy the
+ * client was: a server cannot be faster than a client whose core has nothing left.
+ */
 export function rowsOf(workload: Workload, samples: ReadonlyMap<ServerName, readonly Sample[]>): Row[] {
   const counted = isCounted(workload);
   const kinds: [Figure, string][] = [['rate', counted ? 'IOPS' : 'MB/s']];
   if (workload.client.kind === 'fio' && workload.client.depth === 1) kinds.push(['p50', 'p50 µs']);
   kinds.push(['CPU', counted ? 'CPU µs/op' : 'CPU s/GB']);
+  const isClientKnown = [...samples.values()].flat().some(({ clientPercent }) => clientPercent !== undefined);
+  if (isClientKnown) kinds.push(['client', 'client %']);
   return kinds.map(([figure, unit]) => {
     const row: Record<string, string | number | undefined> = { workload: workload.name, unit };
     const ours = figureOf(figure, samples.get('ours') ?? []);
@@ -64,7 +80,7 @@ export function rowsOf(workload: Workload, samples: ReadonlyMap<ServerName, read
     for (const [name, taken] of samples) {
       const value = figureOf(figure, taken);
       row[name] = value === undefined ? undefined : round(value, DIGITS[unit]!);
-      const ratio = name === 'ours' ? undefined : ratioFor(figure, ours, value);
+      const ratio = name === 'ours' || figure === 'client' ? undefined : ratioFor(figure, ours, value);
       if (ratio !== undefined) ratios.set(name, ratio);
     }
     for (const [name, ratio] of ratios) row[`÷ ${name}`] = ratio;

@@ -4,7 +4,7 @@ export type Transport = 'unix' | 'tcp' | 'tls';
 /** `qemu kept`: qemu-nbd whose glibc is told to keep its memory */
 export type ServerName = 'ours' | 'qemu-nbd' | 'qemu io_uring' | 'qemu kept' | 'nbdkit' | 'ours, raw';
 /** Operations or bytes a second; the median latency; the server's processor time an operation or a GB */
-export type Figure = 'rate' | 'p50' | 'CPU';
+export type Figure = 'rate' | 'p50' | 'CPU' | 'client';
 
 /** How much better than a peer we must be, and want to be: ours ÷ theirs for rates, theirs ÷ ours for times. */
 export interface Goal {

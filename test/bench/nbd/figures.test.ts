@@ -3,7 +3,13 @@ import { parseFio } from '../../../bench/nbd/clients.ts';
 import { describeGoals, ratioFor, rowsOf, type Sample, verdictOf } from '../../../bench/nbd/figures.ts';
 import { type ServerName, WORKLOADS } from '../../../bench/nbd/workloads.ts';
 
-const sample = (rate: number, p50: number, cpu: number): Sample => ({ rate, p50, cpu, peakBytes: 1 });
+const sample = (rate: number, p50: number, cpu: number): Sample => ({
+  rate,
+  p50,
+  cpu,
+  clientPercent: 50,
+  peakBytes: 1,
+});
 
 test('a ratio above 1 is better for us, for rates and for times', (t) => {
   t.is(ratioFor('rate', 200, 100), 2);
@@ -48,6 +54,7 @@ test('rows hold the median rate and latency, and the least processor time', (t) 
       ['IOPS', 200, 2, undefined],
       ['p50 µs', 20, 2, 'met'],
       ['CPU µs/op', 3, 2, undefined],
+      ['client %', 50, undefined, undefined],
     ],
   );
 });
@@ -58,7 +65,13 @@ test('every name is there once, so that --only can mean one row', (t) => {
 
 test('fio is read behind its warnings; a run that did nothing is refused', (t) => {
   const job = (ios: number) =>
-    `note: something\n${JSON.stringify({ jobs: [{ read: { total_ios: ios, io_bytes: ios * 4096, runtime: 500, clat_ns: { percentile: { '50.000000': 15_500 } } } }] })}`;
-  t.deepEqual(parseFio(job(10), 'read'), { operations: 10, bytes: 40_960, seconds: 0.5, p50: 15.5 });
+    `note: something\n${JSON.stringify({ jobs: [{ usr_cpu: 30.5, sys_cpu: 60, read: { total_ios: ios, io_bytes: ios * 4096, runtime: 500, clat_ns: { percentile: { '50.000000': 15_500 } } } }] })}`;
+  t.deepEqual(parseFio(job(10), 'read'), {
+    operations: 10,
+    bytes: 40_960,
+    seconds: 0.5,
+    p50: 15.5,
+    clientPercent: 90.5,
+  });
   t.throws(() => parseFio(job(0), 'read'), { message: /^Cannot read fio/ });
 });
