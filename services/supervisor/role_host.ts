@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { getCompileCacheDir } from 'node:module';
 import type { Socket } from 'node:net';
@@ -10,6 +10,7 @@ import type { RoleLinks } from '../shared/role.ts';
 import { RpcPeer } from '../shared/rpc.ts';
 import type { RoleStart } from './role_process.ts';
 import { loadRole, type RoleModule, type RoleName } from './role_table.ts';
+import { withExactTimers } from './timer_slack.ts';
 
 /** How a role ended. `code` 0 is a clean end, undefined with `signal` when it was killed. */
 export interface RoleExit {
@@ -62,7 +63,8 @@ export async function startRoleProcess(start: StartRole): Promise<RoleHandle> {
   const names = ['control', ...Object.keys(start.links)];
   const fdOf = new Map(start.fds.map((fd, index) => [fd, FIRST_LINK_FD + names.length + index]));
   const entry = [ROLE_ENTRY, role, ...codeCacheFolder(role)];
-  const child = spawn(process.execPath, [...ROLE_FLAGS, ...(start.nodeFlags ?? []), ...entry], {
+  const args = [...ROLE_FLAGS, ...(start.nodeFlags ?? []), ...entry];
+  const options: SpawnOptions = {
     stdio: [
       'pipe',
       'ignore',
@@ -74,7 +76,9 @@ export async function startRoleProcess(start: StartRole): Promise<RoleHandle> {
     // Nothing of the user's environment: it could change what Node does or tell a secret.
     env: {},
     cwd: '/',
-  });
+  };
+  const startIt = (): ChildProcess => spawn(process.execPath, args, options);
+  const child = role === 'machine' ? withExactTimers(startIt) : startIt();
   const exited = roleExit(role, child);
   child.on('error', () => {}); // `exited` tells
   const handed = Object.values(start.links).filter((link) => link !== 'own');
