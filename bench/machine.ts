@@ -5,10 +5,11 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { guestCompiler } from './guest_programs.ts';
 import { measureCompute } from './machine/compute.ts';
+import { measureDisk } from './machine/disk.ts';
 import { measureHostile } from './machine/hostile.ts';
 import { measureMmio, measureSerial, measureTimer } from './machine/latency.ts';
 import { measureLinux } from './machine/linux.ts';
-import { type BenchOptions, COMPUTE, parseMachineOptions, START } from './machine/options.ts';
+import { type BenchOptions, COMPUTE, DISK, parseMachineOptions, START } from './machine/options.ts';
 import { printSection, type Section, writeJson } from './machine/report.ts';
 import { ourSide, qemuSide, qemuVersion, type Side } from './machine/sides.ts';
 import { measureStart } from './machine/start.ts';
@@ -30,6 +31,7 @@ const PARTS: readonly Part[] = [
   { names: ['timer'], compiles: true, measure: measureTimer },
   { names: ['serial'], compiles: true, measure: measureSerial },
   { names: ['boot', 'commands', 'parallel', 'idle', 'resident'], compiles: false, measure: measureLinux },
+  { names: DISK, compiles: false, measure: measureDisk },
   { names: ['hostile'], compiles: true, measure: measureHostile },
 ];
 

@@ -201,7 +201,7 @@ export function clocksAgree({ wallMs, guestMs }: Pick<CommandRun, 'wallMs' | 'gu
 async function measureParallel(options: BenchOptions, sides: readonly Side[], debian: DebianGuest): Promise<Section> {
   await using stack = new AsyncDisposableStack();
   const pair: { side: Side; guest: LinuxGuest }[] = [];
-  for (const side of sides) pair.push({ side, guest: stack.use(await LinuxGuest.start(side, debian, 2)) });
+  for (const side of sides) pair.push({ side, guest: stack.use(await LinuxGuest.start(side, debian, { harts: 2 })) });
   for (const { guest } of pair) await guest.run(prepareScript(options.percent));
   const samples: Record<SideName, { one: CommandRun[]; two: CommandRun[] }> = {
     ours: { one: [], two: [] },

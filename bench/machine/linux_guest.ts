@@ -59,7 +59,11 @@ export class LinuxGuest implements AsyncDisposable {
   readonly boot: BootTimes;
   readonly #guest: RunningGuest;
 
-  static async start(side: Side, debian: DebianGuest, harts = 1): Promise<LinuxGuest> {
+  static async start(
+    side: Side,
+    debian: DebianGuest,
+    { harts = 1, disk }: { readonly harts?: number; readonly disk?: string } = {},
+  ): Promise<LinuxGuest> {
     const guest = await side.start({
       kernel: debian.kernelPath,
       initrd: debian.initrdPath,
@@ -67,6 +71,7 @@ export class LinuxGuest implements AsyncDisposable {
       bios: 'default',
       ramMib: LINUX_RAM_MIB,
       harts,
+      ...(disk === undefined ? {} : { disk }),
     });
     try {
       return new LinuxGuest(guest, await waitForShell(guest));
@@ -83,6 +88,10 @@ export class LinuxGuest implements AsyncDisposable {
 
   get pid(): number {
     return this.#guest.pid;
+  }
+
+  get pids(): readonly number[] {
+    return this.#guest.pids;
   }
 
   /** Of our engine; undefined on the other side */

@@ -11,6 +11,7 @@ export const COMPUTE = [
 export const LINUX = ['boot', 'commands', 'parallel'] as const;
 export const LATENCY = ['mmio', 'idle', 'timer', 'serial'] as const;
 export const START = ['start'] as const;
+export const DISK = ['disk'] as const;
 export const MEMORY = ['resident', 'hostile'] as const;
 
 /** Groups of names that can be given in place of them */
@@ -20,6 +21,7 @@ const GROUPS: Readonly<Record<string, readonly string[]>> = {
   latency: LATENCY,
   memory: MEMORY,
   start: START,
+  disk: DISK,
 };
 
 export interface BenchOptions {
@@ -53,7 +55,7 @@ export class BenchUsageError extends Error {
 
 export const MACHINE_USAGE = `npm run bench -- machine [NAME…] [OPTIONS]
   NAME        compute (${COMPUTE.join(', ')}),
-              linux (${LINUX.join(', ')}), start, latency (${LATENCY.join(', ')}),
+              linux (${LINUX.join(', ')}), start, disk, latency (${LATENCY.join(', ')}),
               memory (${MEMORY.join(', ')});
               everything where none is given
   --rounds N  turns of each side (default 5)

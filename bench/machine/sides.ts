@@ -18,6 +18,8 @@ export interface GuestSpec {
   readonly harts: number;
   /** The line is a virtio console, not the serial port */
   readonly virtioConsole?: boolean;
+  /** File: a raw image on virtio-blk-pci */
+  readonly disk?: string;
 }
 
 /** A guest that runs. */
@@ -25,6 +27,8 @@ export interface RunningGuest extends AsyncDisposable {
   readonly side: SideName;
   /** Of the process that holds the guest and its devices */
   readonly pid: number;
+  /** That one and, where another holds the disks, that */
+  readonly pids: readonly number[];
   /** `performance.now()` just before anything was started */
   readonly startedAt: number;
   readonly line: SerialLine;
@@ -66,6 +70,13 @@ export function ourSide(engine?: Engine): Side {
           ...(guest.append === undefined ? {} : { append: guest.append }),
           display: false,
           virtioConsole: guest.virtioConsole === true,
+          ...(guest.disk === undefined
+            ? {}
+            : {
+                disks: [
+                  { id: 'disk', file: guest.disk, format: 'raw', readOnly: false, snapshot: false, bus: 'virtio-pci' },
+                ],
+              }),
           ...(engine === undefined ? {} : { engine }),
         },
         { onReport: ({ text }) => problems.push(text) },
@@ -78,6 +89,7 @@ export function ourSide(engine?: Engine): Side {
 class OurGuest implements RunningGuest {
   readonly side = 'ours';
   readonly pid: number;
+  readonly pids: readonly number[];
   readonly startedAt: number;
   readonly line: SerialLine;
   readonly #vm: RunningVm;
@@ -85,6 +97,7 @@ class OurGuest implements RunningGuest {
   constructor(vm: RunningVm, startedAt: number) {
     this.#vm = vm;
     this.pid = vm.pids.machine!;
+    this.pids = [vm.pids.machine!, ...(vm.pids.disk === undefined ? [] : [vm.pids.disk])];
     this.startedAt = startedAt;
     this.line = new SerialLine(vm.serial, vm.serial);
   }
@@ -111,6 +124,9 @@ export const qemuSide: Side = {
         ...(guest.initrd === undefined ? [] : ['-initrd', guest.initrd]),
         ...(guest.append === undefined ? [] : ['-append', guest.append]),
         ...['-display', 'none', '-monitor', 'none', '-nic', 'none'],
+        ...(guest.disk === undefined
+          ? []
+          : ['-drive', `file=${guest.disk},format=raw,if=none,id=disk`, '-device', 'virtio-blk-pci,drive=disk']),
         // As our machine has them, in the same slots
         ...['-device', 'virtio-rng-pci,disable-legacy=on'],
         ...(console ? ['-chardev', 'stdio,id=line,signal=off', '-serial', 'none'] : ['-serial', 'stdio']),
@@ -126,6 +142,7 @@ export const qemuSide: Side = {
 class QemuGuest implements RunningGuest {
   readonly side = 'qemu';
   readonly pid: number;
+  readonly pids: readonly number[];
   readonly startedAt: number;
   readonly line: SerialLine;
   readonly #child: ChildProcess;
@@ -142,6 +159,7 @@ class QemuGuest implements RunningGuest {
   private constructor(child: ChildProcess, startedAt: number) {
     this.#child = child;
     this.pid = child.pid!;
+    this.pids = [this.pid];
     this.startedAt = startedAt;
     this.line = new SerialLine(child.stdout!, child.stdin!);
     child.stderr!.resume();

@@ -1,3 +1,4 @@
+export { BytePool } from './byte_pool.ts';
 export { type ByteSource, byteSource, partOf, readAll, readHead, readPart } from './byte_source.ts';
 export { Cursor } from './cursor.ts';
 export { FrameDecoder, type FrameDecoderOptions, type FrameSize } from './frame_decoder.ts';

@@ -77,6 +77,9 @@ type State =
       filled: number;
     };
 
+/** Less is copied: a read of the system for it alone costs more, in `bytes` */
+const MIN_ROOM_BYTES = 16 * 1024;
+
 const NO_EXTENTS: ReadonlyMap<number, readonly Extent[]> = new Map();
 
 /**
@@ -113,7 +116,17 @@ export class ReplyAssembler {
   }
 
   /**
-   * Takes the next bytes of the stream and gives what they completed.
+   * Where the next bytes of the stream may be read to, so that push() of them has nothing to copy: the rest of a READ's
+   * data, in the reader's memory. Undefined: anywhere.
+   */
+  room(): Uint8Array | undefined {
+    const state = this.#state;
+    if (state.kind !== 'data' || state.end - state.at < MIN_ROOM_BYTES) return undefined;
+    return state.assembly.request.into?.subarray(state.at, state.end);
+  }
+
+  /**
+   * Takes the next bytes of the stream, of which nothing is kept, and gives what they completed.
    * @throws WireError when the stream cannot be followed or trusted any further
    */
   push(chunk: Uint8Array): Completion[] {
@@ -227,7 +240,10 @@ export class ReplyAssembler {
 
   #takeData(state: Extract<State, { kind: 'data' }>, chunk: Uint8Array, at: number, completions: Completion[]): number {
     const piece = Math.min(state.end - state.at, chunk.length - at);
-    state.assembly.request.into?.set(chunk.subarray(at, at + piece), state.at);
+    const { into } = state.assembly.request;
+    const isThere =
+      into !== undefined && chunk.buffer === into.buffer && chunk.byteOffset + at === into.byteOffset + state.at;
+    if (!isThere) into?.set(chunk.subarray(at, at + piece), state.at);
     state.at += piece;
     if (state.at === state.end) {
       this.#state = { kind: 'header' };

@@ -1,4 +1,5 @@
 import { closeSync } from 'node:fs';
+import { Socket } from 'node:net';
 import process from 'node:process';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -177,16 +178,20 @@ async function openDisks(
   options: MachineRoleOptions,
 ): Promise<{ disk: DiskOptions; client: NbdClient }[]> {
   if (options.disks.length === 0) return [];
-  const [{ NbdClient }, { NbdBlockBackend }] = await Promise.all([
+  const [{ NbdClient }, { NbdBlockBackend }, { borrowingSocket }] = await Promise.all([
     import('../nbd/client.ts'),
     import('../nbd/block_backend.ts'),
+    import('../nbd/borrowing_socket.ts'),
   ]);
   return Promise.all(
     options.disks.map(async ({ id, bus, link }) => {
       const stream = links[link];
       if (stream === undefined)
         throw new BlockError('EINVAL', `Cannot open disk ${id}: no link ${link} was handed over`);
-      const client = await NbdClient.connect(stream, { exportName: id, requests: DISK_REQUESTS });
+      const client = await NbdClient.connect(stream instanceof Socket ? borrowingSocket(stream) : stream, {
+        exportName: id,
+        requests: DISK_REQUESTS,
+      });
       return { disk: { id, bus, backend: new NbdBlockBackend(client) }, client };
     }),
   );

@@ -22,6 +22,7 @@ import {
 } from '../../protocols/nbd/mod.ts';
 import { TlsClient, type TlsIdentity } from '../shared/tls.ts';
 import { readPskFile, readX509Folder, TlsError } from '../shared/tls_credentials.ts';
+import { BORROWED_EVENT } from './borrowing_socket.ts';
 
 const PIECE_BYTES = 64 * 1024;
 const DEFAULT_OPEN_TIMEOUT_MS = 10_000;
@@ -224,6 +225,7 @@ class Handshake {
   #attach(): void {
     const stream = this.#stream;
     stream.on('data', this.#onData);
+    stream.on(BORROWED_EVENT, this.#onBorrowed);
     stream.on('end', this.#onEnd);
     stream.on('close', this.#onEnd);
     stream.on('error', this.#onError);
@@ -233,6 +235,7 @@ class Handshake {
   #detach(): void {
     const stream = this.#stream;
     stream.off('data', this.#onData);
+    stream.off(BORROWED_EVENT, this.#onBorrowed);
     stream.off('end', this.#onEnd);
     stream.off('close', this.#onEnd);
     // From here to the session's own handler an error is seen in stream.errored.
@@ -259,6 +262,7 @@ class Handshake {
     this.#reject(error);
   }
 
+  readonly #onBorrowed = (chunk: Uint8Array): void => this.#onData(chunk.slice());
   readonly #onData = (chunk: Uint8Array): void => {
     try {
       let at = 0;

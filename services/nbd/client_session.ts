@@ -11,6 +11,7 @@ import {
   encodeRequest,
   ReplyAssembler,
 } from '../../protocols/nbd/mod.ts';
+import { BORROWED_EVENT, receiveInto } from './borrowing_socket.ts';
 import { asNbdError, NbdError } from './nbd_error.ts';
 
 /** Data of requests under way, in `bytes` */
@@ -114,6 +115,8 @@ export class ClientSession {
   #start(rest: Uint8Array): void {
     const stream = this.#stream;
     stream.on('data', (chunk: Uint8Array) => this.#receive(chunk));
+    stream.on(BORROWED_EVENT, (chunk: Uint8Array) => this.#receive(chunk));
+    receiveInto(stream, () => (this.#failure === undefined ? this.#assembler.room() : undefined));
     stream.on('error', (error) => this.#fail(error));
     stream.on('end', () => this.#fail(gone('Cannot finish an NBD request: server disconnected')));
     stream.once('close', () => {

@@ -1,7 +1,7 @@
 // Main program of a role's process. What to run comes as JSON on standard input, from the supervisor; the links are
 // inherited descriptors.
 import { writeSync } from 'node:fs';
-import { Socket } from 'node:net';
+import { Socket, type SocketConstructorOpts } from 'node:net';
 import process from 'node:process';
 import { text } from 'node:stream/consumers';
 import type { RoleLinks } from '../shared/role.ts';
@@ -27,7 +27,8 @@ process.title = `caisson-${start.role}`;
 const main = await loadRole(start.module);
 const links: Record<string, Socket> = {};
 for (const [name, fd] of Object.entries(start.links)) {
-  links[name] = new Socket({ fd, readable: true, writable: true });
+  // Nothing is read before the role listens: it may go on with the handle in its own way.
+  links[name] = new Socket({ fd, readable: true, writable: true, manualStart: true } as SocketConstructorOpts);
   links[name].on('error', () => {}); // it closes too, and that is what the role sees
 }
 // No role outlives its supervisor: the kernel closes this link even when the supervisor was killed.

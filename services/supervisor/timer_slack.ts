@@ -1,6 +1,6 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { basename } from 'node:path';
 
-const SLACK_FILE = '/proc/self/timerslack_ns';
 /** The least: 0 would mean the default */
 const EXACT = '1';
 
@@ -21,8 +21,10 @@ export function withExactTimers<Started>(start: () => Started): Started {
 /** What was there; undefined where it cannot be changed. */
 function exchange(slack: string): string | undefined {
   try {
-    const before = readFileSync(SLACK_FILE, 'latin1').trim();
-    writeFileSync(SLACK_FILE, slack);
+    // Of this thread, which may be a worker: /proc/PID/task/TID has no such file, /proc/TID has.
+    const file = `/proc/${basename(readlinkSync('/proc/thread-self'))}/timerslack_ns`;
+    const before = readFileSync(file, 'latin1').trim();
+    writeFileSync(file, slack);
     return before;
   } catch {
     return undefined;

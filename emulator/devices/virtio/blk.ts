@@ -1,4 +1,4 @@
-import { WireError } from '../../../protocols/bytes/mod.ts';
+import { BytePool, WireError } from '../../../protocols/bytes/mod.ts';
 import {
   decodeVirtioBlkRequest,
   decodeVirtioBlkSegments,
@@ -45,6 +45,8 @@ const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
 /** Data of all requests in flight, in `bytes`; one more request may start below it */
 const MAX_INFLIGHT_BYTES = 64 * 1024 * 1024;
 const MAX_INFLIGHT_REQUESTS = 64;
+/** Data buffers that are kept for the next requests, in `bytes` */
+const MAX_IDLE_BYTES = 4 * 1024 * 1024;
 /** Per segment of discard and write-zeroes: 1 GiB */
 const MAX_ZERO_SECTORS = 0x20_0000;
 const MAX_ZERO_SEGMENTS = 16;
@@ -65,6 +67,7 @@ export class VirtioBlk extends VirtioDevice {
   readonly #sectors: bigint;
   readonly #serial: Uint8Array;
   readonly #config: Uint8Array;
+  readonly #buffers = new BytePool((lengthBytes) => new Uint8Array(lengthBytes), MAX_IDLE_BYTES);
   #inFlightBytes = 0;
   #inFlightRequests = 0;
   #throttled = false;
@@ -140,20 +143,28 @@ export class VirtioBlk extends VirtioDevice {
   async #run(queue: VirtQueue, chain: Chain, request: VirtioBlkRequest, dataBytes: number): Promise<void> {
     let status: number = VIRTIO_BLK_S_IOERR;
     let input: Uint8Array | undefined;
+    let lent: Uint8Array<ArrayBuffer> | undefined;
+    const lend = (lengthBytes: number): Uint8Array => {
+      lent = this.#buffers.take(lengthBytes);
+      return lent.subarray(0, lengthBytes);
+    };
     try {
-      const done = await this.#perform(chain, request);
+      const done = await this.#perform(chain, request, lend);
       if (typeof done === 'number') status = done;
       else {
         status = VIRTIO_BLK_S_OK;
         input = done;
       }
     } catch (error) {
+      // Not given back: who has failed may not be done with it.
+      lent = undefined;
       // The backend's own refusals are the guest's I/O error; anything else is that and news for the log.
       if (!(error instanceof BlockError || error instanceof WireError)) this.report(`backend: ${String(error)}`);
     }
     this.#inFlightBytes -= dataBytes;
     this.#inFlightRequests--;
     this.guard(() => this.#end(queue, chain, status, input));
+    if (lent !== undefined) this.#buffers.give(lent);
     if (this.#throttled) this.notify(queue.index);
   }
 
@@ -167,8 +178,12 @@ export class VirtioBlk extends VirtioDevice {
     this.finish(queue, chain, chain.writableBytes);
   }
 
-  /** A status, or the bytes for the device-writable part. */
-  async #perform(chain: Chain, request: VirtioBlkRequest): Promise<number | Uint8Array> {
+  /** A status, or the bytes for the device-writable part. `lend` gives a buffer for the data, once. */
+  async #perform(
+    chain: Chain,
+    request: VirtioBlkRequest,
+    lend: (lengthBytes: number) => Uint8Array,
+  ): Promise<number | Uint8Array> {
     const backend = this.#backend;
     const outBytes = chain.readableBytes - VIRTIO_BLK_REQ_HEADER_BYTES;
     const inBytes = chain.writableBytes - 1;
@@ -176,14 +191,15 @@ export class VirtioBlk extends VirtioDevice {
       case VIRTIO_BLK_T_IN: {
         const offset = this.#range(request.sector, inBytes);
         if (offset === undefined) return VIRTIO_BLK_S_IOERR;
-        const data = new Uint8Array(inBytes);
+        const data = lend(inBytes);
         await backend.read(offset, data);
         return data;
       }
       case VIRTIO_BLK_T_OUT: {
         const offset = this.#range(request.sector, outBytes);
         if (offset === undefined || backend.readOnly) return VIRTIO_BLK_S_IOERR;
-        const data = chain.read(VIRTIO_BLK_REQ_HEADER_BYTES, outBytes);
+        const data = lend(outBytes);
+        chain.readInto(VIRTIO_BLK_REQ_HEADER_BYTES, data);
         // A driver without FLUSH relies on write-through (§5.2.6.2).
         await backend.write(offset, data, { fua: !this.negotiated(VIRTIO_BLK_F_FLUSH) });
         return VIRTIO_BLK_S_OK;

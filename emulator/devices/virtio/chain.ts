@@ -45,14 +45,24 @@ export class Chain {
    * @throws RangeError when the part is shorter: the caller checks `readableBytes` first
    */
   read(offset: number, lengthBytes: number): Uint8Array<ArrayBuffer> {
+    this.#checkReadable(offset, lengthBytes);
+    const out = new Uint8Array(lengthBytes);
+    this.readInto(offset, out);
+    return out;
+  }
+
+  /** As {@link read}, `into.length` bytes. */
+  readInto(offset: number, into: Uint8Array): void {
+    this.#checkReadable(offset, into.length);
+    eachPiece(this.readable, offset, into.length, (address, at, length) => {
+      this.#memory.readInto(address, into.subarray(at, at + length));
+    });
+  }
+
+  #checkReadable(offset: number, lengthBytes: number): void {
     if (offset < 0 || lengthBytes < 0 || offset > this.readableBytes || lengthBytes > this.readableBytes - offset) {
       throw new RangeError(`Cannot read ${lengthBytes} bytes at ${offset} of a chain: it has ${this.readableBytes}`);
     }
-    const out = new Uint8Array(lengthBytes);
-    eachPiece(this.readable, offset, lengthBytes, (address, at, length) => {
-      this.#memory.readInto(address, out.subarray(at, at + length));
-    });
-    return out;
   }
 
   /**

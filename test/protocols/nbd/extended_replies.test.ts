@@ -178,3 +178,37 @@ test('C5: extended block status whose count and length differ is refused', (t) =
     t.throws(() => decodeExtendedBlockStatus(bytes), { instanceOf: WireError }, String(count));
   }
 });
+
+test('data of a READ can be read to where it belongs, and is not copied then', (t) => {
+  const lengthBytes = 100_000;
+  for (const memory of [new ArrayBuffer(lengthBytes + 7), new SharedArrayBuffer(lengthBytes + 7)]) {
+    const into = new Uint8Array(memory, 7, lengthBytes);
+    const assembler = new ReplyAssembler({ structured: true, extended: true, contextIds: [] });
+    assembler.expect({ cookie: 1, type: CMD.READ, offset: 4096, length: lengthBytes, into });
+    t.is(assembler.room(), undefined, 'a header comes first');
+    const bytes = chunk({ type: REPLY_TYPE.OFFSET_DATA, length: lengthBytes + 8 });
+    t.deepEqual(assembler.push(bytes), []);
+    t.is(assembler.room(), undefined, 'the offset');
+    const offset = new Uint8Array(8);
+    new DataView(offset.buffer).setBigUint64(0, 4096n);
+    assembler.push(offset);
+    // Some of it behind the offset, in a buffer of the stream's
+    assembler.push(new Uint8Array(1000).fill(3));
+    let done: Completion[] = [];
+    let at = 1000;
+    for (let room = assembler.room(); room !== undefined; room = assembler.room()) {
+      t.is(room.buffer, memory);
+      t.is(room.byteOffset, 7 + at);
+      t.is(room.length, lengthBytes - at);
+      const piece = room.subarray(0, 30_000);
+      piece.fill(5);
+      done = assembler.push(piece);
+      at += piece.length;
+    }
+    t.is(at, 91_000, 'what is left is not worth a read of its own');
+    done = assembler.push(new Uint8Array(9000).fill(7));
+    t.is(done[0]?.cookie, 1);
+    t.deepEqual([into[0], into[999], into[1000], into[90_999], into[91_000], into.at(-1)], [3, 3, 5, 5, 7, 7]);
+    t.is(assembler.room(), undefined);
+  }
+});

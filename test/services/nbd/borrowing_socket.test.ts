@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import test from 'ava';
 import { CMD } from '../../../protocols/nbd/mod.ts';
 import { borrowingSocket } from '../../../services/nbd/borrowing_socket.ts';
-import { ExportSet, MemoryImage, NbdClient, NbdListener } from '../../../services/nbd/mod.ts';
+import { ExportSet, MemoryImage, NbdClient, NbdListener, serveNbd } from '../../../services/nbd/mod.ts';
+import { socketPair } from '../../../services/shared/stream_pair.ts';
 import { requestBytes } from './harness.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-borrow-'));
@@ -130,4 +131,52 @@ test('a socket without a handle is used as it is', (t) => {
   const socket = new Socket();
   t.is(borrowingSocket(socket), socket);
   socket.destroy();
+});
+
+test('a client and a server over a pair of borrowing sockets: reads go straight to shared memory, whole and in order', async (t) => {
+  const size = 8 << 20;
+  const image = new MemoryImage(size);
+  const content = Uint8Array.from({ length: size }, (_, index) => (index * 31 + (index >> 12)) & 0xff);
+  image.writeNow(0, content);
+  const exports = new ExportSet();
+  exports.add({ name: 'disk', image, writable: true });
+  const [near, far] = await socketPair();
+  const served = serveNbd(borrowingSocket(far), exports, { limits: { handshakeMs: 0, payloadMs: 0 } });
+  const client = await NbdClient.connect(borrowingSocket(near), { exportName: 'disk' });
+  const memory = new SharedArrayBuffer(size);
+  const lengths = [4096, 1 << 20, 16 * 1024, 65_536, 300_000, 1, 2 << 20, 70_001];
+  const reads: Promise<void>[] = [];
+  let offset = 0;
+  for (let index = 0; offset < size; index++) {
+    const length = Math.min(lengths[index % lengths.length]!, size - offset);
+    reads.push(client.read(offset, new Uint8Array(memory, offset, length)));
+    offset += length;
+  }
+  await Promise.all(reads);
+  t.true(Buffer.from(memory).equals(content));
+  await client.write(5000, new Uint8Array(300_000).fill(9));
+  const written = new Uint8Array(300_002);
+  await client.read(4999, written);
+  t.deepEqual([written[0], written[1], written[300_000], written[300_001]], [content[4999], 9, 9, content[305_000]]);
+  await client.close();
+  await served;
+});
+
+test('a server that goes within a large read: the client says so, and nothing is written to its memory afterwards', async (t) => {
+  const size = 8 << 20;
+  const exports = new ExportSet();
+  exports.add({ name: 'disk', image: new MemoryImage(size), writable: true });
+  const [near, far] = await socketPair();
+  const server = borrowingSocket(far);
+  const served = serveNbd(server, exports);
+  const client = await NbdClient.connect(borrowingSocket(near), { exportName: 'disk' });
+  const into = new Uint8Array(new SharedArrayBuffer(size)).fill(1);
+  const reading = client.read(0, into);
+  setImmediate(() => server.destroy());
+  await t.throwsAsync(reading, { name: 'NbdError' });
+  const before = Buffer.from(into);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  t.true(Buffer.from(into).equals(before));
+  await client.closed;
+  await served;
 });

@@ -190,6 +190,42 @@ test('VirtioBlk turns a backend failure into IOERR and zeroes, also one that it 
   }
 });
 
+test('VirtioBlk: each request in flight has a buffer of its own; a failed one keeps it', async (t) => {
+  const { driver, backend } = make();
+  const buffers: ArrayBufferLike[] = [];
+  const read = backend.read.bind(backend);
+  backend.read = (offset, into) => {
+    buffers.push(into.buffer);
+    return read(offset, into);
+  };
+  let open = (): void => {};
+  backend.gate = new Promise((resolve) => {
+    open = resolve;
+  });
+  backend.data.fill(0xaa, 0, 512);
+  backend.data.fill(0xbb, 512, 1024);
+  const queue = driver.start().queues[0]!;
+  const ask = (sector: number) => queue.submit([header(VIRTIO_BLK_T_IN, sector), { writable: 512 }, { writable: 1 }]);
+  ask(0);
+  ask(1);
+  open();
+  await settle();
+  t.not(buffers[0], buffers[1]);
+  t.deepEqual(
+    queue.takeUsed().map(({ written }) => written[0]),
+    [0xaa, 0xbb],
+  );
+  backend.failing = new BlockError('EIO', 'no');
+  ask(0);
+  await settle();
+  t.true(buffers.slice(0, 2).includes(buffers[2]!), 'one of those that are done is used again');
+  backend.failing = undefined;
+  ask(0);
+  ask(1);
+  await settle();
+  t.false(buffers.slice(3).includes(buffers[2]!), 'not that of the failed one');
+});
+
 test('VirtioBlk without room for header or status is broken, not the machine', (t) => {
   for (const parts of [[new Uint8Array(8), { writable: 1 }], [header(0, 0)], [{ writable: 64 }]]) {
     const { driver, problems, registers } = make();

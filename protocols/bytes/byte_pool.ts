@@ -1,0 +1,59 @@
+const MIN_SHIFT = 13;
+const MAX_SHIFT = 25;
+
+/**
+ * Reused buffers of 8 KiB to 32 MiB, powers of two: a fresh 1 MiB buffer costs more than the copy into it, and makes an
+ * engine collect its garbage. Contents are whatever was there: only bytes that were written may be shown to anybody.
+ */
+export class BytePool<Bytes extends Uint8Array = Uint8Array<ArrayBuffer>> {
+  readonly #allocate: (lengthBytes: number) => Bytes;
+  readonly #maxIdleBytes: number;
+  readonly #classes: Bytes[][] = [];
+  #idle = 0;
+
+  /** Keeps at most `maxIdleBytes` of unused buffers. */
+  constructor(allocate: (lengthBytes: number) => Bytes, maxIdleBytes: number) {
+    this.#allocate = allocate;
+    this.#maxIdleBytes = maxIdleBytes;
+  }
+
+  /** False: what is given back is dropped, and every buffer is used once */
+  get recycles(): boolean {
+    return this.#maxIdleBytes > 0;
+  }
+
+  /** Unused and kept, in `bytes` */
+  get idleBytes(): number {
+    return this.#idle;
+  }
+
+  /** At least `lengthBytes` long */
+  take(lengthBytes: number): Bytes {
+    const kept = this.takeIdle(lengthBytes);
+    if (kept !== undefined) return kept;
+    const shift = shiftFor(lengthBytes);
+    return this.#allocate(shift <= MAX_SHIFT ? 1 << shift : lengthBytes);
+  }
+
+  /** One that is kept and at least `lengthBytes` long, at most twice that; undefined: there is none */
+  takeIdle(lengthBytes: number): Bytes | undefined {
+    const kept = this.#classes[shiftFor(lengthBytes)]?.pop();
+    if (kept !== undefined) this.#idle -= kept.length;
+    return kept;
+  }
+
+  /** One that take() gave, whole; the caller must not touch it afterwards. */
+  give(buffer: Bytes): void {
+    const { length } = buffer;
+    if (length > 1 << MAX_SHIFT || this.#idle + length > this.#maxIdleBytes) return;
+    const shift = 31 - Math.clz32(length);
+    if (shift < MIN_SHIFT || length !== 1 << shift) return;
+    this.#classes[shift] ??= [];
+    this.#classes[shift].push(buffer);
+    this.#idle += length;
+  }
+}
+
+function shiftFor(lengthBytes: number): number {
+  return Math.max(MIN_SHIFT, 32 - Math.clz32(lengthBytes - 1));
+}
