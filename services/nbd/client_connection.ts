@@ -22,7 +22,7 @@ import {
 } from '../../protocols/nbd/mod.ts';
 import { TlsClient, type TlsIdentity } from '../shared/tls.ts';
 import { readPskFile, readX509Folder, TlsError } from '../shared/tls_credentials.ts';
-import { BORROWED_EVENT } from './borrowing_socket.ts';
+import { BORROWED_EVENT, borrowingSocket } from './borrowing_socket.ts';
 
 const PIECE_BYTES = 64 * 1024;
 const DEFAULT_OPEN_TIMEOUT_MS = 10_000;
@@ -133,6 +133,8 @@ function connectSocket(
   const where = address.type === 'unix' ? { path: address.path } : { host: address.host, port: address.port };
   return new Promise<Socket>((resolve, reject) => {
     const connecting = netConnect({ ...where, noDelay: true });
+    // Nothing is read until its handle goes on in another socket.
+    connecting.pause();
     const timer = setTimeout(() => {
       connecting.destroy(new WireError('ERR_WIRE_TIMEOUT', 'Cannot connect to the NBD server: no answer in time'));
     }, options.openTimeoutMs ?? DEFAULT_OPEN_TIMEOUT_MS);
@@ -151,7 +153,7 @@ function connectSocket(
     connecting.once('connect', () => {
       settle();
       connecting.removeAllListeners('error');
-      resolve(connecting);
+      resolve(borrowingSocket(connecting));
     });
   });
 }
