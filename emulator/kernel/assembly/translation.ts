@@ -6,6 +6,7 @@ import { HART } from './hart';
 import * as H from './hart_layout';
 import { ACCESS_EXECUTE, pmpAllows, pmpUniform } from './pmp';
 import * as R from './registers';
+import { emptyCell, unlist } from './tlb';
 import { walk, walkedGlobal, walkedPa, walkUnmarked } from './walk';
 
 const NO_KEY: u32 = 0xffff;
@@ -97,35 +98,18 @@ export function validateCode(key: u32, va: u64): u32 {
 
 /** fence.i: what was made of code that has changed since is found no more. What is unchanged need not be found again. */
 export function fenceInstructions(): void {
-  let fetched = R.get32(H.HART_ITLB_COUNT);
-  for (let i: u32 = 0; i < fetched; ) {
-    const listed = HART + H.HART_ITLB_LIST + (i << 1);
-    const entry = HART + H.HART_ITLB_SETS + <u32>load<u16>(listed) * H.ITLB_ENTRY_BYTES;
+  for (let i = R.get32(H.HART_ITLB_COUNT); i-- > 0; ) {
+    const entry = HART + H.HART_ITLB_SETS + <u32>load<u16>(HART + H.HART_ITLB_LIST + (i << 1)) * H.ITLB_ENTRY_BYTES;
     if (load<u64>(entry) != ~0) {
       const meta = CODE_META_AT + ((load<u32>(entry + 8) - CODE_PAGES_AT) / H.CODE_PAGE_BYTES) * H.CODE_META_BYTES;
-      if (codeVersion(pageIndex(load<u32>(meta))) == load<u32>(meta + 4)) {
-        i++;
-        continue;
-      }
+      if (codeVersion(pageIndex(load<u32>(meta))) == load<u32>(meta + 4)) continue;
       store<u64>(entry, ~0);
     }
-    fetched--;
-    store<u16>(listed, load<u16>(HART + H.HART_ITLB_LIST + (fetched << 1)));
+    unlist(H.HART_ITLB_LIST, H.HART_ITLB_COUNT, i);
   }
-  R.set32(H.HART_ITLB_COUNT, fetched);
-  let count = R.get32(H.HART_EXEC_COUNT);
-  for (let i: u32 = 0; i < count; ) {
-    const listed = HART + H.HART_EXEC_LIST + (i << 1);
-    const key = <u32>load<u16>(listed) & ~H.EXEC_GLOBAL;
-    if (keyCurrent(key)) {
-      i++;
-      continue;
-    }
-    store<u64>(HART + H.HART_EXEC_CELLS + (key << 3), ~0);
-    count--;
-    store<u16>(listed, load<u16>(HART + H.HART_EXEC_LIST + (count << 1)));
+  for (let i = R.get32(H.HART_EXEC_COUNT); i-- > 0; ) {
+    if (!keyCurrent(<u32>load<u16>(HART + H.HART_EXEC_LIST + (i << 1)) & ~H.EXEC_GLOBAL)) emptyCell(i);
   }
-  R.set32(H.HART_EXEC_COUNT, count);
 }
 
 /** Slots of the page at `va` for execution now, without a trap; 0 where it is not mapped or was never run by this hart. */
