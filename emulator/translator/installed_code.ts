@@ -11,8 +11,12 @@ export const TABLE_SIZE = 32768;
 const MAX_ENTRIES = H.ENTRIES / 2;
 const NO_KEY = 0xffff;
 
-/** What the kernel of the hart does for its installed code */
+/** What the kernel of the hart does for its installed code: it knows where entries belong */
 export interface EntryKernel {
+  /** Address of the entry of a host address, or of the free one where it belongs */
+  entryAt(host: number): number;
+  /** Entries of the page of a host address are looked for from now on. */
+  noteEntryPage(host: number): void;
   flushInstructions(): void;
 }
 
@@ -95,7 +99,7 @@ export class InstalledCode {
 
   /** Whether a function may be entered at a host address, at its beginning or elsewhere. */
   isEntered(host: number, privilege: number): boolean {
-    const entry = this.#findEntry(host);
+    const entry = this.#kernel.entryAt(host) >>> 0;
     if (this.#view.getUint32(entry, true) === 0 || this.#view.getUint32(entry + 4, true) === 0) return false;
     return this.#view.getUint32(entry + 8, true) >>> 16 === privilege;
   }
@@ -184,22 +188,10 @@ export class InstalledCode {
     }
   }
 
-  /** The entry of a host address, or the free one where it belongs */
-  #findEntry(host: number): number {
-    let index = Math.imul(host >>> 1, 0x9e3779b1) >>> 17;
-    for (;;) {
-      const entry = this.#areas.entries + index * H.ENTRY_BYTES;
-      const known = this.#view.getUint32(entry, true);
-      if (known === 0 || known === host) return entry;
-      index = (index + 1) & (H.ENTRIES - 1);
-    }
-  }
-
   #enter(host: number, place: number, packed: number, leastFuel: number, keys: readonly number[]): void {
-    const entry = this.#findEntry(host);
+    this.#kernel.noteEntryPage(host);
+    const entry = this.#kernel.entryAt(host) >>> 0;
     if (this.#view.getUint32(entry, true) === 0) this.#entries++;
-    const page = Math.imul(host >>> 12, 0x9e3779b1) >>> (32 - H.ENTRY_PAGES_BITS);
-    this.#view.setUint8(this.#hart + H.HART_ENTRY_PAGES + page, 1);
     this.#view.setUint32(entry, host, true);
     this.#view.setUint32(entry + 4, place, true);
     this.#view.setUint32(entry + 8, packed, true);
