@@ -10,7 +10,8 @@ import {
   TABLE_ENTRIES,
 } from '../memory/layout.ts';
 import { ARGUMENT_DEPTH_SHIFT } from '../translator/function_context.ts';
-import { TABLE_SIZE, Translator, type TranslatorKernel } from '../translator/translator.ts';
+import { TABLE_SIZE } from '../translator/installed_code.ts';
+import { Translator, type TranslatorKernel } from '../translator/translator.ts';
 import { type WasmMemory, type WasmModule, wasm } from '../wasm/platform.ts';
 import { type HartStart, resetHartRegisters } from './reset.ts';
 
@@ -39,7 +40,6 @@ interface KernelExports extends TranslatorKernel {
   updatePmp(): void;
   updateSupervisorTimer(): void;
   flushAll(): void;
-  flushInstructions(): void;
   peekAddress(va: bigint, size: number): number;
 }
 

@@ -1,11 +1,10 @@
-import { readAll } from '../../protocols/bytes/mod.ts';
+import { Digest, readAll } from '../../protocols/bytes/mod.ts';
 import { SEED_BYTES } from '../../protocols/replay/mod.ts';
 import { sourceOf } from '../machine/boot.ts';
 import type { MachineOptions } from '../machine/machine_api.ts';
 import type { MachinePlatform } from '../machine/platform.ts';
 import { AutoShift, FIRST_SHIFT } from './adjust.ts';
 import { InstructionClock } from './clock.ts';
-import { Digest } from './digest.ts';
 import { Inputs } from './inputs.ts';
 import { SeededRandom } from './random.ts';
 import { ReplayError } from './replay_error.ts';

@@ -1,5 +1,6 @@
 import type { Observable } from 'rxjs';
 import { Subject } from 'rxjs/internal/Subject';
+import { Digest } from '../../protocols/bytes/mod.ts';
 import type { CharacterPort, DisplayHead, KeyboardSink, TabletSink } from '../devices/backends.ts';
 
 import { RtcAlarm } from '../devices/goldfish_rtc/mod.ts';
@@ -9,7 +10,6 @@ import { readCounters } from '../hart/counters.ts';
 import { installDecodeTables } from '../hart/decode_tables.ts';
 import { HartState } from '../hart/state.ts';
 import type { InstructionClock } from '../icount/clock.ts';
-import { canonicalText, Digest } from '../icount/digest.ts';
 import type { InstructionParts } from '../icount/parts.ts';
 import { ReplayError } from '../icount/replay_error.ts';
 import type { InstructionRunner } from '../icount/runner.ts';
@@ -17,7 +17,7 @@ import { HART_HSM, HART_RUN_STATE } from '../kernel/assembly/hart_layout.ts';
 import { DirtyMap } from '../memory/dirty_map.ts';
 import { type GuestMemory, PAGE_BYTES } from '../memory/guest_memory.ts';
 import { type MemoryLayout, planMemory } from '../memory/layout.ts';
-import { StateError, type StateValue } from '../state/state.ts';
+import { canonicalText, StateError, type StateValue } from '../state/state.ts';
 import { collectSymbols } from '../trace/guest_symbols.ts';
 import type { LogOptions } from '../trace/hart_log.ts';
 import { type ProfileResult, Profiler } from '../trace/profiler.ts';

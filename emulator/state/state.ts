@@ -22,6 +22,18 @@ export class StateError extends Error {
   }
 }
 
+/** One text for one state: keys in order, numbers and bigints alike, bytes in hexadecimal. */
+export function canonicalText(value: StateValue): string {
+  if (typeof value === 'number' || typeof value === 'bigint') return value.toString();
+  if (value instanceof Uint8Array) return `<${[...value].map((byte) => byte.toString(16).padStart(2, '0')).join('')}>`;
+  if (Array.isArray(value)) return `[${value.map(canonicalText).join(',')}]`;
+  if (typeof value === 'object' && value !== null) {
+    const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
+    return `{${entries.map(([key, field]) => `${key}:${canonicalText(field as StateValue)}`).join(',')}}`;
+  }
+  return JSON.stringify(value);
+}
+
 /**
  * The save and restore contract of every device. Loading has two phases so that a refused state leaves the
  * machine as it was: all devices prepare (decode and validate, changing nothing), then all commit.

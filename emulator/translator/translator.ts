@@ -1,12 +1,12 @@
-// Decides what is translated, and keeps what was: one for each hart's thread.
+// Decides what is translated, and has it written and compiled: one for each hart's thread.
 import { addToCounter } from '../hart/counters.ts';
 import * as H from '../kernel/assembly/hart_layout.ts';
-import { type MemoryLayout, SWITCH_TABLE_BYTES } from '../memory/layout.ts';
+import type { MemoryLayout } from '../memory/layout.ts';
 import { type WasmMemory, type WasmTable, wasm } from '../wasm/platform.ts';
 import { ChangingPages } from './changing_pages.ts';
 import { CodeMemory } from './code_memory.ts';
-import { ARGUMENT_PAGES_SHIFT, type EntryPoint } from './function_context.ts';
 import { inlineCalls, MAX_INLINED, sizeOf } from './inlining.ts';
+import { type EntryKernel, InstalledCode } from './installed_code.ts';
 import { readSlot } from './instruction.ts';
 import { JumpTargets } from './jump_targets.ts';
 import { belongingToStart } from './loops.ts';
@@ -14,20 +14,14 @@ import { type ModulePart, writeModule } from './module_writer.ts';
 import { type CodePage, findRegion, type Region, type RegionSource } from './region.ts';
 import { LEAST_WINDOW, windowRegisters } from './windows.ts';
 
-/** Places in the table of functions; 0 is never used */
-export const TABLE_SIZE = 32768;
-/** Entries that a hart may hold: the table of them is at most half full */
-const MAX_ENTRIES = H.ENTRIES / 2;
 /** Instructions that one module may hold before callees are left out */
 const MODULE_INSTRUCTIONS = 4000;
-const NO_KEY = 0xffff;
 const PAGE = 4096;
 
 /** What the kernel of the hart does for the translator */
-export interface TranslatorKernel {
+export interface TranslatorKernel extends EntryKernel {
   /** Slots of the page at `va`, if it is mapped for execution and was run; else 0 */
   codePage(va: bigint): number;
-  flushInstructions(): void;
 }
 
 export interface TranslatorOptions {
@@ -66,21 +60,10 @@ export class Translator {
   readonly #hart: number;
   readonly #code: ReturnType<MemoryLayout['code']>;
   readonly #fuses: boolean;
-  /** By host page, privilege and version */
-  readonly #keys = new Map<string, number>();
-  /**
-   * By host address and privilege: place in the table by which calls go there, translated or not. Never a function's
-   * own place: what stands here changes when the code is translated again, and its entries are numbered anew then
-   */
-  readonly #links = new Map<string, number>();
-  /** By host address and privilege: what is translated, the code keys of its pages and its own place */
-  readonly #translated = new Map<string, { readonly keys: readonly number[]; readonly place: number }>();
+  readonly #installed: InstalledCode;
   readonly #jumps: JumpTargets;
   readonly #memory: CodeMemory;
   readonly #changing = new ChangingPages();
-  #tableNext = 1;
-  #entries = 0;
-  #dataNext = 0;
 
   constructor(options: TranslatorOptions) {
     this.#options = options;
@@ -89,6 +72,8 @@ export class Translator {
     this.#hart = options.layout.hart(options.hart);
     this.#code = options.layout.code(options.hart);
     this.#fuses = fusesMultiplyAdd();
+    const { layout, hart, table, leave, kernel } = options;
+    this.#installed = new InstalledCode({ view: this.#view, layout, hart, table, leave, kernel });
     this.#jumps = new JumpTargets(this.#view, this.#hart);
     this.#memory = new CodeMemory({
       limitBytes: options.codeBytes ?? CodeMemory.limitFor(options.layout.harts),
@@ -103,14 +88,14 @@ export class Translator {
     if (host === 0) return;
     this.#rememberJump(host);
     const privilege = this.#view.getUint32(this.#hart + H.HART_PRIV, true);
-    if (!this.#isTranslated(host, privilege)) this.#translateAt(host, privilege);
+    if (!this.#installed.isTranslated(host, privilege)) this.#translateAt(host, privilege);
     // Counted from nothing again: what is translated now may be dropped when its page changes
     this.#view.setUint16(this.#counterOf(slot), 0, true);
   }
 
   #translateAt(host: number, privilege: number): void {
     const retired = this.#view.getBigUint64(this.#hart + H.HART_INSTRET_END, true);
-    if (!this.#changing.mayTranslate(host & -PAGE, this.#version(host), retired)) {
+    if (!this.#changing.mayTranslate(host & -PAGE, this.#installed.version(host), retired)) {
       this.#count(H.COUNT_TRANSLATIONS_DEFERRED, 1);
       return;
     }
@@ -123,33 +108,8 @@ export class Translator {
   /** Forgets everything translated. No translated function may be running. */
   flush(): void {
     this.#count(H.COUNT_TRANSLATION_FLUSHES, 1);
-    const { table, leave } = this.#options;
-    for (let i = 1; i < this.#tableNext; i++) table.set(i, leave);
-    this.#tableNext = 1;
-    this.#entries = 0;
-    this.#dataNext = 0;
-    this.#keys.clear();
-    this.#links.clear();
-    this.#translated.clear();
-    new Uint8Array(this.#view.buffer, this.#code.entries, H.ENTRIES * H.ENTRY_BYTES).fill(0);
-    new Uint8Array(this.#view.buffer, this.#hart + H.HART_ENTRY_PAGES, 1 << H.ENTRY_PAGES_BITS).fill(0);
-    new Uint8Array(this.#view.buffer, this.#hart + H.HART_ENTRY_CACHE, H.ENTRY_CACHE_ENTRIES * 16).fill(0);
-    new Uint8Array(this.#view.buffer, this.#hart + H.HART_JUMP_CACHE, H.JUMP_CACHE_ENTRIES * 16).fill(0xff);
-    this.#options.kernel.flushInstructions();
+    this.#installed.clear();
     this.#memory.drop();
-  }
-
-  #isTranslated(host: number, privilege: number): boolean {
-    const known = this.#translated.get(`${host}:${privilege}`);
-    return known?.keys.every((key) => this.#isCurrent(key)) ?? false;
-  }
-  #isCurrent(key: number): boolean {
-    const at = this.#code.keys + key * H.CODE_KEY_BYTES;
-    return this.#view.getUint32(at + 4, true) === this.#version(this.#view.getUint32(at, true));
-  }
-  #version(host: number): number {
-    const { codeVersion, rom } = this.#options.layout;
-    return this.#view.getUint32(codeVersion + ((host - rom) >>> 12) * 4, true);
   }
 
   /** How often the interpreter counted a jump to a slot */
@@ -201,7 +161,7 @@ export class Translator {
       const offset = Number(at & 0xfffn);
       if (at !== pc && this.#visits(slots + offset * 8) < this.#options.calleeVisits) continue;
       const { host } = this.#page(slots);
-      if (this.#isTranslated(host + offset, privilege)) continue;
+      if (this.#installed.isTranslated(host + offset, privilege)) continue;
       const source = this.#source(va);
       const whole = findRegion(source, offset);
       if (whole === undefined) continue;
@@ -229,16 +189,13 @@ export class Translator {
     const offset = target & 0xfff;
     const isHot =
       this.#visits(page.slots + offset * 8) >= this.#options.calleeVisits ||
-      this.#isTranslated(page.host + offset, privilege);
+      this.#installed.isTranslated(page.host + offset, privilege);
     return isHot ? findRegion(source, target, MAX_INLINED + 1) : undefined;
   }
 
   /** Whether a translated function may be entered at a place of the region. */
   #isEntered(region: Region, at: number, privilege: number): boolean {
-    const host = region.pages.get(at >> 12)!.host + (at & 0xfff);
-    const entry = this.#findEntry(host);
-    if (this.#view.getUint32(entry, true) === 0 || this.#view.getUint32(entry + 4, true) === 0) return false;
-    return this.#view.getUint32(entry + 8, true) >>> 16 === privilege;
+    return this.#installed.isEntered(region.pages.get(at >> 12)!.host + (at & 0xfff), privilege);
   }
 
   /** Whether the return address is that of a call to `pc`, which then is where a function starts. */
@@ -272,25 +229,24 @@ export class Translator {
   // --- modules ------------------------------------------------------------------------------------------------------
 
   #translate(candidates: readonly Candidate[], privilege: number, started: number): void {
-    if (this.#isFull(candidates)) this.flush();
+    if (this.#memory.isFull || !this.#installed.hasRoomFor(candidates.map(({ region }) => region))) this.flush();
     const { layout, memory, table } = this.#options;
     const partAt = new Map(candidates.map(({ va, region }, index) => [va + BigInt(region.start), index]));
-    const tableAt = this.#tableNext;
-    this.#tableNext += candidates.length;
+    const tableAt = this.#installed.takePlaces(candidates.length);
     const parts = candidates.map(({ region, va }): ModulePart => {
       return {
         region,
         windowRegisters: this.#windowRegisters(region),
-        keyOf: (number) => this.#keyOf(region.pages.get(number)!.host, privilege),
+        keyOf: (number) => this.#installed.keyOf(region.pages.get(number)!.host, privilege),
         link: (target) => {
           const at = va + BigInt(target);
           const part = partAt.get(at);
           if (part !== undefined) return { part };
           const slots = this.#options.kernel.codePage(BigInt.asIntN(64, at & -4096n)) >>> 0;
           if (slots === 0) return undefined;
-          return { table: this.#linkOf(this.#page(slots).host + Number(at & 0xfffn), privilege) };
+          return { table: this.#installed.linkOf(this.#page(slots).host + Number(at & 0xfffn), privilege) };
         },
-        byteTable: (bytes) => this.#byteTable(bytes),
+        byteTable: (bytes) => this.#installed.byteTable(bytes),
       };
     });
     const written = writeModule(parts, tableAt, {
@@ -303,8 +259,8 @@ export class Translator {
     const module = new wasm.Module(written.bytes);
     this.#memory.add(written.bytes.length);
     new wasm.Instance(module, { env: { memory, table, ...this.#options.imports } });
-    for (const [index, candidate] of candidates.entries()) {
-      this.#install(candidate, privilege, tableAt + index, written.entries[index]!);
+    for (const [index, { region, host }] of candidates.entries()) {
+      this.#installed.install(region, host, privilege, tableAt + index, written.entries[index]!);
     }
     const instructions = candidates.reduce((sum, { region }) => sum + sizeOf(region), 0);
     this.#count(H.COUNT_TRANSLATED_MODULES, 1);
@@ -324,102 +280,6 @@ export class Translator {
 
   #count(counter: number, by: number): void {
     addToCounter(this.#words, this.#hart, counter, BigInt(Math.round(by)));
-  }
-
-  /** By what the candidates can need at most: a place for each and each call, an entry for each block, a key a page */
-  #isFull(candidates: readonly Candidate[]): boolean {
-    if (this.#memory.isFull) return true;
-    let [places, entries, keys] = [this.#tableNext + candidates.length, this.#entries, this.#keys.size];
-    for (const { region } of candidates) {
-      for (const { end } of region.blocks.values()) if (end.kind === 'call') places++;
-      entries += region.blocks.size;
-      keys += region.pages.size;
-    }
-    return places > TABLE_SIZE || entries > MAX_ENTRIES || keys > H.CODE_KEYS;
-  }
-
-  #keyOf(host: number, privilege: number): number {
-    const version = this.#version(host);
-    const name = `${host}:${privilege}:${version}`;
-    let key = this.#keys.get(name);
-    if (key === undefined) {
-      key = this.#keys.size;
-      this.#keys.set(name, key);
-      const at = this.#code.keys + key * H.CODE_KEY_BYTES;
-      this.#view.setUint32(at, host, true);
-      this.#view.setUint32(at + 4, version, true);
-      this.#view.setUint32(at + 8, privilege, true);
-      this.#view.setBigUint64(this.#hart + H.HART_EXEC_CELLS + key * 8, 0xffff_ffff_ffff_ffffn, true);
-    }
-    return key;
-  }
-
-  #linkOf(host: number, privilege: number): number {
-    const name = `${host}:${privilege}`;
-    let link = this.#links.get(name);
-    if (link === undefined) {
-      link = this.#tableNext++;
-      this.#links.set(name, link);
-      const known = this.#translated.get(name);
-      const { table } = this.#options;
-      if (known !== undefined) table.set(link, table.get(known.place));
-    }
-    return link;
-  }
-
-  #byteTable(bytes: Uint8Array): number | undefined {
-    if (this.#dataNext + bytes.length > SWITCH_TABLE_BYTES) return undefined;
-    const at = this.#code.tables + this.#dataNext;
-    new Uint8Array(this.#view.buffer).set(bytes, at);
-    this.#dataNext += bytes.length;
-    return at;
-  }
-
-  /** Makes a function's entries known, to calls by the table and to the interpreter by its slots. */
-  #install(candidate: Candidate, privilege: number, place: number, entries: readonly EntryPoint[]): void {
-    const { region, host } = candidate;
-    const { table } = this.#options;
-    const start = `${host + region.start}:${privilege}`;
-    const keys = [...region.pages.values()].map((page) => this.#keyOf(page.host, privilege));
-    this.#translated.set(start, { keys, place });
-    const link = this.#links.get(start);
-    if (link !== undefined) table.set(link, table.get(place));
-    for (const { at, number, leastFuel } of entries) {
-      const page = region.pages.get(at >> 12)!;
-      const offset = at & 0xfff;
-      const packed = number | (((at >> 12) & 0xff) << ARGUMENT_PAGES_SHIFT) | (privilege << 16);
-      this.#enter(page.host + offset, place, packed, leastFuel, keys);
-      const slot = page.slots + offset * 8;
-      this.#view.setUint16(slot, this.#view.getUint16(slot, true) | H.HANDLER_TRANSLATED, true);
-      // Another function may have been cached for it
-      const line = this.#hart + H.HART_ENTRY_CACHE + (slot & ((H.ENTRY_CACHE_ENTRIES - 1) << 4));
-      this.#view.setUint32(line, 0, true);
-    }
-  }
-
-  /** The entry of a host address, or the free one where it belongs */
-  #findEntry(host: number): number {
-    let index = Math.imul(host >>> 1, 0x9e3779b1) >>> 17;
-    for (;;) {
-      const entry = this.#code.entries + index * H.ENTRY_BYTES;
-      const known = this.#view.getUint32(entry, true);
-      if (known === 0 || known === host) return entry;
-      index = (index + 1) & (H.ENTRIES - 1);
-    }
-  }
-
-  #enter(host: number, place: number, packed: number, leastFuel: number, keys: readonly number[]): void {
-    const entry = this.#findEntry(host);
-    if (this.#view.getUint32(entry, true) === 0) this.#entries++;
-    const page = Math.imul(host >>> 12, 0x9e3779b1) >>> (32 - H.ENTRY_PAGES_BITS);
-    this.#view.setUint8(this.#hart + H.HART_ENTRY_PAGES + page, 1);
-    this.#view.setUint32(entry, host, true);
-    this.#view.setUint32(entry + 4, place, true);
-    this.#view.setUint32(entry + 8, packed, true);
-    this.#view.setUint32(entry + 12, leastFuel, true);
-    for (let i = 0; i < H.ENTRY_MAX_KEYS; i++) {
-      this.#view.setUint16(entry + H.ENTRY_KEYS + i * 2, keys[i] ?? NO_KEY, true);
-    }
   }
 }
 

@@ -25,50 +25,31 @@ export interface Request {
  * A wrong magic leaves no way to find the next request: the session must end.
  */
 export function decodeRequest(header: Uint8Array): Request {
-  return readRequest(viewOf(header, REQUEST_HEADER_BYTES), 0);
+  return readRequest(viewOf(header, REQUEST_HEADER_BYTES), 0, false);
 }
 
 /**
  * As decodeRequest(), from a view of more than a header: whoever has seen that all of it is there saves a check for each
- * field, and the view throws rather than read beyond its end.
+ * field, and the view throws rather than read beyond its end. `extended`: the session has extended headers
  */
-export function readRequest(view: DataView, at: number): Request {
-  expectMagic(view.getUint32(at), REQUEST_MAGIC);
+export function readRequest(view: DataView, at: number, extended: boolean): Request {
+  expectMagic(view.getUint32(at), extended ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC);
   return {
     flags: view.getUint16(at + 4),
     type: view.getUint16(at + 6),
     cookie: view.getBigUint64(at + 8),
     offset: view.getBigUint64(at + 16),
-    length: view.getUint32(at + 24),
+    length: extended ? Number(view.getBigUint64(at + 24)) : view.getUint32(at + 24),
   };
 }
 
 export function encodeRequest(request: Request): Uint8Array<ArrayBuffer> {
-  return new Writer(REQUEST_HEADER_BYTES)
-    .u32(REQUEST_MAGIC)
-    .u16(request.flags)
-    .u16(request.type)
-    .u64(request.cookie)
-    .u64(request.offset)
-    .u32(request.length)
-    .finish();
+  return writeHeader(new Writer(REQUEST_HEADER_BYTES), REQUEST_MAGIC, request).u32(request.length).finish();
 }
 
 /** As decodeRequest(), for sessions with extended headers. */
 export function decodeExtendedRequest(header: Uint8Array): Request {
-  return readExtendedRequest(viewOf(header, EXTENDED_REQUEST_HEADER_BYTES), 0);
-}
-
-/** As readRequest(), for sessions with extended headers. */
-export function readExtendedRequest(view: DataView, at: number): Request {
-  expectMagic(view.getUint32(at), EXTENDED_REQUEST_MAGIC);
-  return {
-    flags: view.getUint16(at + 4),
-    type: view.getUint16(at + 6),
-    cookie: view.getBigUint64(at + 8),
-    offset: view.getBigUint64(at + 16),
-    length: Number(view.getBigUint64(at + 24)),
-  };
+  return readRequest(viewOf(header, EXTENDED_REQUEST_HEADER_BYTES), 0, true);
 }
 
 /** Of exactly one header. */
@@ -92,14 +73,13 @@ function expectMagic(found: number, expected: number): void {
 export function encodeExtendedRequest(
   request: Omit<Request, 'length'> & { readonly length: bigint },
 ): Uint8Array<ArrayBuffer> {
-  return new Writer(EXTENDED_REQUEST_HEADER_BYTES)
-    .u32(EXTENDED_REQUEST_MAGIC)
-    .u16(request.flags)
-    .u16(request.type)
-    .u64(request.cookie)
-    .u64(request.offset)
-    .u64(request.length)
-    .finish();
+  const writer = new Writer(EXTENDED_REQUEST_HEADER_BYTES);
+  return writeHeader(writer, EXTENDED_REQUEST_MAGIC, request).u64(request.length).finish();
+}
+
+/** All but the length */
+function writeHeader(writer: Writer, magic: number, request: Omit<Request, 'length'>): Writer {
+  return writer.u32(magic).u16(request.flags).u16(request.type).u64(request.cookie).u64(request.offset);
 }
 
 /** Bytes that follow the header on the stream: with extended headers the flag says so, whatever the command. */

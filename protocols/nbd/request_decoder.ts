@@ -6,7 +6,6 @@ import {
   EXTENDED_REQUEST_HEADER_BYTES,
   REQUEST_HEADER_BYTES,
   type Request,
-  readExtendedRequest,
   readRequest,
   requestPayloadBytes,
 } from './request.ts';
@@ -247,13 +246,13 @@ export class RequestDecoder {
     if (this.#headerFilled === 0 && first !== undefined && first.length - this.#at >= size) {
       const { view } = this.#viewsOf(first);
       const at = first.byteOffset + this.#at;
-      request = this.#extended ? readExtendedRequest(view, at) : readRequest(view, at);
+      request = readRequest(view, at, this.#extended);
       this.#consume(size);
     } else {
       this.#headerFilled += this.#copy(this.#header, this.#headerFilled, size);
       if (this.#headerFilled < size) return false;
       this.#headerFilled = 0;
-      request = this.#extended ? readExtendedRequest(this.#headerView, 0) : readRequest(this.#headerView, 0);
+      request = readRequest(this.#headerView, 0, this.#extended);
     }
     const verdict = this.#isFiltered(request) ? FILTERED : validateRequest(request, this.#terms);
     if (!verdict.accepted) {

@@ -4,7 +4,7 @@ import { connect, type Server } from 'node:net';
 import { basename, dirname, join } from 'node:path';
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Digest } from '../../emulator/icount/digest.ts';
+import { Digest } from '../../protocols/bytes/mod.ts';
 import { lockName, type NameLock } from './name_lock.ts';
 
 /** How long others may take for the same path: one look and one bind */

@@ -234,7 +234,8 @@ export const CODE_KEY_BYTES = 16;
 /** Open addressing by address: u32 host address, 0 for none; u32 table index, 0 where it was dropped; u32 entry number,
  * pages << 8 and privilege << 16; u32 least fuel; u16 × 8 code keys, 0xffff for none */
 export const ENTRY_BYTES = 32;
-export const ENTRIES = 32768;
+export const ENTRIES_BITS = 15;
+export const ENTRIES = 1 << ENTRIES_BITS;
 export const ENTRY_KEYS = 16;
 export const ENTRY_MAX_KEYS = 8;
 // HART_LOG bits, and the kind that hostLog gets

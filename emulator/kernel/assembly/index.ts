@@ -6,4 +6,4 @@ export { updatePmp } from './pmp';
 export * from './softfloat/mod';
 export { beginFloat, illegalHere, illegalInstruction, interruptHart, pollHart, refreshDerived, refuel, system, systemWord } from './system';
 export { flushAll, flushInstructions, updateModes } from './tlb';
-export { codePage, findEntry, validateCode } from './translation';
+export { codePage, entryAt, findEntry, noteEntryPage, validateCode } from './translation';

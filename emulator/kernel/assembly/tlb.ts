@@ -26,6 +26,25 @@ export function dataSet(): u32 {
   return priv == R.PRIV_S && (R.get64(H.HART_MSTATUS) & R.SUM) != 0 ? 2 : priv;
 }
 
+/**
+ * Takes a place out of a list of u16, of which both are HART_ offsets; the last one takes the place. Who goes through the
+ * list from its end misses none.
+ */
+// @ts-ignore: decorator
+@inline
+export function unlist(list: u32, countAt: u32, place: u32): void {
+  const last = R.get32(countAt) - 1;
+  store<u16>(HART + list + (place << 1), load<u16>(HART + list + (last << 1)));
+  R.set32(countAt, last);
+}
+
+/** Empties the execution cell that stands at a place of the list of those that are set. */
+export function emptyCell(place: u32): void {
+  const key = <u32>load<u16>(HART + H.HART_EXEC_LIST + (place << 1)) & ~H.EXEC_GLOBAL;
+  store<u64>(HART + H.HART_EXEC_CELLS + (key << 3), ~0);
+  unlist(H.HART_EXEC_LIST, H.HART_EXEC_COUNT, place);
+}
+
 export function flushInstructions(): void {
   memory.fill(HART + H.HART_ITLB_SETS, 0xff, 4 * H.ITLB_SET_BYTES);
   R.set32(H.HART_ITLB_COUNT, 0);
@@ -82,19 +101,10 @@ export function flushPage(va: u64): void {
     closeWindow(set, page);
   }
   useWindow(dataSet());
-  let count = R.get32(H.HART_EXEC_COUNT);
-  for (let i: u32 = 0; i < count; ) {
-    const listed = HART + H.HART_EXEC_LIST + (i << 1);
-    const cell = HART + H.HART_EXEC_CELLS + ((<u32>load<u16>(listed) & ~H.EXEC_GLOBAL) << 3);
-    if ((load<u64>(cell) & ~0xfff) != page) {
-      i++;
-      continue;
-    }
-    store<u64>(cell, ~0);
-    count--;
-    store<u16>(listed, load<u16>(HART + H.HART_EXEC_LIST + (count << 1)));
+  for (let i = R.get32(H.HART_EXEC_COUNT); i-- > 0; ) {
+    const key = <u32>load<u16>(HART + H.HART_EXEC_LIST + (i << 1)) & ~H.EXEC_GLOBAL;
+    if ((load<u64>(HART + H.HART_EXEC_CELLS + (key << 3)) & ~0xfff) == page) emptyCell(i);
   }
-  R.set32(H.HART_EXEC_COUNT, count);
 }
 
 /** Forgets all translations: sfence.vma, satp, PMP. Sets that are empty already are left alone. */
@@ -131,19 +141,9 @@ export function flushSpace(): void {
   for (let entry = HART + H.HART_ITLB_SETS; entry < end; entry += H.ITLB_ENTRY_BYTES) {
     if (load<u32>(entry + H.ITLB_GLOBAL) == 0) store<u64>(entry, ~0);
   }
-  let count = R.get32(H.HART_EXEC_COUNT);
-  for (let i: u32 = 0; i < count; ) {
-    const listed = HART + H.HART_EXEC_LIST + (i << 1);
-    const key = <u32>load<u16>(listed);
-    if (key & H.EXEC_GLOBAL) {
-      i++;
-      continue;
-    }
-    store<u64>(HART + H.HART_EXEC_CELLS + (key << 3), ~0);
-    count--;
-    store<u16>(listed, load<u16>(HART + H.HART_EXEC_LIST + (count << 1)));
+  for (let i = R.get32(H.HART_EXEC_COUNT); i-- > 0; ) {
+    if ((<u32>load<u16>(HART + H.HART_EXEC_LIST + (i << 1)) & H.EXEC_GLOBAL) == 0) emptyCell(i);
   }
-  R.set32(H.HART_EXEC_COUNT, count);
 }
 
 /** Enters a translation of a whole page into the current data set. A tag that must not match is all ones. */

@@ -6,9 +6,12 @@ import { HART } from './hart';
 import * as H from './hart_layout';
 import { ACCESS_EXECUTE, pmpAllows, pmpUniform } from './pmp';
 import * as R from './registers';
+import { emptyCell, unlist } from './tlb';
 import { walk, walkedGlobal, walkedPa, walkUnmarked } from './walk';
 
 const NO_KEY: u32 = 0xffff;
+/** 2^32 / golden ratio, made prime: the upper bits of a product are a hash of the other factor */
+const HASH: u32 = 0x9e3779b1;
 
 // @ts-ignore: decorator
 @inline
@@ -17,29 +20,44 @@ function keyCurrent(key: u32): bool {
   return codeVersion(pageIndex(load<u32>(record))) == load<u32>(record + 4);
 }
 
-/** The entry at a host address for this privilege, if its code is unchanged; else 0. */
-export function findTranslation(host: u32): u32 {
-  // Most code is decoded where nothing is translated, and the table of entries is in no cache then
-  if (load<u8>(HART + H.HART_ENTRY_PAGES + (((host >> 12) * 0x9e3779b1) >> (32 - H.ENTRY_PAGES_BITS))) == 0) return 0;
-  let index = ((host >> 1) * 0x9e3779b1) >> 17;
+/** Address of the byte that says whether a translated function may begin in the page of a host address */
+// @ts-ignore: decorator
+@inline
+function entryPage(host: u32): u32 {
+  return HART + H.HART_ENTRY_PAGES + (((host >> 12) * HASH) >> (32 - H.ENTRY_PAGES_BITS));
+}
+
+/** For the translator, which fills the entry at a host address: its page is one to look in. */
+export function noteEntryPage(host: u32): void {
+  store<u8>(entryPage(host), 1);
+}
+
+/** The entry of a host address, or the free one where it belongs */
+export function entryAt(host: u32): u32 {
+  let index = ((host >> 1) * HASH) >> (32 - H.ENTRIES_BITS);
   while (true) {
     const entry = ENTRIES_AT + index * H.ENTRY_BYTES;
     const at = load<u32>(entry);
-    if (at == 0) return 0;
-    if (at == host) {
-      if (load<u32>(entry + 4) == 0 || load<u32>(entry + 8) >> 16 != R.get32(H.HART_PRIV)) return 0;
-      for (let i: u32 = 0; i < <u32>H.ENTRY_MAX_KEYS; i++) {
-        const key = <u32>load<u16>(entry + H.ENTRY_KEYS + (i << 1));
-        if (key == NO_KEY) break;
-        if (!keyCurrent(key)) {
-          store<u32>(entry + 4, 0); // dropped for good: the page has a new version
-          return 0;
-        }
-      }
-      return entry;
-    }
+    if (at == 0 || at == host) return entry;
     index = (index + 1) & (H.ENTRIES - 1);
   }
+}
+
+/** The entry of a host address for this privilege, if its code is unchanged; else 0. */
+export function findTranslation(host: u32): u32 {
+  // Most code is decoded where nothing is translated, and the table of entries is in no cache then
+  if (load<u8>(entryPage(host)) == 0) return 0;
+  const entry = entryAt(host);
+  if (load<u32>(entry + 4) == 0 || load<u32>(entry + 8) >> 16 != R.get32(H.HART_PRIV)) return 0;
+  for (let i: u32 = 0; i < <u32>H.ENTRY_MAX_KEYS; i++) {
+    const key = <u32>load<u16>(entry + H.ENTRY_KEYS + (i << 1));
+    if (key == NO_KEY) break;
+    if (!keyCurrent(key)) {
+      store<u32>(entry + 4, 0); // dropped for good: the page has a new version
+      return 0;
+    }
+  }
+  return entry;
 }
 
 /** For a slot that says HANDLER_TRANSLATED: its line of the entry cache, filled; 0 where nothing is there any more. */
@@ -97,35 +115,18 @@ export function validateCode(key: u32, va: u64): u32 {
 
 /** fence.i: what was made of code that has changed since is found no more. What is unchanged need not be found again. */
 export function fenceInstructions(): void {
-  let fetched = R.get32(H.HART_ITLB_COUNT);
-  for (let i: u32 = 0; i < fetched; ) {
-    const listed = HART + H.HART_ITLB_LIST + (i << 1);
-    const entry = HART + H.HART_ITLB_SETS + <u32>load<u16>(listed) * H.ITLB_ENTRY_BYTES;
+  for (let i = R.get32(H.HART_ITLB_COUNT); i-- > 0; ) {
+    const entry = HART + H.HART_ITLB_SETS + <u32>load<u16>(HART + H.HART_ITLB_LIST + (i << 1)) * H.ITLB_ENTRY_BYTES;
     if (load<u64>(entry) != ~0) {
       const meta = CODE_META_AT + ((load<u32>(entry + 8) - CODE_PAGES_AT) / H.CODE_PAGE_BYTES) * H.CODE_META_BYTES;
-      if (codeVersion(pageIndex(load<u32>(meta))) == load<u32>(meta + 4)) {
-        i++;
-        continue;
-      }
+      if (codeVersion(pageIndex(load<u32>(meta))) == load<u32>(meta + 4)) continue;
       store<u64>(entry, ~0);
     }
-    fetched--;
-    store<u16>(listed, load<u16>(HART + H.HART_ITLB_LIST + (fetched << 1)));
+    unlist(H.HART_ITLB_LIST, H.HART_ITLB_COUNT, i);
   }
-  R.set32(H.HART_ITLB_COUNT, fetched);
-  let count = R.get32(H.HART_EXEC_COUNT);
-  for (let i: u32 = 0; i < count; ) {
-    const listed = HART + H.HART_EXEC_LIST + (i << 1);
-    const key = <u32>load<u16>(listed) & ~H.EXEC_GLOBAL;
-    if (keyCurrent(key)) {
-      i++;
-      continue;
-    }
-    store<u64>(HART + H.HART_EXEC_CELLS + (key << 3), ~0);
-    count--;
-    store<u16>(listed, load<u16>(HART + H.HART_EXEC_LIST + (count << 1)));
+  for (let i = R.get32(H.HART_EXEC_COUNT); i-- > 0; ) {
+    if (!keyCurrent(<u32>load<u16>(HART + H.HART_EXEC_LIST + (i << 1)) & ~H.EXEC_GLOBAL)) emptyCell(i);
   }
-  R.set32(H.HART_EXEC_COUNT, count);
 }
 
 /** Slots of the page at `va` for execution now, without a trap; 0 where it is not mapped or was never run by this hart. */

@@ -62,6 +62,8 @@ const PLACES: readonly Place[] = [
 ];
 /** In a superpage: an address whose data are there in both frames */
 const OFFSET = BigInt(FRAMES[2]! - RAM);
+/** What is called at a place: the cache of indirect jumps tells places apart by that, so it has all of them */
+const codeOffset = (index: number): number => 8 * (1 + index);
 
 const FENCE_KINDS = ['all', 'page', 'space', 'pageOfSpace'] as const;
 type FenceKind = (typeof FENCE_KINDS)[number];
@@ -109,7 +111,7 @@ class Guest {
         const at = base + frame - RAM;
         machine.ram.setU64(at, BigInt(number));
         const returns = [encode('addi', { rd: A1, imm: number }), encode('jalr', { rs1: RA })];
-        machine.code(at + 8, returns);
+        for (const each of PLACES.keys()) machine.code(at + codeOffset(each), returns);
       }
     }
     machine.hart.flushInstructions();
@@ -135,7 +137,7 @@ class Guest {
   /** What an access gives, by its mode's own code, and what is mapped there */
   access(how: 'load' | 'call', index: number): { readonly found: bigint; readonly mapped: bigint } {
     const { va, user, level } = PLACES[index]!;
-    const address = va + (level === 1 ? OFFSET : 0n) + (how === 'call' ? 8n : 0n);
+    const address = va + (level === 1 ? OFFSET : 0n) + (how === 'call' ? BigInt(codeOffset(index)) : 0n);
     const [pc, steps] = how === 'call' ? [CALL, 5 * ROUNDS] : [LOAD, 1];
     const registers = { [A0]: address, [A1]: 0n, [T0]: BigInt(ROUNDS), [A2]: USER + BigInt(pc) };
     if (user) this.#run(TO_USER, registers, 2 + steps + 1);
@@ -285,4 +287,20 @@ test('code that is global at one address and not at another is forgotten with it
   t.deepEqual(guest.access('call', OWN), { found: 100n, mapped: 100n });
   guest.switchTo(1);
   t.deepEqual(guest.access('call', OWN), { found: 101n, mapped: 101n });
+});
+
+test('all code that a space maps for itself is forgotten with it', (t) => {
+  const guest = new Guest('translator');
+  const own = [...PLACES.keys()].filter((at) => !PLACES[at]!.global && !PLACES[at]!.user && PLACES[at]!.level === 0);
+  const callAll = () => own.map((at) => guest.access('call', at).found);
+  for (const at of own) {
+    guest.map(0, at, 2 + at, 'page');
+    guest.map(1, at, 4 + at, 'page');
+  }
+  for (let round = 0; round < 3; round++) {
+    guest.switchTo(0);
+    t.deepEqual(callAll(), [102n, 103n]);
+    guest.switchTo(1);
+    t.deepEqual(callAll(), [104n, 105n]);
+  }
 });

@@ -193,6 +193,24 @@ test('fence.i leaves what is unchanged, and what is fetched twice is decoded onc
   t.deepEqual(counts(), [before[0]! + 1, before[1]! + 1]);
 });
 
+for (const engine of ['interpreter', 'translator'] as const) {
+  test(`fence.i forgets all code that has changed, in however many pages (${engine})`, (t) => {
+    const guest = new Guest(engine);
+    for (const [index, frame] of FRAMES.entries()) guest.machine.ram.setU64(guest.pages[index]!, pte(frame, RWX));
+    guest.fenceAll();
+    // Each at another offset: the cache of indirect jumps then has all of them
+    for (const first of [100, 1000, 500]) {
+      for (const [index, frame] of FRAMES.entries()) guest.writeCode(frame + 16 * index, first + index);
+      guest.fenceInstructions();
+      const found = PAGES.map((va, index) => guest.call(va + BigInt(16 * index)));
+      t.deepEqual(
+        found,
+        FRAMES.map((_, index) => BigInt(first + index)),
+      );
+    }
+  });
+}
+
 test('Fences of one address, without end, keep the list of execution cells as long as there are cells', (t) => {
   const guest = new Guest('translator');
   for (let round = 0; round < 20_000; round++) {

@@ -3,7 +3,6 @@ import test from 'ava';
 import { Subject } from 'rxjs';
 import { AutoShift } from '../../../emulator/icount/adjust.ts';
 import { InstructionClock } from '../../../emulator/icount/clock.ts';
-import { canonicalText, Digest } from '../../../emulator/icount/digest.ts';
 import { Inputs } from '../../../emulator/icount/inputs.ts';
 import { SeededRandom } from '../../../emulator/icount/random.ts';
 import { ReplayLog } from '../../../emulator/icount/replay_log.ts';
@@ -54,17 +53,6 @@ test('InstructionClock counts 2^shift ns for each instruction, and moves on wher
   t.deepEqual([other.ns, other.instructions], [5007, 107]);
   t.throws(() => other.prepareState({ instructions: -1, ns: 0 }, 1), { instanceOf: StateError });
   t.throws(() => other.prepareState({}, 2), { instanceOf: StateError });
-});
-
-test('Digest tells states apart, and canonicalText() does not care for order and kind of number', (t) => {
-  const of = (words: number[]) => new Digest().words(Uint32Array.from(words)).value;
-  t.is(of([1, 2, 3]), of([1, 2, 3]));
-  t.not(of([1, 2, 3]), of([1, 3, 2]));
-  t.not(of([0, 0]), of([0]));
-  t.not(new Digest().text('a').text('b').value, new Digest().text('ab').value);
-  t.not(new Digest().bytes(Uint8Array.of(0)).value, new Digest().bytes(Uint8Array.of(0, 0)).value);
-  t.is(canonicalText({ b: 1n, a: [1, Uint8Array.of(255)] }), canonicalText({ a: [1n, Uint8Array.of(255)], b: 1 }));
-  t.not(canonicalText('1'), canonicalText(1));
 });
 
 /** A port that takes two bytes at a time */

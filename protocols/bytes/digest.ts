@@ -1,5 +1,3 @@
-import type { StateValue } from '../state/state.ts';
-
 const PRIMES = [0x9e37_79b1, 0x85eb_ca77];
 
 /** A 64-bit digest that tells states apart; it proves nothing against who makes states on purpose. */
@@ -40,16 +38,4 @@ export class Digest {
   get value(): bigint {
     return (BigInt(this.#high >>> 0) << 32n) | BigInt(this.#low >>> 0);
   }
-}
-
-/** One text for one state: keys in order, numbers and bigints alike, bytes in hexadecimal. */
-export function canonicalText(value: StateValue): string {
-  if (typeof value === 'number' || typeof value === 'bigint') return value.toString();
-  if (value instanceof Uint8Array) return `<${[...value].map((byte) => byte.toString(16).padStart(2, '0')).join('')}>`;
-  if (Array.isArray(value)) return `[${value.map(canonicalText).join(',')}]`;
-  if (typeof value === 'object' && value !== null) {
-    const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
-    return `{${entries.map(([key, field]) => `${key}:${canonicalText(field as StateValue)}`).join(',')}}`;
-  }
-  return JSON.stringify(value);
 }
