@@ -84,6 +84,12 @@ export const diskRole: RoleMain<DiskRoleOptions> = async (links, options) => {
   await role.run(links, options);
 };
 
+/** Whoever gave several disks learns which one it is. */
+function refuseToOpen(id: string, error: unknown): never {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : 'ERR_DISK';
+  throw new DiskRoleError(code, `Cannot open disk ${id}: ${error instanceof Error ? error.message : String(error)}`);
+}
+
 class DiskRole {
   readonly #disks = new Map<string, Disk>();
   readonly #exports = new ExportSet();
@@ -145,7 +151,7 @@ class DiskRole {
       if (this.#disks.has(wanted.id)) {
         throw new DiskRoleError('ERR_DISK_EXISTS', `Cannot open disk ${wanted.id}: the id is in use`);
       }
-      const image = new JobDisk(await openDisk(wanted));
+      const image = new JobDisk(await openDisk(wanted).catch((error) => refuseToOpen(wanted.id, error)));
       if (wanted.throttle !== undefined) image.throttle = new Throttle(wanted.throttle);
       this.#disks.set(wanted.id, {
         id: wanted.id,

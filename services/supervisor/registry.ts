@@ -85,8 +85,8 @@ export async function findVm(name: string, environment?: NodeJS.ProcessEnv): Pro
   const machines = await listVms(environment);
   const found = machines.find((vm) => vm.name === name);
   if (found !== undefined) return found;
-  const names = machines.map((vm) => vm.name).join(', ') || 'none';
-  throw new RegistryError('ERR_VM_UNKNOWN', `Cannot find a machine named ${name}: running are ${names}`);
+  const running = machines.length === 0 ? 'none runs' : `running are ${machines.map((vm) => vm.name).join(', ')}`;
+  throw new RegistryError('ERR_VM_UNKNOWN', `Cannot find a machine named ${name}: ${running}`);
 }
 
 /** All machines that run; what dead ones left behind is removed. */

@@ -1,6 +1,7 @@
 import { closeSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { duplexPair } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { socketPairs } from '../shared/stream_pair.ts';
 import { type BlockJobEvent, JOB_EVENTS } from './block_control.ts';
 import { ControlPlane } from './control_plane.ts';
@@ -15,7 +16,7 @@ import {
 } from './files.ts';
 import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
 import { ROLE_MODULES, type RoleName } from './role_table.ts';
-import type { RunningVm, SuperviseOptions, VmEvent, VmExit } from './running_vm.ts';
+import type { RunningVm, SuperviseOptions, VmEvent, VmExit, VmReport } from './running_vm.ts';
 import { checkVmOptions, type FileSource, uuidOfName, type VmOptions } from './vm_options.ts';
 
 /**
@@ -34,6 +35,8 @@ const NODE_FLAGS: Partial<Record<RoleName, readonly string[]>> = {
 const MONITOR_RESTARTS = 3;
 const PROFILE_TIMEOUT_MS = 30_000;
 const FLUSH_TIMEOUT_MS = 30_000;
+/** The disk role answers at once, or is still waiting for a server */
+const DISK_ANSWER_MS = 1000;
 const MAX_STATUS_LENGTH = 32;
 
 /**
@@ -72,6 +75,10 @@ class Supervisor implements RunningVm {
   #exiting = false;
   #resetByHost = false;
   #monitorRestarts = 0;
+  /** What the disk role says until the guest begins; undefined from then on */
+  #earlyReports: VmReport[] | undefined = [];
+  /** Why the disks could not be opened */
+  #disksFailed: Promise<Error | undefined> = Promise.resolve(undefined);
 
   constructor(vm: VmOptions, settings: SuperviseOptions) {
     this.options = vm;
@@ -289,7 +296,7 @@ class Supervisor implements RunningVm {
       fds,
       options: makeOptions,
       nodeFlags: [...(NODE_FLAGS[role] ?? []), ...(this.#settings.nodeFlags?.[role] ?? [])],
-      onText: (text) => this.#settings.onReport?.({ kind: 'text', role, text }),
+      onText: (text) => this.#tell({ kind: 'text', role, text }),
     });
     if (this.#ending !== undefined) {
       // A monitor that was started again while all roles were being ended
@@ -298,6 +305,11 @@ class Supervisor implements RunningVm {
     }
     this.#roles.set(role, handle);
     if (role === 'disk') {
+      this.#disksFailed = handle.rpc.call('query-disks', {}, { timeoutMs: Number.POSITIVE_INFINITY }).then(
+        () => undefined,
+        async (error: Error & { readonly code?: string }) =>
+          error.code === 'ERR_RPC_CLOSED' ? (await handle.exited).error : error,
+      );
       for (const event of JOB_EVENTS) handle.rpc.on(event, (data) => this.#onJob(event, data));
     }
     if (role === 'migration') {
@@ -310,7 +322,13 @@ class Supervisor implements RunningVm {
   async #begin(): Promise<void> {
     const { options: vm } = this;
     // A machine that cannot be built says so here, also when it is not to start yet.
-    await this.#control.call('query-status');
+    try {
+      await this.#control.call('query-status');
+    } catch (error) {
+      throw (await this.#whyNoDisks()) ?? error;
+    }
+    for (const report of this.#earlyReports ?? []) this.#settings.onReport?.(report);
+    this.#earlyReports = undefined;
     if (vm.vnc !== undefined) await this.#openConsole(vm.vnc);
     if (vm.incoming !== undefined) {
       if (vm.incoming !== 'defer') await this.#waitForMigration(vm.incoming);
@@ -322,6 +340,20 @@ class Supervisor implements RunningVm {
   async #waitForMigration(uri: string): Promise<void> {
     const answer = (await this.#control.call('migrate-incoming', { uri })) as { uri?: unknown } | null;
     if (typeof answer?.uri === 'string') this.#report(`Waiting for a migration on ${answer.uri}`);
+  }
+
+  /** A disk that cannot be opened ends its role, and all that the machine sees is that its link has closed. */
+  async #whyNoDisks(): Promise<Error | undefined> {
+    const late = new AbortController();
+    const why = await Promise.race([
+      this.#disksFailed,
+      sleep(DISK_ANSWER_MS, undefined, { signal: late.signal }).catch(() => undefined),
+    ]);
+    late.abort();
+    // It is told as the error; without one, what the role has said is all there is.
+    if (why === undefined) for (const report of this.#earlyReports ?? []) this.#settings.onReport?.(report);
+    this.#earlyReports = why === undefined ? undefined : [];
+    return why;
   }
 
   async #openConsole(vnc: NonNullable<VmOptions['vnc']>): Promise<void> {
@@ -423,7 +455,7 @@ class Supervisor implements RunningVm {
     const restart = role === 'monitor' && ++this.#monitorRestarts <= MONITOR_RESTARTS;
     const after = restart ? 'it is started again' : AFTER_END[role];
     const text = `The ${role} role ended unexpectedly (${how}): ${after}`;
-    this.#settings.onReport?.({ kind: 'role-ended', exit, text });
+    this.#tell({ kind: 'role-ended', exit, text });
     if (role === 'machine') {
       this.#exiting = true;
       this.#outcome = { reason: 'failure', exitCode: 1, text };
@@ -487,6 +519,12 @@ class Supervisor implements RunningVm {
   #emit(event: VmEvent['event'], data: VmEvent['data']): void {
     this.#roles.get('monitor')?.rpc.emit('event', { event, data });
     for (const handler of this.#eventHandlers) handler({ event, data });
+  }
+
+  #tell(report: VmReport): void {
+    const role = report.kind === 'text' ? report.role : report.exit.role;
+    if (role === 'disk' && this.#earlyReports !== undefined) this.#earlyReports.push(report);
+    else this.#settings.onReport?.(report);
   }
 
   #report(text: string): void {
