@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
@@ -58,14 +58,17 @@ test('QEMU’s options without run get a hint, status 2', async (t) => {
 
 for (const [what, args, code, said] of [
   ['an unknown option', ['run', '-kernal', 'x'], 2, /did you mean -kernel/],
+  ['a machine without a kernel', ['run', '-nographic'], 2, /without a kernel: add -kernel FILE/],
+  ['help on a verb that is not there', ['help', 'lsit'], 2, /Cannot lsit: unknown verb; did you mean list/],
+  ['an image that is not there', ['nbd', '-f', 'raw', '/nonexistent'], 1, /Cannot open \/nonexistent: no such file/],
   ['a machine that cannot be made', ['run', '-bios', 'none'], 2, /expected -kernel/],
   [
     'a kernel that is not there',
     ['run', '-nographic', '-kernel', '/nonexistent'],
     1,
-    /Cannot open \/nonexistent as -kernel: ENOENT/,
+    /Cannot open \/nonexistent as -kernel: no such file or directory \(ENOENT\)/,
   ],
-  ['a machine that does not run', ['stop', 'nobody'], 1, /Cannot find a machine named nobody: running are none/],
+  ['a machine that does not run', ['stop', 'nobody'], 1, /Cannot find a machine named nobody: none runs/],
   ['too few words', ['migrate', 'vm'], 2, /URI is missing/],
   ['too many words', ['console', 'a', 'b'], 2, /b is too much/],
   ['an option of another verb', ['stop', 'vm', '--keep'], 2, /Cannot use --keep with stop/],
@@ -78,6 +81,23 @@ for (const [what, args, code, said] of [
     t.notRegex(ran.err, /\n {4}at /, 'a stack trace is not for users');
   });
 }
+
+test('a disk of another format is told in one line, without what follows from it, status 1', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'caisson-cli-'));
+  t.teardown(() => rm(folder, { recursive: true, force: true }));
+  const disk = join(folder, 'disk.raw');
+  await writeFile(disk, Buffer.alloc(1 << 20));
+  const given = ['-bios', 'none', '-kernel', 'builtin:firmware', '-nographic', '-drive'];
+  const { code, err } = await caisson(t, 'run', ...given, `file=${disk},format=qcow2`);
+  t.is(code, 1);
+  t.regex(err, /^caisson: Cannot open disk virtio0: [^\n]*; so it is no qcow2 image\n$/);
+});
+
+test('caisson run -help is the help, as QEMU’s', async (t) => {
+  const { code, out } = await caisson(t, 'run', '-help');
+  t.is(code, 0);
+  t.regex(out, /-kernel FILE/);
+});
 
 test('caisson list prints a table, also of nothing', async (t) => {
   const { code, out } = await caisson(t, 'list');
