@@ -70,6 +70,7 @@ for (const [what, args, code, said] of [
   ],
   ['a machine that does not run', ['stop', 'nobody'], 1, /Cannot find a machine named nobody: none runs/],
   ['too few words', ['migrate', 'vm'], 2, /URI is missing/],
+  ['a migration to nowhere', ['migrate', 'vm', 'host:1'], 2, /Cannot migrate to host:1: expected tcp:HOST:PORT/],
   ['too many words', ['console', 'a', 'b'], 2, /b is too much/],
   ['an option of another verb', ['stop', 'vm', '--keep'], 2, /Cannot use --keep with stop/],
   ['arguments that are no JSON', ['qmp', 'vm', 'stop', '{x'], 2, /Cannot read the arguments/],
