@@ -70,6 +70,13 @@ export async function registerVm(
   name: string,
   options: { renameIfTaken?: boolean; environment?: NodeJS.ProcessEnv } = {},
 ): Promise<Registration> {
+  // A path would lead out of the registry, and what is there would look like a machine that died.
+  if (!isVmName(name)) {
+    throw new RegistryError(
+      'ERR_REGISTRY',
+      `Cannot name a machine ${JSON.stringify(name)}: expected 1..64 letters, digits, _ . -`,
+    );
+  }
   const base = await registryFolder(options.environment);
   const tries = options.renameIfTaken === true ? MAX_AUTO_NAMES : 1;
   for (let number = 1; number <= tries; number++) {
