@@ -26,10 +26,9 @@ export function errorText(error: unknown): string {
 
 /**
  * The same for people who did not ask for qemu-nbd or qemu-img: what Node says of a call that failed ("ENOENT: …, open
- * 'x'", "listen EADDRINUSE: …") becomes a sentence, with what to do where that is known. `underDisks`: the words that name what is under
- * an image.
+ * 'x'", "listen EADDRINUSE: …") becomes a sentence, with what to do where that is known. `words`: a command's own for disks.
  */
-export function plainErrorText(error: unknown, underDisks = ''): string {
+export function plainErrorText(error: unknown, words: DiskWords = {}): string {
   const text = errorText(error);
   const file = /^(.*?)(E[A-Z0-9]+): ([^,]+), (\w+)(?: '(.*)')?$/s.exec(text);
   if (file !== null) {
@@ -37,17 +36,31 @@ export function plainErrorText(error: unknown, underDisks = ''): string {
     return `${before}Cannot ${call}${path === undefined ? '' : ` ${path}`}: ${why} (${code})`;
   }
   const net = /^(.*?)(listen|connect) (E[A-Z0-9]+)(?:: ([^:]+?))? (\S+)( - Local .*)?$/s.exec(text);
-  if (net === null) return text + adviceOn(text, underDisks);
+  if (net === null) return text + adviceOn(text, words);
   const [, before, call, code, why, address] = net;
   const reason = why ?? NETWORK_ERRORS[code!] ?? 'it failed';
   const advice = ADVICE[`${call} ${code}`] ?? '';
   return `${before}Cannot ${call} ${call === 'listen' ? 'on' : 'to'} ${address}: ${reason} (${code})${advice}`;
 }
 
-function adviceOn(text: string, underDisks: string): string {
+/** What to say to a command where an image cannot be opened without it. */
+export interface DiskWords {
+  readonly under?: string;
+  readonly passphrase?: string;
+  readonly readOnly?: string;
+}
+
+function adviceOn(text: string, words: DiskWords): string {
   const magic = /Cannot (?:accept|read) (qcow2|LUKS) header magic: |Cannot accept (VHD) footer cookie: /.exec(text);
   if (magic !== null) return `; so it is no ${magic[1] ?? magic[2]} image`;
-  return underDisks !== '' && text.endsWith('and none was given') ? `; ${underDisks}` : '';
+  const word = text.endsWith('and none was given')
+    ? words.under
+    : text.endsWith('no passphrase was given')
+      ? words.passphrase
+      : text.endsWith('open it read-only')
+        ? words.readOnly
+        : undefined;
+  return word === undefined ? '' : `; ${word}`;
 }
 
 const NETWORK_ERRORS: Readonly<Record<string, string>> = {

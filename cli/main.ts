@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import process from 'node:process';
-import { plainErrorText } from './format.ts';
+import { type DiskWords, plainErrorText } from './format.ts';
 import { didYouMean } from './suggest.ts';
 import { notice } from './terminal.ts';
 import { UsageError, type Verb } from './usage_error.ts';
@@ -20,8 +20,13 @@ const VERBS: Readonly<Record<string, () => Promise<Verb>>> = {
   qmp: async () => (await import('./verbs/qmp.ts')).qmpVerb,
 };
 
-const UNDER_DISKS =
-  'name it by backing.driver=FORMAT,backing.file.filename=FILE, or let names in images open files below a folder by backing-root=FOLDER';
+/** Of -drive */
+const DISK_WORDS: DiskWords = {
+  under:
+    'name it by backing.driver=FORMAT,backing.file.filename=FILE, or let names in images open files below a folder by backing-root=FOLDER',
+  passphrase: 'name it by -object secret,id=ID,file=FILE and key-secret=ID, of a qcow2 image encrypt.key-secret=ID',
+  readOnly: 'add readonly=on, or convert it: caisson img convert',
+};
 
 process.exitCode = await main(process.argv.slice(2));
 
@@ -40,7 +45,7 @@ async function main([word, ...args]: string[]): Promise<number> {
   try {
     return await verb.run(args);
   } catch (error) {
-    notice(`caisson: ${plainErrorText(error, UNDER_DISKS)}`);
+    notice(`caisson: ${plainErrorText(error, DISK_WORDS)}`);
     return isUsage(error) ? 2 : 1;
   }
 }

@@ -84,6 +84,8 @@ export const diskRole: RoleMain<DiskRoleOptions> = async (links, options) => {
   await role.run(links, options);
 };
 
+const TELL_MS = 1000;
+
 /** Whoever gave several disks learns which one it is. */
 function refuseToOpen(id: string, error: unknown): never {
   const code = error instanceof Error && 'code' in error ? String(error.code) : 'ERR_DISK';
@@ -134,7 +136,11 @@ class DiskRole {
     handle('nbd-server-remove', (params) => this.#removeExport(params));
     handle('nbd-server-stop', () => this.#stopServer());
     try {
-      await opened;
+      await opened.catch(async (error: Error) => {
+        // The supervisor hears of it while this role is there; whoever runs the role alone does not answer.
+        await control.call('open-failed', { text: error.message }, { timeoutMs: TELL_MS }).catch(() => {});
+        throw error;
+      });
       const sessions = this.#serveGuests(links);
       await closed;
       this.#abort.abort();

@@ -1,7 +1,6 @@
 import { closeSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { duplexPair } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { socketPairs } from '../shared/stream_pair.ts';
 import { type BlockJobEvent, JOB_EVENTS } from './block_control.ts';
 import { ControlPlane } from './control_plane.ts';
@@ -35,8 +34,7 @@ const NODE_FLAGS: Partial<Record<RoleName, readonly string[]>> = {
 const MONITOR_RESTARTS = 3;
 const PROFILE_TIMEOUT_MS = 30_000;
 const FLUSH_TIMEOUT_MS = 30_000;
-/** The disk role answers at once, or is still waiting for a server */
-const DISK_ANSWER_MS = 1000;
+const MAX_REASON_LENGTH = 2000;
 const MAX_STATUS_LENGTH = 32;
 
 /**
@@ -78,7 +76,7 @@ class Supervisor implements RunningVm {
   /** What the disk role says until the guest begins; undefined from then on */
   #earlyReports: VmReport[] | undefined = [];
   /** Why the disks could not be opened */
-  #disksFailed: Promise<Error | undefined> = Promise.resolve(undefined);
+  #diskFailure: Error | undefined;
 
   constructor(vm: VmOptions, settings: SuperviseOptions) {
     this.options = vm;
@@ -305,11 +303,12 @@ class Supervisor implements RunningVm {
     }
     this.#roles.set(role, handle);
     if (role === 'disk') {
-      this.#disksFailed = handle.rpc.call('query-disks', {}, { timeoutMs: Number.POSITIVE_INFINITY }).then(
-        () => undefined,
-        async (error: Error & { readonly code?: string }) =>
-          error.code === 'ERR_RPC_CLOSED' ? (await handle.exited).error : error,
-      );
+      // It tells before it ends, so that the reason is here before the machine sees its link close.
+      handle.rpc.handle('open-failed', (data) => {
+        const { text } = (data ?? {}) as { readonly text?: unknown };
+        if (typeof text === 'string') this.#diskFailure = new Error(text.slice(0, MAX_REASON_LENGTH));
+        return {};
+      });
       for (const event of JOB_EVENTS) handle.rpc.on(event, (data) => this.#onJob(event, data));
     }
     if (role === 'migration') {
@@ -325,10 +324,14 @@ class Supervisor implements RunningVm {
     try {
       await this.#control.call('query-status');
     } catch (error) {
-      throw (await this.#whyNoDisks()) ?? error;
+      // All that the machine sees of a disk that cannot be opened is that its link has closed.
+      throw this.#diskFailure ?? error;
+    } finally {
+      // Where the error tells it, nobody needs to hear of the role's end, too.
+      if (this.#diskFailure === undefined)
+        for (const report of this.#earlyReports ?? []) this.#settings.onReport?.(report);
+      this.#earlyReports = this.#diskFailure === undefined ? undefined : [];
     }
-    for (const report of this.#earlyReports ?? []) this.#settings.onReport?.(report);
-    this.#earlyReports = undefined;
     if (vm.vnc !== undefined) await this.#openConsole(vm.vnc);
     if (vm.incoming !== undefined) {
       if (vm.incoming !== 'defer') await this.#waitForMigration(vm.incoming);
@@ -340,20 +343,6 @@ class Supervisor implements RunningVm {
   async #waitForMigration(uri: string): Promise<void> {
     const answer = (await this.#control.call('migrate-incoming', { uri })) as { uri?: unknown } | null;
     if (typeof answer?.uri === 'string') this.#report(`Waiting for a migration on ${answer.uri}`);
-  }
-
-  /** A disk that cannot be opened ends its role, and all that the machine sees is that its link has closed. */
-  async #whyNoDisks(): Promise<Error | undefined> {
-    const late = new AbortController();
-    const why = await Promise.race([
-      this.#disksFailed,
-      sleep(DISK_ANSWER_MS, undefined, { signal: late.signal }).catch(() => undefined),
-    ]);
-    late.abort();
-    // It is told as the error; without one, what the role has said is all there is.
-    if (why === undefined) for (const report of this.#earlyReports ?? []) this.#settings.onReport?.(report);
-    this.#earlyReports = why === undefined ? undefined : [];
-    return why;
   }
 
   async #openConsole(vnc: NonNullable<VmOptions['vnc']>): Promise<void> {
@@ -481,7 +470,7 @@ class Supervisor implements RunningVm {
     if (machine !== undefined) await this.#writeProfile(machine);
     // The guest stops first; then what it wrote reaches its disks; then nobody is left to listen to the rest.
     await machine?.close();
-    if (disk !== undefined) {
+    if (disk !== undefined && this.#diskFailure === undefined) {
       try {
         await disk.rpc.call('flush', {}, { timeoutMs: FLUSH_TIMEOUT_MS });
       } catch (error) {

@@ -33,10 +33,15 @@ for (const [given, expected] of [
   });
 }
 
-test('plainErrorText() names the words for what is under an image', (t) => {
-  const error = new Error('Cannot open the qcow2 image: it has a backing file, "b", and none was given');
-  t.regex(plainErrorText(error, 'name it by --backing='), /none was given; name it by --backing=$/);
-  t.regex(plainErrorText(error), /none was given$/);
+test('plainErrorText() has the command’s words for what an image needs', (t) => {
+  const words = { under: 'U', passphrase: 'P', readOnly: 'R' };
+  const backing = new Error('Cannot open the qcow2 image: it has a backing file, "b", and none was given');
+  t.regex(plainErrorText(backing, words), /none was given; U$/);
+  t.regex(plainErrorText(backing), /none was given$/);
+  const locked = new Error('Cannot open the LUKS image: it is encrypted, and no passphrase was given');
+  t.regex(plainErrorText(locked, words), /no passphrase was given; P$/);
+  const read = new Error('Cannot open the image for writing: images of this kind are only read; open it read-only');
+  t.regex(plainErrorText(read, words), /open it read-only; R$/);
 });
 
 test('errorText() lets no control character through', (t) => {
