@@ -40,7 +40,11 @@ export async function runVm(options: VmOptions, ui: RunUi = {}): Promise<number>
   let vm: RunningVm | undefined;
   let signalled: (typeof SIGNALS)[number] | undefined;
   const onSignal = (signal: NodeJS.Signals) => {
-    if (signalled !== undefined) process.exit(128 + constants.signals[signal]); // asked twice: at once
+    if (signalled !== undefined) {
+      // Asked twice: at once. But timeout(1) sends SIGTERM twice, and the disks have to be flushed.
+      if (signal !== 'SIGTERM') process.exit(128 + constants.signals[signal]);
+      return;
+    }
     signalled = signal as (typeof SIGNALS)[number];
     void vm?.close();
   };

@@ -1,10 +1,12 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
 
@@ -108,6 +110,27 @@ test('a disk of another format is told in one line, without what follows from it
   const { code, err } = await caisson(t, 'run', ...given, `file=${disk},format=qcow2`);
   t.is(code, 1);
   t.regex(err, /^caisson: Cannot open disk virtio0: [^\n]*; so it is no qcow2 image\n$/);
+});
+
+test('SIGTERM again and again, as from timeout(1), does not keep a machine from ending in order', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'caisson-cli-'));
+  t.teardown(() => rm(folder, { recursive: true, force: true }));
+  const words = ['run', '-bios', 'none', '-kernel', 'builtin:firmware', '-nographic', '-name', 'ends'];
+  const env = { ...process.env, XDG_RUNTIME_DIR: folder };
+  const child = spawn(process.execPath, [MAIN, ...words], { stdio: ['pipe', 'pipe', 'ignore'], env });
+  let out = '';
+  for await (const chunk of child.stdout) {
+    out += String(chunk);
+    if (out.includes('ready')) break;
+  }
+  t.true(existsSync(join(folder, 'caisson', 'ends')));
+  const exit = once(child, 'exit');
+  while (child.exitCode === null && child.signalCode === null) {
+    child.kill('SIGTERM');
+    await sleep(5);
+  }
+  await exit;
+  t.false(existsSync(join(folder, 'caisson', 'ends')), 'its folder goes');
 });
 
 test('caisson run -help is the help, as QEMU’s', async (t) => {
