@@ -113,7 +113,9 @@ export function joinDevices({ drives, nodes, devices, objects, secrets, snapshot
     const bus = Object.hasOwn(DISK_DEVICES, driver) ? DISK_DEVICES[driver as keyof typeof DISK_DEVICES] : undefined;
     if (bus === undefined) {
       const words = [...Object.keys(DISK_DEVICES), ...DISPLAY_DEVICES, ...CONSOLE_DEVICES, ...NETWORK_DEVICES];
-      throw new UsageError(`Cannot use -device ${driver}: unknown${didYouMean(driver, words)}`);
+      throw new UsageError(
+        `Cannot use -device ${driver}: unknown${didYouMean(driver, words)}; expected ${words.join(', ')}`,
+      );
     }
     const id = device.require('drive');
     device.take('id');

@@ -23,3 +23,59 @@ export function formatDuration(ms: number): string {
 export function errorText(error: unknown): string {
   return (error instanceof Error ? error.message : String(error)).replace(/[^\P{Cc}\n\t]/gu, '?');
 }
+
+/**
+ * The same for people who did not ask for qemu-nbd or qemu-img: what Node says of a call that failed ("ENOENT: …, open
+ * 'x'", "listen EADDRINUSE: …") becomes a sentence, with what to do where that is known. `words`: a command's own for disks.
+ */
+export function plainErrorText(error: unknown, words: DiskWords = {}): string {
+  const text = errorText(error);
+  const file = /^(.*?)(E[A-Z0-9]+): ([^,]+), (\w+)(?: '(.*)')?$/s.exec(text);
+  if (file !== null) {
+    const [, before, code, why, call, path] = file;
+    return `${before}Cannot ${call}${path === undefined ? '' : ` ${path}`}: ${why} (${code})`;
+  }
+  const net = /^(.*?)(listen|connect) (E[A-Z0-9]+)(?:: ([^:]+?))? (\S+)( - Local .*)?$/s.exec(text);
+  if (net === null) return text + adviceOn(text, words);
+  const [, before, call, code, why, address] = net;
+  const reason = why ?? NETWORK_ERRORS[code!] ?? 'it failed';
+  const advice = ADVICE[`${call} ${code}`] ?? '';
+  return `${before}Cannot ${call} ${call === 'listen' ? 'on' : 'to'} ${address}: ${reason} (${code})${advice}`;
+}
+
+/** What to say to a command where an image cannot be opened without it. */
+export interface DiskWords {
+  readonly under?: string;
+  readonly passphrase?: string;
+  readonly readOnly?: string;
+}
+
+function adviceOn(text: string, words: DiskWords): string {
+  const magic = /Cannot (?:accept|read) (qcow2|LUKS) header magic: |Cannot accept (VHD) footer cookie: /.exec(text);
+  if (magic !== null) return `; so it is no ${magic[1] ?? magic[2]} image`;
+  const word = text.endsWith('and none was given')
+    ? words.under
+    : text.endsWith('no passphrase was given')
+      ? words.passphrase
+      : text.endsWith('open it read-only')
+        ? words.readOnly
+        : undefined;
+  return word === undefined ? '' : `; ${word}`;
+}
+
+const NETWORK_ERRORS: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'nobody listens there',
+  ECONNRESET: 'the other side has closed the connection',
+  EHOSTUNREACH: 'there is no way to that host',
+  ENETUNREACH: 'there is no way to that network',
+  ENOENT: 'there is no such socket',
+  ETIMEDOUT: 'no answer',
+};
+
+const ADVICE: Readonly<Record<string, string>> = {
+  'listen EADDRINUSE': '; another program listens there, choose another port',
+  'listen EADDRNOTAVAIL': '; it is no address of this computer',
+  // A folder that is not there comes as EACCES, too: libuv answers so.
+  'listen EACCES': '; is its folder there, and may you write to it?',
+  'listen EINVAL': '; a path of more than 107 bytes is too long for a socket',
+};

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import process from 'node:process';
-import { errorText } from './format.ts';
+import { type DiskWords, plainErrorText } from './format.ts';
 import { didYouMean } from './suggest.ts';
 import { notice } from './terminal.ts';
 import { UsageError, type Verb } from './usage_error.ts';
@@ -20,33 +20,46 @@ const VERBS: Readonly<Record<string, () => Promise<Verb>>> = {
   qmp: async () => (await import('./verbs/qmp.ts')).qmpVerb,
 };
 
+/** Of -drive */
+const DISK_WORDS: DiskWords = {
+  under:
+    'name it by backing.driver=FORMAT,backing.file.filename=FILE, or let names in images open files below a folder by backing-root=FOLDER',
+  passphrase: 'name it by -object secret,id=ID,file=FILE and key-secret=ID, of a qcow2 image encrypt.key-secret=ID',
+  readOnly: 'add readonly=on, or convert it: caisson img convert',
+};
+
 process.exitCode = await main(process.argv.slice(2));
 
 async function main([word, ...args]: string[]): Promise<number> {
-  if (word === undefined || word === '--help' || word === '-h' || word === 'help') return help(args[0], args[1]);
-  if (word === '--version' || word === '-V') {
+  if (word === undefined || ['--help', '-help', '-h', 'help'].includes(word)) return help(args[0], args[1]);
+  if (word === '--version' || word === '-version' || word === '-V') {
     process.stdout.write(`caisson ${version()}\n`);
     return 0;
   }
   const load = Object.hasOwn(VERBS, word) ? VERBS[word] : undefined;
-  if (load === undefined) {
-    const options = word.startsWith('-') ? '; the options of a machine come after run' : '';
-    notice(`caisson: Cannot ${word}: unknown verb${didYouMean(word, Object.keys(VERBS))}${options} (caisson --help)`);
-    return 2;
-  }
+  if (load === undefined) return refuse(word);
   const verb = await load();
-  if (args.includes('--help') || args[0] === '-h' || (verb.helpPages && args[1] === '-h')) return show(verb, args[0]);
+  // -help is QEMU's
+  if (args.includes('--help') || args[0] === '-help' || args[0] === '-h' || (verb.helpPages && args[1] === '-h'))
+    return show(verb, args[0]);
   try {
     return await verb.run(args);
   } catch (error) {
-    notice(`caisson: ${errorText(error)}`);
+    notice(`caisson: ${plainErrorText(error, DISK_WORDS)}`);
     return isUsage(error) ? 2 : 1;
   }
+}
+
+function refuse(word: string): number {
+  const options = word.startsWith('-') ? '; the options of a machine come after run' : '';
+  notice(`caisson: Cannot ${word}: unknown verb${didYouMean(word, Object.keys(VERBS))}${options} (caisson --help)`);
+  return 2;
 }
 
 async function help(word: string | undefined, page: string | undefined): Promise<number> {
   const load = word !== undefined && Object.hasOwn(VERBS, word) ? VERBS[word] : undefined;
   if (load !== undefined) return show(await load(), page);
+  if (word !== undefined) return refuse(word);
   const verbs = await Promise.all(Object.values(VERBS).map((loadVerb) => loadVerb()));
   process.stdout.write(`caisson: a RISC-V machine with its screen on a page, its disks on NBD, and live migration
 

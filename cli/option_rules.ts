@@ -1,5 +1,5 @@
 import { resolve } from 'node:path';
-import { type FileSource, MAX_HARTS, type VmOptions } from '../services/supervisor/mod.ts';
+import { type FileSource, isVmName, MAX_HARTS, type VmOptions } from '../services/supervisor/mod.ts';
 import { parseTlsObject, type TlsObject } from './block_devices.ts';
 import { addBlockNode, type BlockNode, type Drive, parseDrive } from './drives.ts';
 import { parseIcount } from './icount_option.ts';
@@ -196,6 +196,9 @@ export const RULES: Readonly<Record<string, Rule>> = {
       const keys = new KeyValues('-name', value, 'guest');
       options.name = keys.require('guest');
       keys.end();
+      if (!isVmName(options.name)) {
+        throw new UsageError(`Cannot use -name ${value}: expected 1..64 letters, digits, _ . -`);
+      }
     },
   },
   '-uuid': {

@@ -1,6 +1,7 @@
 import { DEFAULT_VM_OPTIONS, type VmOptions } from '../services/supervisor/mod.ts';
 import { joinDevices, NETWORK_DEVICES } from './drives.ts';
 import { ALIASES, type Draft, RULES } from './option_rules.ts';
+import { QEMU_OPTIONS } from './qemu_options.ts';
 import { didYouMean } from './suggest.ts';
 import { UsageError } from './usage_error.ts';
 
@@ -44,7 +45,7 @@ export function parseVmArguments(args: readonly string[]): ParsedVm {
     const rule = Object.hasOwn(RULES, name) ? RULES[name] : undefined;
     if (rule === undefined) {
       if (!given.startsWith('-')) throw new UsageError(`Cannot use ${given}: expected an option`);
-      throw new UsageError(`Cannot use option ${given}: unknown${didYouMean(given, Object.keys(RULES))}`);
+      throw unknownOption(given);
     }
     if (rule.value === undefined) rule.take(draft, '');
     else {
@@ -55,6 +56,13 @@ export function parseVmArguments(args: readonly string[]): ParsedVm {
     }
   }
   return finish(draft);
+}
+
+function unknownOption(given: string): UsageError {
+  const word = given.startsWith('--') ? given.slice(1) : given;
+  if (Object.hasOwn(QEMU_OPTIONS, word))
+    return new UsageError(`Cannot use option ${given}: it is QEMU’s, and not here; ${QEMU_OPTIONS[word]}`);
+  return new UsageError(`Cannot use option ${given}: unknown${didYouMean(given, Object.keys(RULES))}`);
 }
 
 function finish(draft: Draft): ParsedVm {

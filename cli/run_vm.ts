@@ -40,7 +40,11 @@ export async function runVm(options: VmOptions, ui: RunUi = {}): Promise<number>
   let vm: RunningVm | undefined;
   let signalled: (typeof SIGNALS)[number] | undefined;
   const onSignal = (signal: NodeJS.Signals) => {
-    if (signalled !== undefined) process.exit(128 + constants.signals[signal]); // asked twice: at once
+    if (signalled !== undefined) {
+      // Asked twice: at once. But timeout(1) sends SIGTERM twice, and the disks have to be flushed.
+      if (signal !== 'SIGTERM') process.exit(128 + constants.signals[signal]);
+      return;
+    }
     signalled = signal as (typeof SIGNALS)[number];
     void vm?.close();
   };
@@ -49,7 +53,7 @@ export async function runVm(options: VmOptions, ui: RunUi = {}): Promise<number>
     const disks = await Promise.all(options.disks.map(followNames));
     vm = await supervise(
       { ...options, disks, name: registration.name, qmp: [registration.qmpPath, ...options.qmp] },
-      { ...ui.supervise, onReport: (report) => say(describeReport(report)) },
+      { ...ui.supervise, onReport: (report) => say(describeReport(report, options)) },
     );
     if (signalled !== undefined) await vm.close();
     const { uuid } = vm;
@@ -115,6 +119,9 @@ function exitStatus(exit: VmExit, signalled: NodeJS.Signals | undefined, say: (t
   return exit.exitCode;
 }
 
-function describeReport(report: VmReport): string {
+/** A log without -D comes as lines of the machine; what reads QEMU's reads it. */
+export function describeReport(report: VmReport, { log }: Pick<VmOptions, 'log'>): string {
+  if (report.kind === 'text' && report.role === 'machine' && log !== undefined && log.file === undefined)
+    return report.text;
   return report.kind === 'text' && report.role !== 'supervisor' ? `[${report.role}] ${report.text}` : report.text;
 }

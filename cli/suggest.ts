@@ -1,7 +1,9 @@
 /** The candidate nearest to a mistyped word, if it is near enough to be what was meant. */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
   let best: string | undefined;
-  let bestDistance = Math.max(2, Math.floor(word.length / 3)) + 1;
+  // Of a short word two letters may be half of it
+  const limit = word.length < 5 ? Math.floor(word.length / 3) : Math.max(2, Math.floor(word.length / 3));
+  let bestDistance = limit + 1;
   for (const candidate of candidates) {
     const distance = editDistance(word.slice(0, 64), candidate);
     if (distance < bestDistance) {

@@ -15,13 +15,26 @@ export interface DebianCommand {
   readonly harts: number;
   /** Without the demo disk */
   readonly disk: boolean;
+  /** With a screen, and a page that shows it */
+  readonly display: boolean;
   /** Where a flame graph goes */
   readonly profile?: string;
 }
 
 const DEFAULT_RAM_BYTES = 1 << 30;
 const DEFAULT_HARTS = 2;
-const OPTIONS = ['--help', '-h', '--smoke', '--refresh', '--no-disk', '--suite', '-m', '-smp', '-profile'];
+const OPTIONS = [
+  '--help',
+  '-h',
+  '--smoke',
+  '--refresh',
+  '--no-disk',
+  '--suite',
+  '-m',
+  '-smp',
+  '-nographic',
+  '-profile',
+];
 const UNITS: Readonly<Record<string, number>> = { '': 1 << 20, M: 1 << 20, G: 1 << 30 };
 
 /** @throws UsageError naming the option */
@@ -33,6 +46,7 @@ export function parseDebianArguments(args: readonly string[]): DebianCommand {
     ramBytes: DEFAULT_RAM_BYTES,
     harts: DEFAULT_HARTS,
     disk: true,
+    display: true,
   };
   const rest = [...args];
   for (let word = rest.shift(); word !== undefined; word = rest.shift()) {
@@ -46,13 +60,21 @@ export function parseDebianArguments(args: readonly string[]): DebianCommand {
     else if (name === '--smoke') command = { ...command, smoke: true };
     else if (name === '--refresh') command = { ...command, refresh: true };
     else if (name === '--no-disk') command = { ...command, disk: false };
+    else if (name === '-nographic' || name === '--nographic') command = { ...command, display: false };
     else if (name === '--suite') command = { ...command, suite: suiteOf(value()) };
     else if (name === '-profile' || name === '--profile') command = { ...command, profile: value() };
     else if (name === '-m') command = { ...command, ramBytes: ramOf(value()) };
     else if (name === '-smp') command = { ...command, harts: hartsOf(value()) };
-    else throw new UsageError(`Cannot understand ${word}: unknown${didYouMean(word, OPTIONS)}`);
+    else throw unknown(word);
   }
   return command;
+}
+
+/** `caisson debian` has a kernel of its own; who knows QEMU may look for the options of a machine here. */
+function unknown(word: string): UsageError {
+  const others = word.startsWith('-') ? '; more options of a machine has caisson run, with a kernel of yours' : '';
+  const instead = didYouMean(word, OPTIONS) || others;
+  return new UsageError(`Cannot use ${word} with debian: unknown${instead} (caisson debian --help)`);
 }
 
 function suiteOf(text: string): string {
@@ -66,7 +88,7 @@ function ramOf(text: string): number {
   const match = /^(\d{1,6})([MG]?)$/.exec(text);
   const bytes = match === null ? Number.NaN : Number(match[1]) * UNITS[match[2]!]!;
   if (!(bytes >= MIN_RAM_BYTES && bytes <= MAX_RAM_BYTES && bytes % MIN_RAM_BYTES === 0))
-    throw new UsageError(`Cannot use -m ${text}: expected a size like 512M or 1G, at most ${MAX_RAM_BYTES >> 20}M`);
+    throw new UsageError(`Cannot use -m ${text}: expected a size like 512M or 1G, at most ${MAX_RAM_BYTES / 2 ** 20}M`);
   return bytes;
 }
 

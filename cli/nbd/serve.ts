@@ -28,7 +28,9 @@ export async function serve(address: NbdListenAddress, values: NbdArguments): Pr
   const peerBytes = Math.ceil(DEFAULT_NBD_LIMITS.peerBytes / (sharing === undefined ? 1 : processes));
   const limits = { ...DEFAULT_NBD_LIMITS, handshakeMs, peerBytes, pollMs };
   const stopped = Promise.withResolvers<void>();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, stopped.resolve);
+  // The second Ctrl-C ends at once. SIGTERM comes twice from timeout(1), and what was written has to reach the disk.
+  process.once('SIGINT', stopped.resolve);
+  process.on('SIGTERM', stopped.resolve);
   const pidFile = values.get('pid-file');
   const closers: (() => Promise<void>)[] = [];
   let workers: SessionWorkers | undefined;
@@ -61,12 +63,13 @@ export async function serve(address: NbdListenAddress, values: NbdArguments): Pr
     await Promise.all(closers.map((close) => close()));
     await image.flush();
   } finally {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, stopped.resolve);
+    process.off('SIGINT', stopped.resolve);
     if (pidFile !== undefined) rmSync(pidFile, { force: true });
     // No process that could still write outlives the lock.
     await workers?.close();
     sharing?.files.close();
     await image.close();
+    process.off('SIGTERM', stopped.resolve);
   }
   return 0;
 }

@@ -6,6 +6,7 @@ import { type DemoDisk, makeTemporaryDisk, openDemoDisk } from '../debian/demo_d
 import { type DebianCommand, parseDebianArguments } from '../debian/options.ts';
 import { ProgressLine } from '../debian/progress.ts';
 import { readRunOutput, runToEnd } from '../debian/smoke.ts';
+import { plainErrorText } from '../format.ts';
 import { runVm } from '../run_vm.ts';
 import { UsageError, type Verb } from '../usage_error.ts';
 
@@ -17,6 +18,7 @@ signatures, and keeps 50 MB of them under ~/.cache/caisson. Root is not needed.
   -m SIZE        memory of the machine (default 1G)
   -smp N         harts, 1 to 8 (default 2)
   --no-disk      without the disk that is kept under ~/.local/state/caisson
+  -nographic     without a screen and its page: the terminal is all
   -profile FILE  at the end, a flame graph of what the guest executed
   --suite NAME   only this suite of Debian (default: forky, sid, trixie, the first that serves)
   --refresh      fetch again although the cache holds a guest
@@ -42,7 +44,7 @@ export const debianVerb: Verb = {
       if (guest === undefined) return await runFirmware(command);
       return command.smoke ? await smokeDebian(command, guest) : await runDebian(command, guest);
     } catch (error) {
-      say(error instanceof Error ? error.message : String(error));
+      say(plainErrorText(error));
       return error instanceof UsageError ? 2 : 1;
     }
   },
@@ -77,9 +79,10 @@ function machineOptions(command: DebianCommand, guest: DebianGuest, disk: DemoDi
     kernel: { file: guest.kernelPath },
     initrd: { file: guest.initrdPath },
     // The last console= is /dev/console: this terminal. The screen has the kernel's messages too.
-    append: 'console=tty0 console=ttyS0',
+    append: command.display ? 'console=tty0 console=ttyS0' : 'console=ttyS0',
+    display: command.display,
     disks: disk === undefined ? [] : [demoDisk(disk)],
-    vnc: { host: '127.0.0.1', webPort: 0 },
+    ...(command.display ? { vnc: { host: '127.0.0.1', webPort: 0 } } : {}),
     ...(command.profile === undefined ? {} : { profile: resolve(command.profile) }),
   };
 }
@@ -133,7 +136,8 @@ async function runFirmware(command: DebianCommand): Promise<number> {
     name: 'firmware',
     bios: 'none',
     kernel: { builtin: 'firmware' },
-    vnc: { host: '127.0.0.1', webPort: 0 },
+    display: command.display,
+    ...(command.display ? { vnc: { host: '127.0.0.1', webPort: 0 } } : {}),
   };
   if (!command.smoke) return await runVm(vm);
   const { vnc: _page, ...options } = vm;

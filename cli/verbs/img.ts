@@ -1,5 +1,5 @@
 import process from 'node:process';
-import { errorText } from '../format.ts';
+import { plainErrorText } from '../format.ts';
 import { didYouMean } from '../suggest.ts';
 import { UsageError, type Verb } from '../usage_error.ts';
 import { amendCommand } from './img/amend.ts';
@@ -74,7 +74,7 @@ export const imgVerb: Verb = {
       resolveImageOpts(word, given);
       return await command.run(given);
     } catch (error) {
-      process.stderr.write(asQemu ? `qemu-img: ${inQemusWords(error)}\n` : `caisson img: ${errorText(error)}\n`);
+      process.stderr.write(asQemu ? `qemu-img: ${inQemusWords(error)}\n` : `caisson img: ${plainErrorText(error)}\n`);
       // 1 of compare means that the images differ.
       return word === 'compare' ? 2 : 1;
     }

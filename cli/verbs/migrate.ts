@@ -4,7 +4,7 @@ import type { QmpArguments } from '../../protocols/qmp/mod.ts';
 import { describeProgress, describeResult, followMigration } from '../migration_progress.ts';
 import { parseInteger, parseSize } from '../numbers.ts';
 import { notice } from '../terminal.ts';
-import type { Verb } from '../usage_error.ts';
+import { UsageError, type Verb } from '../usage_error.ts';
 import { connectVm, expectOperands, splitFlags } from './client.ts';
 
 export const migrateVerb: Verb = {
@@ -28,6 +28,9 @@ move and stands only for the last round. When it has arrived, the machine here e
     });
     const [name, given] = expectOperands('migrate', operands, ['VM', 'URI']);
     const uri = given!.startsWith('unix:') ? `unix:${resolve(given!.slice(5))}` : given!;
+    if (!/^(tcp|unix):./.test(given!)) {
+      throw new UsageError(`Cannot migrate to ${given}: expected tcp:HOST:PORT or unix:PATH`);
+    }
     const { client } = await connectVm(name!);
     // Ctrl-C cancels: the guest runs on here.
     const cancel = () => void client.execute('migrate_cancel').catch(() => {});

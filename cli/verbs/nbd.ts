@@ -1,7 +1,7 @@
 import process from 'node:process';
 import { NBD_PORT } from '../../protocols/nbd/mod.ts';
 import type { NbdListenAddress } from '../../services/nbd/mod.ts';
-import { errorText } from '../format.ts';
+import { type DiskWords, errorText, plainErrorText } from '../format.ts';
 import { NbdArguments, nbdOptionsHelp } from '../nbd/arguments.ts';
 import { activatedSockets, goOnInBackground } from '../nbd/background.ts';
 import { UsageError } from '../usage_error.ts';
@@ -19,6 +19,13 @@ Under systemd (LISTEN_FDS) it serves the socket that it is handed.
   caisson nbd -k /tmp/disk.sock -f raw disk.raw &
   nbdinfo 'nbd+unix:///?socket=/tmp/disk.sock'
 `;
+
+const DISK_WORDS: DiskWords = {
+  under: 'name it by --backing=FORMAT:PATH, or let names in images open files below a folder by --backing-root=DIR',
+  passphrase:
+    'name it by --object=secret,id=ID,file=FILE and --image-opts driver=FORMAT,file.filename=IMAGE,…key-secret=ID',
+  readOnly: 'add -r',
+};
 
 /** `caisson nbd`: gives the exit status, 0 done, 1 it failed, 2 the command line is wrong. */
 export const nbdVerb = {
@@ -50,7 +57,9 @@ export const nbdVerb = {
       }
       return await serve({ type: 'fd', fd: socket }, values);
     } catch (error) {
-      process.stderr.write(`${asQemu ? 'qemu-nbd' : 'caisson nbd'}: ${errorText(error)}\n`);
+      process.stderr.write(
+        asQemu ? `qemu-nbd: ${errorText(error)}\n` : `caisson nbd: ${plainErrorText(error, DISK_WORDS)}\n`,
+      );
       return error instanceof UsageError && !asQemu ? 2 : 1;
     }
   },

@@ -2,7 +2,7 @@ import process from 'node:process';
 import { logItemsHelp } from '../log_options.ts';
 import { parseVmArguments, vmOptionsHelp } from '../options.ts';
 import { runVm } from '../run_vm.ts';
-import type { Verb } from '../usage_error.ts';
+import { UsageError, type Verb } from '../usage_error.ts';
 
 export const runVerb: Verb = {
   name: 'run',
@@ -24,6 +24,11 @@ ${vmOptionsHelp()}
       return 0;
     }
     const { options, named } = parseVmArguments(args);
+    if (options.kernel === undefined && options.bios === 'builtin') {
+      throw new UsageError(
+        'Cannot run a machine without a kernel: add -kernel FILE, or -bios FILE that needs none; our own small guest is caisson demo',
+      );
+    }
     return runVm(options, { exactName: named });
   },
 };

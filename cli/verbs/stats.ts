@@ -1,5 +1,6 @@
 import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { HART_COUNTERS } from '../../emulator/hart/counters.ts';
 import type { JsonObject } from '../../protocols/qmp/mod.ts';
 import type { QmpClient } from '../../services/shared/mod.ts';
 import { UsageError, type Verb } from '../usage_error.ts';
@@ -15,7 +16,7 @@ export const statsVerb: Verb = {
 Shows the counters of each hart and how much they rise a second, again and again until Ctrl-C.
 
   --once               print the totals once (so it does where the output is no terminal)
-  --json               print one JSON object per hart and line, once
+  --json               print one JSON object per hart and line, once; times in µs, sizes in bytes
   --interval SECONDS   how often to look (default 1)
 `,
   async run(args) {
@@ -74,11 +75,21 @@ async function show(client: QmpClient, intervalMs: number | undefined): Promise<
   return 0;
 }
 
+const SECONDS: Readonly<Record<number, string>> = { 0: 's', [-3]: 'ms', [-6]: 'µs', [-9]: 'ns' };
+
+/** What is no plain number has a unit, as query-stats-schemas says. */
+const UNITS: ReadonlyMap<string, string> = new Map(
+  HART_COUNTERS.flatMap(({ name, unit, exponent = 0 }) =>
+    unit === undefined ? [] : [[name, unit === 'bytes' ? 'bytes' : (SECONDS[exponent] ?? unit)]],
+  ),
+);
+
 /** One row per counter, one column per hart: totals, or with an earlier sample the rise per second beside them. */
 export function renderStats(now: Sample, before?: Sample): string {
   const names = [...(now.harts[0]?.keys() ?? [])];
   const seconds = before === undefined ? 0 : (now.atMs - before.atMs) / 1000;
-  const width = Math.max(...names.map(({ length }) => length), 4) + 2;
+  const label = (name: string): string => (UNITS.has(name) ? `${name} (${UNITS.get(name)})` : name);
+  const width = Math.max(...names.map((name) => label(name).length), 4) + 2;
   const cell = (text: string): string => text.padStart(12);
   const rows = names.map((name) => {
     const cells = now.harts.map((values, hart) => {
@@ -87,7 +98,7 @@ export function renderStats(now: Sample, before?: Sample): string {
       const rise = (value - (before.harts[hart]?.get(name) ?? 0)) / seconds;
       return `${cell(formatCount(value))}${cell(`${formatCount(rise)}/s`)}`;
     });
-    return `${name.padEnd(width)}${cells.join('')}`;
+    return `${label(name).padEnd(width)}${cells.join('')}`;
   });
   const heads = now.harts.map((_, hart) => `hart ${hart}`.padStart(before === undefined ? 12 : 24)).join('');
   return `${' '.repeat(width)}${heads}\n${rows.join('\n')}\n`;

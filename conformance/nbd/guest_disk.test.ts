@@ -148,5 +148,5 @@ test('a machine does not start when the NBD server of its disk is not there, and
   ]);
   const { status, stderr } = await machine.exit;
   t.not(status, 0);
-  t.regex(stderr, /connect ENOENT/);
+  t.regex(stderr, /Cannot connect to .*ENOENT/);
 });

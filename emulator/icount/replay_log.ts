@@ -1,3 +1,4 @@
+import { WireError } from '../../protocols/bytes/mod.ts';
 import {
   encodeReplayHeader,
   encodeReplayRecord,
@@ -32,12 +33,18 @@ export class ReplayLog {
     if (this.#file?.mode === 'record') this.#file.write(encodeReplayHeader(header));
   }
 
-  /** First thing of a replay. @throws WireError, ReplayError */
+  /** First thing of a replay. @throws ReplayError */
   readHeader(): ReplayHeader {
-    for (;;) {
-      const header = this.#decoder.header();
-      if (header !== undefined) return header;
-      if (!this.#more()) throw new ReplayError('Cannot replay: the recording has no header');
+    try {
+      for (;;) {
+        const header = this.#decoder.header();
+        if (header !== undefined) return header;
+        if (!this.#more()) throw new ReplayError('Cannot replay: the recording has no header');
+      }
+    } catch (cause) {
+      if (!(cause instanceof WireError)) throw cause;
+      // Whoever mistook the file would not know what a frame is.
+      throw new ReplayError(`Cannot replay: rrfile= is no recording of this version (${cause.message})`, { cause });
     }
   }
 

@@ -109,7 +109,8 @@ export class MigrationSource {
 
   async #setup(): Promise<void> {
     const description = await this.#end.guard(this.#machine.describe());
-    this.#update({ totalBytes: description.ramPages * PAGE_BYTES });
+    const totalBytes = description.ramPages * PAGE_BYTES;
+    this.#update({ totalBytes, remainingBytes: totalBytes });
     const stream = await this.#options.connect(this.#end.signal);
     const peer = new SourcePeer(stream, this.#end);
     this.#peer = peer;

@@ -32,7 +32,9 @@ export function parseMigrationUri(uri: unknown, options: { allowPlaintext: boole
   const host = match[1] ?? match[2] ?? '';
   if (match[1] !== undefined && isIP(host) !== 6) throw refuse('tcp: not an IPv6 address in brackets');
   if (!options.allowPlaintext && !isLoopback(host)) {
-    throw refuse(`tcp: ${host || 'any host'} is not this host and the stream is not encrypted (allow-plaintext)`);
+    throw refuse(
+      `tcp: ${host || 'any host'} is not this host, and the stream is not encrypted; allow-plaintext lets it (migrate --allow-plaintext)`,
+    );
   }
   return { kind: 'tcp', host, port };
 }

@@ -86,6 +86,14 @@ export const diskRole: RoleMain<DiskRoleOptions> = async (links, options) => {
   await role.run(links, options);
 };
 
+const TELL_MS = 1000;
+
+/** Whoever gave several disks learns which one it is. */
+function refuseToOpen(id: string, error: unknown): never {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : 'ERR_DISK';
+  throw new DiskRoleError(code, `Cannot open disk ${id}: ${error instanceof Error ? error.message : String(error)}`);
+}
+
 class DiskRole {
   readonly #disks = new Map<string, Disk>();
   readonly #exports = new ExportSet();
@@ -130,7 +138,11 @@ class DiskRole {
     handle('nbd-server-remove', (params) => this.#removeExport(params));
     handle('nbd-server-stop', () => this.#stopServer());
     try {
-      await opened;
+      await opened.catch(async (error: Error) => {
+        // The supervisor hears of it while this role is there; whoever runs the role alone does not answer.
+        await control.call('open-failed', { text: error.message }, { timeoutMs: TELL_MS }).catch(() => {});
+        throw error;
+      });
       const sessions = this.#serveGuests(links);
       await closed;
       this.#abort.abort();
@@ -147,7 +159,7 @@ class DiskRole {
       if (this.#disks.has(wanted.id)) {
         throw new DiskRoleError('ERR_DISK_EXISTS', `Cannot open disk ${wanted.id}: the id is in use`);
       }
-      const image = new JobDisk(await openDisk(wanted));
+      const image = new JobDisk(await openDisk(wanted).catch((error) => refuseToOpen(wanted.id, error)));
       if (wanted.throttle !== undefined) image.throttle = new Throttle(wanted.throttle);
       this.#disks.set(wanted.id, {
         id: wanted.id,

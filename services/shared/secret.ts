@@ -1,4 +1,5 @@
 import { closeSync, openSync, readSync } from 'node:fs';
+import { getSystemErrorMessage } from 'node:util';
 
 /** A passphrase, by where it is: read when it is needed, and kept out of command lines and logs. */
 export type SecretSource = (
@@ -30,12 +31,17 @@ export function readSecret(source: SecretSource): string {
   return asText(Buffer.from(text, 'base64'));
 }
 
+function reasonOf(cause: unknown): string {
+  const { code, errno } = cause as NodeJS.ErrnoException;
+  return errno === undefined ? String(code) : `${getSystemErrorMessage(errno)} (${code})`;
+}
+
 function readBounded(path: string): Buffer {
   let fd: number;
   try {
     fd = openSync(path, 'r');
   } catch (cause) {
-    throw new SecretError(`Cannot read the secret in ${path}: ${(cause as NodeJS.ErrnoException).code}`, { cause });
+    throw new SecretError(`Cannot read the secret in ${path}: ${reasonOf(cause)}`, { cause });
   }
   try {
     const bytes = Buffer.alloc(MAX_SECRET_BYTES + 1);
@@ -50,7 +56,7 @@ function readBounded(path: string): Buffer {
     }
   } catch (cause) {
     if (cause instanceof SecretError) throw cause;
-    throw new SecretError(`Cannot read the secret in ${path}: ${(cause as NodeJS.ErrnoException).code}`, { cause });
+    throw new SecretError(`Cannot read the secret in ${path}: ${reasonOf(cause)}`, { cause });
   } finally {
     closeSync(fd);
   }

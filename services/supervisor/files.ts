@@ -12,6 +12,7 @@ import {
 import { copyFile, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { getSystemErrorMessage } from 'node:util';
 import type { ImageSource } from '../nbd/images/open_image.ts';
 import { readSecret } from '../shared/secret.ts';
 import type { DiskFile, DiskSource, FileSource } from './vm_options.ts';
@@ -188,7 +189,9 @@ function openChecked(what: string, path: string, flags: number, refuse: (facts: 
     // O_NONBLOCK: a FIFO in place of the file would hang the supervisor
     fd = openSync(path, flags | constants.O_NONBLOCK, 0o600);
   } catch (cause) {
-    throw new FileError(`Cannot open ${path} as ${what}: ${(cause as NodeJS.ErrnoException).code}`, { cause });
+    const { code, errno } = cause as NodeJS.ErrnoException;
+    const why = errno === undefined ? code : `${getSystemErrorMessage(errno)} (${code})`;
+    throw new FileError(`Cannot open ${path} as ${what}: ${why}`, { cause });
   }
   const found = refuse(fstatSync(fd));
   if (found === undefined) return fd;

@@ -70,6 +70,13 @@ export async function registerVm(
   name: string,
   options: { renameIfTaken?: boolean; environment?: NodeJS.ProcessEnv } = {},
 ): Promise<Registration> {
+  // A path would lead out of the registry, and what is there would look like a machine that died.
+  if (!isVmName(name)) {
+    throw new RegistryError(
+      'ERR_REGISTRY',
+      `Cannot name a machine ${JSON.stringify(name)}: expected 1..64 letters, digits, _ . -`,
+    );
+  }
   const base = await registryFolder(options.environment);
   const tries = options.renameIfTaken === true ? MAX_AUTO_NAMES : 1;
   for (let number = 1; number <= tries; number++) {
@@ -85,8 +92,8 @@ export async function findVm(name: string, environment?: NodeJS.ProcessEnv): Pro
   const machines = await listVms(environment);
   const found = machines.find((vm) => vm.name === name);
   if (found !== undefined) return found;
-  const names = machines.map((vm) => vm.name).join(', ') || 'none';
-  throw new RegistryError('ERR_VM_UNKNOWN', `Cannot find a machine named ${name}: running are ${names}`);
+  const running = machines.length === 0 ? 'none runs' : `running are ${machines.map((vm) => vm.name).join(', ')}`;
+  throw new RegistryError('ERR_VM_UNKNOWN', `Cannot find a machine named ${name}: ${running}`);
 }
 
 /** All machines that run; what dead ones left behind is removed. */

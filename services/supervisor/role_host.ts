@@ -145,7 +145,9 @@ export async function startRoleEmbedded(start: StartRole): Promise<RoleHandle> {
     (error: Error): RoleExit => ({ role, code: 1, signal: undefined, error }),
   );
   void exited.then((exit) => {
-    if (exit.error !== undefined) start.onText(exit.error.stack ?? String(exit.error));
+    // As in role_process.ts: an error with a code is about what the role was given
+    const { error } = exit;
+    if (error !== undefined) start.onText('code' in error ? error.message : (error.stack ?? String(error)));
     // What the kernel does for a process that ends
     for (const stream of [far, ...Object.values(links)]) stream.destroy();
     rpc.close();

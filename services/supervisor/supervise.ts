@@ -15,7 +15,7 @@ import {
 } from './files.ts';
 import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
 import { ROLE_MODULES, type RoleName } from './role_table.ts';
-import type { RunningVm, SuperviseOptions, VmEvent, VmExit } from './running_vm.ts';
+import type { RunningVm, SuperviseOptions, VmEvent, VmExit, VmReport } from './running_vm.ts';
 import { checkVmOptions, type FileSource, uuidOfName, type VmOptions } from './vm_options.ts';
 
 /**
@@ -34,6 +34,7 @@ const NODE_FLAGS: Partial<Record<RoleName, readonly string[]>> = {
 const MONITOR_RESTARTS = 3;
 const PROFILE_TIMEOUT_MS = 30_000;
 const FLUSH_TIMEOUT_MS = 30_000;
+const MAX_REASON_LENGTH = 2000;
 const MAX_STATUS_LENGTH = 32;
 
 /**
@@ -72,6 +73,10 @@ class Supervisor implements RunningVm {
   #exiting = false;
   #resetByHost = false;
   #monitorRestarts = 0;
+  /** What the disk role says until the guest begins; undefined from then on */
+  #earlyReports: VmReport[] | undefined = [];
+  /** Why the disks could not be opened */
+  #diskFailure: Error | undefined;
 
   constructor(vm: VmOptions, settings: SuperviseOptions) {
     this.options = vm;
@@ -289,7 +294,7 @@ class Supervisor implements RunningVm {
       fds,
       options: makeOptions,
       nodeFlags: [...(NODE_FLAGS[role] ?? []), ...(this.#settings.nodeFlags?.[role] ?? [])],
-      onText: (text) => this.#settings.onReport?.({ kind: 'text', role, text }),
+      onText: (text) => this.#tell({ kind: 'text', role, text }),
     });
     if (this.#ending !== undefined) {
       // A monitor that was started again while all roles were being ended
@@ -298,6 +303,12 @@ class Supervisor implements RunningVm {
     }
     this.#roles.set(role, handle);
     if (role === 'disk') {
+      // It tells before it ends, so that the reason is here before the machine sees its link close.
+      handle.rpc.handle('open-failed', (data) => {
+        const { text } = (data ?? {}) as { readonly text?: unknown };
+        if (typeof text === 'string') this.#diskFailure = new Error(text.slice(0, MAX_REASON_LENGTH));
+        return {};
+      });
       for (const event of JOB_EVENTS) handle.rpc.on(event, (data) => this.#onJob(event, data));
     }
     if (role === 'migration') {
@@ -310,7 +321,17 @@ class Supervisor implements RunningVm {
   async #begin(): Promise<void> {
     const { options: vm } = this;
     // A machine that cannot be built says so here, also when it is not to start yet.
-    await this.#control.call('query-status');
+    try {
+      await this.#control.call('query-status');
+    } catch (error) {
+      // All that the machine sees of a disk that cannot be opened is that its link has closed.
+      throw this.#diskFailure ?? error;
+    } finally {
+      // Where the error tells it, nobody needs to hear of the role's end, too.
+      if (this.#diskFailure === undefined)
+        for (const report of this.#earlyReports ?? []) this.#settings.onReport?.(report);
+      this.#earlyReports = this.#diskFailure === undefined ? undefined : [];
+    }
     if (vm.vnc !== undefined) await this.#openConsole(vm.vnc);
     if (vm.incoming !== undefined) {
       if (vm.incoming !== 'defer') await this.#waitForMigration(vm.incoming);
@@ -423,7 +444,7 @@ class Supervisor implements RunningVm {
     const restart = role === 'monitor' && ++this.#monitorRestarts <= MONITOR_RESTARTS;
     const after = restart ? 'it is started again' : AFTER_END[role];
     const text = `The ${role} role ended unexpectedly (${how}): ${after}`;
-    this.#settings.onReport?.({ kind: 'role-ended', exit, text });
+    this.#tell({ kind: 'role-ended', exit, text });
     if (role === 'machine') {
       this.#exiting = true;
       this.#outcome = { reason: 'failure', exitCode: 1, text };
@@ -449,7 +470,7 @@ class Supervisor implements RunningVm {
     if (machine !== undefined) await this.#writeProfile(machine);
     // The guest stops first; then what it wrote reaches its disks; then nobody is left to listen to the rest.
     await machine?.close();
-    if (disk !== undefined) {
+    if (disk !== undefined && this.#diskFailure === undefined) {
       try {
         await disk.rpc.call('flush', {}, { timeoutMs: FLUSH_TIMEOUT_MS });
       } catch (error) {
@@ -487,6 +508,12 @@ class Supervisor implements RunningVm {
   #emit(event: VmEvent['event'], data: VmEvent['data']): void {
     this.#roles.get('monitor')?.rpc.emit('event', { event, data });
     for (const handler of this.#eventHandlers) handler({ event, data });
+  }
+
+  #tell(report: VmReport): void {
+    const role = report.kind === 'text' ? report.role : report.exit.role;
+    if (role === 'disk' && this.#earlyReports !== undefined) this.#earlyReports.push(report);
+    else this.#settings.onReport?.(report);
   }
 
   #report(text: string): void {

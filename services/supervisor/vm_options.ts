@@ -170,7 +170,7 @@ export function checkVmOptions(options: VmOptions): void {
   if (!isVmName(name)) throw refuse(`name ${JSON.stringify(name)}`, 'expected 1..64 letters, digits, _ . -');
   if (uuid !== undefined && !UUID.test(uuid)) throw refuse(`uuid ${JSON.stringify(uuid)}`, 'expected a UUID');
   if (!Number.isSafeInteger(ramBytes) || ramBytes < MIN_RAM_BYTES || ramBytes > MAX_RAM_BYTES) {
-    throw refuse(`${ramBytes} bytes of RAM`, `expected ${MIN_RAM_BYTES}..${MAX_RAM_BYTES}`);
+    throw refuse(`${ramBytes} bytes of RAM`, `expected ${MIN_RAM_BYTES / 2 ** 20}M to ${MAX_RAM_BYTES / 2 ** 20}M`);
   }
   if (ramBytes % MIN_RAM_BYTES !== 0) throw refuse(`${ramBytes} bytes of RAM`, 'expected a multiple of 2 MiB');
   if (!Number.isSafeInteger(harts) || harts < 1 || harts > MAX_HARTS) {

@@ -1,7 +1,9 @@
 import { resolve } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { KeyValues } from '../../cli/key_value.ts';
+import { ALIASES, RULES } from '../../cli/option_rules.ts';
 import { parseVmArguments } from '../../cli/options.ts';
+import { QEMU_OPTIONS } from '../../cli/qemu_options.ts';
 import { nearest } from '../../cli/suggest.ts';
 import { UsageError } from '../../cli/usage_error.ts';
 import { checkVmOptions } from '../../services/supervisor/mod.ts';
@@ -183,6 +185,12 @@ test('an unknown option is named with the nearest one, never ignored', (t) => {
   refuses(t, 'image.raw', /expected an option/);
   refuses(t, '-constructor', /option -constructor: unknown/);
 });
+test('an option of QEMU that is not here is answered with what to do instead', (t) => {
+  refuses(t, '-hda x.img', /-hda: it is QEMU’s, and not here; say -drive file=FILE,format=raw/);
+  refuses(t, '--netdev user,id=n', /--netdev: .* there is no network/);
+  refuses(t, '-cpu max', /one processor/);
+  for (const name of Object.keys(QEMU_OPTIONS)) t.false(name in RULES || name in ALIASES, name);
+});
 test('an option without its value is refused', (t) => refuses(t, '-kernel', /its value is missing, expected FILE/));
 test('-M refuses another machine, -serial and -display another end', (t) => {
   refuses(t, '-M sifive_u', /expected virt/);
@@ -213,4 +221,6 @@ test('KeyValues reads double commas, flags and the implied key', (t) => {
 test('nearest() finds what was meant and nothing else', (t) => {
   t.is(nearest('-krenel', ['-kernel', '-initrd']), '-kernel');
   t.is(nearest('zzzzzz', ['-kernel', '-initrd']), undefined);
+  t.is(nearest('lst', ['list', 'run']), 'list');
+  t.is(nearest('-d', ['-h', '-m']), undefined, 'half of the word is not a slip');
 });

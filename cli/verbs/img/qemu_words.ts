@@ -44,6 +44,7 @@ const OPEN_RULES: readonly Rule[] = [
  * matched, because the layers below do not know who asks.
  */
 const RULES: readonly Rule[] = [
+  [/^(.*): Cannot (?:accept|read) qcow2 header magic: .*$/s, "Could not open '$1': Image is not in qcow2 format"],
   [/^(.*): Cannot open the qcow2 image: (.*)$/s, (_all, path, why) => `Could not open '${path}': ${reason(why!)}`],
   [
     /^(.*): Cannot read the snapshot table: (.*)$/s,

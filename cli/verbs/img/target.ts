@@ -297,6 +297,10 @@ export async function replaceFile(path: string, make: (partial: string) => Promi
   try {
     await make(partial);
     renameSync(partial, target);
+  } catch (error) {
+    // The user named another file.
+    if (error instanceof Error) error.message = error.message.replaceAll(partial, path);
+    throw error;
   } finally {
     process.off('SIGINT', stop);
     process.off('SIGTERM', stop);

@@ -3,8 +3,27 @@ import { parseDebianArguments } from '../../../cli/debian/options.ts';
 import { UsageError } from '../../../cli/usage_error.ts';
 
 test('parseDebianArguments() without words is a gibibyte, two harts and a disk', (t) => {
-  const expected = { help: false, smoke: false, refresh: false, ramBytes: 2 ** 30, harts: 2, disk: true };
+  const expected = {
+    help: false,
+    smoke: false,
+    refresh: false,
+    ramBytes: 2 ** 30,
+    harts: 2,
+    disk: true,
+    display: true,
+  };
   t.deepEqual(parseDebianArguments([]), expected);
+});
+
+test('parseDebianArguments() takes -nographic, and says where the other options of a machine are', (t) => {
+  t.false(parseDebianArguments(['-nographic']).display);
+  t.throws(() => parseDebianArguments(['-append', 'x']), { message: /unknown; more options .* caisson run/ });
+  t.throws(() => parseDebianArguments(['-d', 'int']), { message: /unknown; more options .* caisson run/ });
+  t.throws(() => parseDebianArguments(['-nographics']), { message: /did you mean -nographic/ });
+});
+
+test('parseDebianArguments() tells how much memory there can be', (t) => {
+  t.throws(() => parseDebianArguments(['-m', '9G']), { message: /at most 3072M/ });
 });
 
 test('parseDebianArguments() takes QEMU words and its own', (t) => {

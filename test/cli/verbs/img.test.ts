@@ -173,6 +173,7 @@ for (const [what, args, status, message] of [
   ['an operand of dd that is none', ['dd', 'ibs=1'], 1, 'ibs=1 is unknown'],
   ['compare without a file, as trouble', ['compare', '-f', 'raw', at('raw.img')], 2, 'its FILE2 is missing'],
   ['compare of what is not there', ['compare', '-f', 'raw', at('raw.img'), at('none')], 2, 'ENOENT'],
+  ['a file in no folder', ['create', '-f', 'qcow2', at('none/new'), '1M'], 1, 'none/new: no such file or directory'],
   ['check of raw', ['check', '-f', 'raw', at('raw.img')], 63, 'nothing to check'],
 ] as const) {
   test.serial(`refuses ${what} with exit status ${status}`, async (t) => {

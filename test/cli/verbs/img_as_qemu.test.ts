@@ -69,6 +69,7 @@ for (const [what, args, said] of [
     ['info', at('none')],
     "Could not open 'DIR/none': Could not open 'DIR/none': No such file",
   ],
+  ['a file of another format', ['info', '-f', 'qcow2', process.execPath], 'Image is not in qcow2 format'],
   ['a size that is none', ['create', '-f', 'qcow2', at('n'), '1kilobyte'], 'Invalid image size specified. You may use'],
   [
     'a size twice',

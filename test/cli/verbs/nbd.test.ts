@@ -75,6 +75,18 @@ test('serves a qcow2 image over the backing files that are named, and no other',
   t.deepEqual(await exit, [0, null]);
 });
 
+test('a second SIGTERM, as timeout(1) sends it, does not keep an image from being closed', async (t) => {
+  const path = join(directory, 'twice.qcow2');
+  await createQcow2(path, { sizeBytes: 1 << 20 });
+  const { child, uri, exit } = await started(t, '-t', '-k', join(directory, 'twice.sock'), '-f', 'qcow2', path);
+  const client = await NbdClient.connect(uri);
+  await client.write(0, new Uint8Array(65_536).fill(7));
+  child.kill('SIGTERM');
+  await client.closed;
+  child.kill('SIGTERM');
+  t.deepEqual(await exit, [0, null]);
+});
+
 test('stays with --persistent, serves read-only with -r, lists with -L, and ends on SIGTERM with 0', async (t) => {
   const socket = join(directory, 'b.sock');
   const { child, uri, exit } = await started(

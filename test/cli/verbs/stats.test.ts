@@ -12,6 +12,13 @@ test('renderStats() shows totals, and with an earlier sample what they rise a se
   t.regex(rows[2]!, /^waits +7 +1\/s$/);
 });
 
+test('renderStats() has the units of what is no number', (t) => {
+  const rows = renderStats({ atMs: 0, harts: [hart({ waits: 1, 'translated-code': 2, 'translation-time': 3 })] });
+  t.regex(rows, /^waits +1$/m);
+  t.regex(rows, /^translated-code \(bytes\) +2$/m);
+  t.regex(rows, /^translation-time \(µs\) +3$/m);
+});
+
 test('stats refuses options that do not exist and intervals that make no sense', async (t) => {
   await t.throwsAsync(statsVerb.run(['vm', '--often']), { message: /Cannot use --often/ });
   await t.throwsAsync(statsVerb.run(['vm', '--interval', '0']), { message: /expected 0.1..3600/ });

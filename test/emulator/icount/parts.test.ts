@@ -123,6 +123,15 @@ test('Inputs end requests of disks in the order in which they began, whichever i
   t.false(inputs.busy);
 });
 
+test('ReplayLog says of a file that is no recording that it is none', (t) => {
+  for (const bytes of [new Uint8Array(64), new Uint8Array(64).fill(0x7f)]) {
+    const log = new ReplayLog({ mode: 'replay', read: () => bytes });
+    t.throws(() => log.readHeader(), { code: 'ERR_REPLAY', message: /rrfile= is no recording/ });
+  }
+  const empty = new ReplayLog({ mode: 'replay', read: () => undefined });
+  t.throws(() => empty.readHeader(), { code: 'ERR_REPLAY', message: /has no header/ });
+});
+
 test('AutoShift makes instructions longer while guest time is late', async (t) => {
   const clock = new InstructionClock(3, 0n);
   const auto = new AutoShift();

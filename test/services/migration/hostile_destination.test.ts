@@ -100,6 +100,11 @@ test('an honest destination, as a check of the script', async (t) => {
   t.is(result.status, 'paused');
 });
 
+test('before the first page all of memory is to go', async (t) => {
+  const { progress } = await run(at('hello', (peer) => peer.stream.destroy()));
+  t.is(progress.remainingBytes, 2 << 20);
+});
+
 const ACK = { kind: 'helloAck', version: 1, sessionId: new Uint8Array(16), features: [] } as const;
 
 const WRONG: readonly (readonly [string, Behaviour, RegExp])[] = [

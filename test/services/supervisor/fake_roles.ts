@@ -1,5 +1,5 @@
 // Roles for tests of the supervisor: they answer what the real ones answer and show what they were given.
-import { closeSync, readFileSync } from 'node:fs';
+import { closeSync, fstatSync, readFileSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { Channel } from '../../../services/shared/channel.ts';
 import type { RoleMain } from '../../../services/shared/role.ts';
@@ -89,7 +89,7 @@ export const fakeDisk: RoleMain<{ images: { id: string; fd: number }[] }> = asyn
   const exports = new Set<string>();
   let listening = false;
   for (const { id } of options.images) void greet(links[`disk:${id}`], `disk ${id}`);
-  control.handle('query-disks', () => options.images.map(({ id, fd }) => ({ id, sizeBytes: readFileSync(fd).length })));
+  control.handle('query-disks', () => options.images.map(({ id, fd }) => ({ id, sizeBytes: fstatSync(fd).size })));
   control.handle('flush', () => null);
   control.handle('disk-activate', () => null);
   control.handle('disk-inactivate', () => null);

@@ -15,6 +15,12 @@ async function environment(t: ExecutionContext): Promise<{ XDG_RUNTIME_DIR: stri
 }
 const facts = { uuid: 'u', ramBytes: 1, harts: 1 };
 
+test('registerVm() refuses names that lead out of the registry, and touches nothing', async (t) => {
+  for (const name of ['../x', 'a/b', '', '..']) {
+    await t.throwsAsync(registerVm(name), { code: 'ERR_REGISTRY', message: /expected 1\.\.64 letters/ }, name);
+  }
+});
+
 test('registerVm() makes a folder for its owner only, and listVms() shows it until it is removed', async (t) => {
   const env = await environment(t);
   const mine = await registerVm('one', { environment: env });

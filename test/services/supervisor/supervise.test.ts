@@ -109,7 +109,7 @@ for (const isolation of ['processes', 'embedded'] as const) {
 
   test(`supervise() with ${isolation} refuses a missing kernel and leaves nothing running`, async (t) => {
     await t.throwsAsync(run(t, isolation, { kernel: { file: '/nonexistent/kernel' } }), {
-      message: 'Cannot open /nonexistent/kernel as -kernel: ENOENT',
+      message: 'Cannot open /nonexistent/kernel as -kernel: no such file or directory (ENOENT)',
     });
   });
 
@@ -118,6 +118,27 @@ for (const isolation of ['processes', 'embedded'] as const) {
       { id: 'hd0', file: '/tmp', format: 'raw', readOnly: true, snapshot: false, bus: 'virtio-pci' } as const,
     ];
     await t.throwsAsync(run(t, isolation, { disks }), { message: /Cannot use \/tmp as disk hd0: a directory/ });
+  });
+}
+
+for (const isolation of ['embedded', 'processes'] as const) {
+  test(`supervise() with ${isolation} says why a disk could not be opened, and nothing else`, async (t) => {
+    const reports: VmReport[] = [];
+    const { disk: _, machine: __, ...roleModules } = FAKE_ROLES;
+    const disk = { id: 'hd0', file: process.execPath, format: 'qcow2', readOnly: true, snapshot: false } as const;
+    const options = {
+      bios: 'none',
+      kernel: { builtin: 'firmware' },
+      disks: [{ ...disk, bus: 'virtio-pci' }],
+      display: false,
+    } as const;
+    const onReport = (report: VmReport) => reports.push(report);
+    const message = /^Cannot open disk hd0: Cannot accept qcow2 header magic/;
+    await t.throwsAsync(run(t, isolation, options, { roleModules, onReport }), { message });
+    t.deepEqual(
+      reports.filter(({ text }) => !text.includes('NOT isolated')),
+      [],
+    );
   });
 }
 
