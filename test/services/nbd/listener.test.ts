@@ -90,10 +90,7 @@ test('H14: connections, handshakes and connections of one address are capped', a
       address.type === 'unix' ? connect(address.path) : connect(Number(target.port), '127.0.0.1'),
     );
     for (const socket of sockets) socket.on('error', () => {});
-    await Promise.race([
-      Promise.all(sockets.slice(2).map(closed)),
-      new Promise((resolve) => setTimeout(resolve, 3000)),
-    ]);
+    await Promise.all(sockets.slice(2).map(closed));
     t.is(listener.connections, 2);
     t.is(listener.refused, 3);
     for (const socket of sockets) socket.destroy();
@@ -127,7 +124,7 @@ test('what a client says while it waits for its turn is not lost', async (t) => 
   t.is(received, 0);
   await first.close();
   // Greeting, information, acknowledgement, and the data it asked for.
-  for (let tries = 0; tries < 200 && received < 18 + 20 + 12 + 20 + 16 + 512; tries++) {
+  for (let tries = 0; tries < 3000 && received < 18 + 20 + 12 + 20 + 16 + 512; tries++) {
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
   t.is(received, 18 + 20 + 12 + 20 + 16 + 512);
@@ -224,11 +221,12 @@ test('of listeners that start at once on one path, one wins, and its socket stay
 
 test('CVE-2024-7409: closing the listener does not wait for silent clients', async (t) => {
   const path = newPath();
-  const listener = await NbdListener.listen({ type: 'unix', path }, twoDisks().exports, { limits: { drainMs: 200 } });
+  // No other deadline would end them
+  const limits = { drainMs: 200, handshakeMs: 0 };
+  const listener = await NbdListener.listen({ type: 'unix', path }, twoDisks().exports, { limits });
   const sockets = await Promise.all(Array.from({ length: 20 }, () => opened(path)));
   await new Promise((resolve) => setTimeout(resolve, 20));
-  const before = performance.now();
   await listener.close();
-  t.true(performance.now() - before < 2000);
+  t.is(listener.connections, 0);
   for (const socket of sockets) socket.destroy();
 });
