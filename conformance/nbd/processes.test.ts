@@ -40,17 +40,16 @@ test('fio verifies what four jobs have written', async (t) => {
   truncateSync(disk, 32 * MIB);
   const uri = await caisson(t, 'fio', '-f', 'raw', disk);
   await mustRun(t, 'fio', [
+    ...['--name=v', '--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=4k', '--iodepth=16', '--verify=crc32c'],
     ...[
-      '--name=v',
-      '--ioengine=nbd',
-      `--uri=${uri}`,
-      '--rw=randwrite',
-      '--bs=4k',
-      '--iodepth=16',
-      '--verify=crc32c',
+      '--numjobs=4',
+      '--size=8m',
+      '--offset_increment=8m',
+      '--thread',
+      '--do_verify=1',
+      '--verify_fatal=1',
       '--verify_state_save=0',
     ],
-    ...['--numjobs=4', '--size=8m', '--offset_increment=8m', '--thread', '--do_verify=1', '--verify_fatal=1'],
   ]);
 });
 

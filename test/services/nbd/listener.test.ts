@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -6,6 +7,7 @@ import process from 'node:process';
 import test from 'ava';
 import { encodeClientFlags } from '../../../protocols/nbd/mod.ts';
 import { NbdClient, NbdListener, type NbdSessionSummary } from '../../../services/nbd/mod.ts';
+import { collectGarbage } from '../../fixtures/collect_garbage.ts';
 import { goOption, requestBytes, twoDisks } from './harness.ts';
 
 const directory = mkdtempSync(join(tmpdir(), 'caisson-nbd-'));
@@ -16,13 +18,33 @@ const newPath = (): string => join(directory, `${count++}.sock`);
 async function opened(path: string): Promise<Socket> {
   const socket = connect(path);
   socket.on('error', () => {});
-  await new Promise((resolve) => socket.once('connect', resolve));
+  await once(socket, 'connect');
   return socket;
 }
+/** Also where it is so already: the server may have refused it in the meantime. */
 const closed = (socket: Socket): Promise<void> => {
   socket.resume();
+  if (socket.closed) return Promise.resolve();
   return new Promise((resolve) => socket.once('close', () => resolve()));
 };
+/** Sockets that are closed, and what is collected, are let go of in the next turns of the event loop. */
+async function letGo(): Promise<void> {
+  for (let turn = 0; turn < 4; turn++) {
+    collectGarbage();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+/** Memory that something still refers to, in `bytes`, of this thread only: test files share a process and its RSS */
+async function heldBytes(): Promise<number> {
+  await letGo();
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
+}
+/** UNIX sockets that this thread has open, whether anything still refers to them or not */
+async function openPipes(): Promise<number> {
+  await letGo();
+  return process.getActiveResourcesInfo().filter((kind) => /^Pipe/.test(kind)).length;
+}
 
 test('listens on a UNIX socket that only its user can reach, and removes it', async (t) => {
   const path = newPath();
@@ -68,10 +90,7 @@ test('H14: connections, handshakes and connections of one address are capped', a
       address.type === 'unix' ? connect(address.path) : connect(Number(target.port), '127.0.0.1'),
     );
     for (const socket of sockets) socket.on('error', () => {});
-    await Promise.race([
-      Promise.all(sockets.slice(2).map(closed)),
-      new Promise((resolve) => setTimeout(resolve, 3000)),
-    ]);
+    await Promise.all(sockets.slice(2).map(closed));
     t.is(listener.connections, 2);
     t.is(listener.refused, 3);
     for (const socket of sockets) socket.destroy();
@@ -105,7 +124,7 @@ test('what a client says while it waits for its turn is not lost', async (t) => 
   t.is(received, 0);
   await first.close();
   // Greeting, information, acknowledgement, and the data it asked for.
-  for (let tries = 0; tries < 200 && received < 18 + 20 + 12 + 20 + 16 + 512; tries++) {
+  for (let tries = 0; tries < 3000 && received < 18 + 20 + 12 + 20 + 16 + 512; tries++) {
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
   t.is(received, 18 + 20 + 12 + 20 + 16 + 512);
@@ -146,14 +165,18 @@ test('CVE-2017-9524, CVE-2013-7441: 1000 connections that say nothing leave noth
   t.is(listener.connections, 0);
 });
 
-test('H14: 10 000 connections, fifty at a time, leave nothing, and others are served meanwhile', async (t) => {
+// What it counts is the whole thread's: no other test may run beside it.
+test.serial('H14: 10 000 connections, fifty at a time, leave nothing, and others are served meanwhile', async (t) => {
   const path = newPath();
+  const pipesBefore = await openPipes();
   let sessions = 0;
   const listener = await NbdListener.listen({ type: 'unix', path }, twoDisks().exports, {
     onSession: () => sessions++,
   });
+  t.teardown(() => listener.close());
   const client = await NbdClient.connect(listener.uri);
-  const before = process.memoryUsage().rss;
+  const before = await heldBytes();
+  const pipesServing = await openPipes();
   for (let round = 0; round < 200; round++) {
     const sockets = await Promise.all(Array.from({ length: 50 }, () => opened(path)));
     // Some say nothing, some begin, some are half through an option when they leave.
@@ -170,11 +193,15 @@ test('H14: 10 000 connections, fifty at a time, leave nothing, and others are se
     );
     if (round % 20 === 0) await client.read(0, new Uint8Array(512));
   }
-  t.true(process.memoryUsage().rss - before < 128 << 20);
+  // Now, as what is kept with the listener goes with it. One connection has a receive buffer of 256 KiB.
+  const grown = (await heldBytes()) - before;
+  t.true(grown < 4 << 20, `${grown} bytes`);
+  t.is(await openPipes(), pipesServing);
   await client.close();
   await listener.close();
   t.is(sessions + listener.refused, 10_001);
   t.is(listener.connections, 0);
+  t.is(await openPipes(), pipesBefore);
 });
 
 test('of listeners that start at once on one path, one wins, and its socket stays', async (t) => {
@@ -194,11 +221,12 @@ test('of listeners that start at once on one path, one wins, and its socket stay
 
 test('CVE-2024-7409: closing the listener does not wait for silent clients', async (t) => {
   const path = newPath();
-  const listener = await NbdListener.listen({ type: 'unix', path }, twoDisks().exports, { limits: { drainMs: 200 } });
+  // No other deadline would end them
+  const limits = { drainMs: 200, handshakeMs: 0 };
+  const listener = await NbdListener.listen({ type: 'unix', path }, twoDisks().exports, { limits });
   const sockets = await Promise.all(Array.from({ length: 20 }, () => opened(path)));
   await new Promise((resolve) => setTimeout(resolve, 20));
-  const before = performance.now();
   await listener.close();
-  t.true(performance.now() - before < 2000);
+  t.is(listener.connections, 0);
   for (const socket of sockets) socket.destroy();
 });

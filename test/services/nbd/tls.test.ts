@@ -239,7 +239,7 @@ test('H14: the deadline of the handshake holds inside the TLS handshake and behi
   const stuck = await connected(undefined, { tls: serverTls('require'), limits });
   stuck.send(encodeOption(OPT.STARTTLS));
   await stuck.answers();
-  const late = await connected(undefined, { tls: serverTls('require'), limits: { handshakeMs: 2000 } });
+  const late = await connected(undefined, { tls: serverTls('require'), limits: { handshakeMs: 5000 } });
   await late.startTls(clientTls());
   for (const client of [stuck, late]) {
     const { error } = await client.summary;

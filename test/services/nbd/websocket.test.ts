@@ -27,7 +27,8 @@ test('NBD over WebSocket: reads and writes of any size, and block status', async
   await client.write(77, data, { fua: true });
   const into = new Uint8Array(data.length);
   await client.read(77, into);
-  t.deepEqual(into, data);
+  // Not deepEqual(): with so many it takes seconds, in which deadlines of the tests beside this one pass
+  t.true(Buffer.from(into).equals(data));
   t.true((await client.blockStatus(0, 1 << 20)).length > 0);
   t.is(pool.metrics().sessions.length, 1);
   await client.close();

@@ -76,7 +76,7 @@ export class ViewerRig {
   }
 }
 
-export async function until(what: string, check: () => boolean, timeoutMs = 4000): Promise<void> {
+export async function until(what: string, check: () => boolean, timeoutMs = 30_000): Promise<void> {
   const end = performance.now() + timeoutMs;
   while (!check()) {
     if (performance.now() > end) throw new Error(`Waited ${timeoutMs} ms for ${what}`);

@@ -58,7 +58,7 @@ test.serial(
     t.timeout(60_000);
     const rig = new ViewerRig({
       share: 'ignore',
-      handshakeTimeoutMs: 500,
+      handshakeTimeoutMs: 5000,
       maxViewers: 400,
       maxHandshakes: 400,
       maxPerAddress: 400,
