@@ -81,5 +81,5 @@ test.serial('caisson debian --smoke without a network says why and boots the emb
 test.serial('caisson debian refuses an option that it does not know, and names the nearest', async (t) => {
   const { status, messages } = await caisson(t, ['debian', '--smok']);
   t.is(status, 2);
-  t.regex(messages, /Cannot understand --smok: unknown; did you mean --smoke/);
+  t.regex(messages, /Cannot use --smok with debian: unknown; did you mean --smoke/);
 });
