@@ -2,6 +2,15 @@ const MIN_SHIFT = 13;
 const MAX_SHIFT = 25;
 
 /**
+ * Large memory begins this much behind where it was given, in `bytes`. The C library gives it 16 bytes behind the start of a
+ * page. The kernel copies from pages and to pages: a processor that writes 16 bytes behind, in the low twelve bits of the
+ * address, what it reads next takes the two for the same place, and copies a quarter slower than from 64 bytes on.
+ */
+export const COPY_SKEW_BYTES = 48;
+/** Less is not given by whole pages, in `bytes` */
+const SKEWED_BYTES = 128 * 1024;
+
+/**
  * Reused buffers of 8 KiB to 32 MiB, powers of two: a fresh 1 MiB buffer costs more than the copy into it, and makes an
  * engine collect its garbage. Contents are whatever was there: only bytes that were written may be shown to anybody.
  */
@@ -32,7 +41,9 @@ export class BytePool<Bytes extends Uint8Array = Uint8Array<ArrayBuffer>> {
     const kept = this.takeIdle(lengthBytes);
     if (kept !== undefined) return kept;
     const shift = shiftFor(lengthBytes);
-    return this.#allocate(shift <= MAX_SHIFT ? 1 << shift : lengthBytes);
+    const size = shift <= MAX_SHIFT ? 1 << shift : lengthBytes;
+    if (size < SKEWED_BYTES) return this.#allocate(size);
+    return this.#allocate(size + COPY_SKEW_BYTES).subarray(COPY_SKEW_BYTES) as Bytes;
   }
 
   /** One that is kept and at least `lengthBytes` long, at most twice that; undefined: there is none */

@@ -1,4 +1,4 @@
-export { BytePool } from './byte_pool.ts';
+export { BytePool, COPY_SKEW_BYTES } from './byte_pool.ts';
 export { type ByteSource, byteSource, partOf, readAll, readHead, readPart } from './byte_source.ts';
 export { Cursor } from './cursor.ts';
 export { Digest } from './digest.ts';

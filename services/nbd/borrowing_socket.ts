@@ -1,5 +1,6 @@
 import { Socket, type SocketConstructorOpts } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { COPY_SKEW_BYTES } from '../../protocols/bytes/mod.ts';
 
 /** A read of the kernel fills at most this, in `bytes`; untouched pages take no memory */
 const RECEIVE_BYTES = 256 * 1024;
@@ -72,7 +73,7 @@ function takeHandle(socket: Socket): object | undefined {
 /** A borrowing socket over the handle of a connection. */
 export function socketOver(handle: object): Socket {
   const holder: { socket: Socket | undefined } = { socket: undefined };
-  const own = new Uint8Array(RECEIVE_BYTES);
+  const own = new Uint8Array(RECEIVE_BYTES + COPY_SKEW_BYTES).subarray(COPY_SKEW_BYTES);
   // A client that asks one thing after the other sends as much each time.
   let last: Uint8Array = own;
   const options = {

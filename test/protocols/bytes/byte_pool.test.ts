@@ -25,6 +25,17 @@ test('a buffer that was given back is taken again for what fits it, and for no l
   t.deepEqual(made, [16 * KIB, 8 * KIB]);
 });
 
+test('large buffers do not begin where the C library gives memory: the kernel copies slowly there', (t) => {
+  const { pool: buffers, made } = pool(4 << 20);
+  const large = buffers.take(1 << 20);
+  t.is(large.length, 1 << 20);
+  t.is(large.byteOffset, 48);
+  t.deepEqual(made, [(1 << 20) + 48]);
+  buffers.give(large);
+  t.is(buffers.take(600 * KIB), large);
+  t.is(buffers.take(64 * KIB).byteOffset, 0);
+});
+
 test('no more is kept than was said, nor parts, nor what is larger than the largest class', (t) => {
   const { pool: buffers } = pool(40 * KIB);
   const taken = [1, 2, 3].map(() => buffers.take(16 * KIB));
