@@ -1,5 +1,5 @@
 import { closeSync, openSync, readSync } from 'node:fs';
-import { getSystemErrorMessage } from 'node:util';
+import { systemReason } from './system_error.ts';
 
 /** A passphrase, by where it is: read when it is needed, and kept out of command lines and logs. */
 export type SecretSource = (
@@ -31,17 +31,12 @@ export function readSecret(source: SecretSource): string {
   return asText(Buffer.from(text, 'base64'));
 }
 
-function reasonOf(cause: unknown): string {
-  const { code, errno } = cause as NodeJS.ErrnoException;
-  return errno === undefined ? String(code) : `${getSystemErrorMessage(errno)} (${code})`;
-}
-
 function readBounded(path: string): Buffer {
   let fd: number;
   try {
     fd = openSync(path, 'r');
   } catch (cause) {
-    throw new SecretError(`Cannot read the secret in ${path}: ${reasonOf(cause)}`, { cause });
+    throw new SecretError(`Cannot read the secret in ${path}: ${systemReason(cause)}`, { cause });
   }
   try {
     const bytes = Buffer.alloc(MAX_SECRET_BYTES + 1);
@@ -56,7 +51,7 @@ function readBounded(path: string): Buffer {
     }
   } catch (cause) {
     if (cause instanceof SecretError) throw cause;
-    throw new SecretError(`Cannot read the secret in ${path}: ${reasonOf(cause)}`, { cause });
+    throw new SecretError(`Cannot read the secret in ${path}: ${systemReason(cause)}`, { cause });
   } finally {
     closeSync(fd);
   }

@@ -12,9 +12,9 @@ import {
 import { copyFile, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { getSystemErrorMessage } from 'node:util';
 import type { ImageSource } from '../nbd/images/open_image.ts';
 import { readSecret } from '../shared/secret.ts';
+import { systemReason } from '../shared/system_error.ts';
 import type { DiskFile, DiskSource, FileSource } from './vm_options.ts';
 
 // Descriptors here are plain numbers, not FileHandles: they are handed over to roles, and a FileHandle would close
@@ -189,9 +189,7 @@ function openChecked(what: string, path: string, flags: number, refuse: (facts: 
     // O_NONBLOCK: a FIFO in place of the file would hang the supervisor
     fd = openSync(path, flags | constants.O_NONBLOCK, 0o600);
   } catch (cause) {
-    const { code, errno } = cause as NodeJS.ErrnoException;
-    const why = errno === undefined ? code : `${getSystemErrorMessage(errno)} (${code})`;
-    throw new FileError(`Cannot open ${path} as ${what}: ${why}`, { cause });
+    throw new FileError(`Cannot open ${path} as ${what}: ${systemReason(cause)}`, { cause });
   }
   const found = refuse(fstatSync(fd));
   if (found === undefined) return fd;

@@ -181,11 +181,15 @@ function roleExit(role: RoleName, child: ChildProcess): Promise<RoleExit> {
   });
 }
 
-/** Roles are hostile once taken over: their text is cut, and escape sequences never reach the terminal. */
+/** What a role says may come out of an image or from a peer: no escape sequence reaches the terminal. */
+export function printable(text: string): string {
+  return text.replace(/[^\t\x20-\x7e\u00a0-\uffff]/g, '?');
+}
+
+/** Roles are hostile once taken over: their text is cut, too. */
 function forwardLines(child: ChildProcess, onText: (text: string) => void): void {
   const stream = child.stderr!.setEncoding('utf8');
-  const tell = (line: string): void =>
-    onText(line.slice(0, MAX_LINE_LENGTH).replace(/[^\t\x20-\x7e\u00a0-\uffff]/g, '?'));
+  const tell = (line: string): void => onText(printable(line.slice(0, MAX_LINE_LENGTH)));
   let begun = '';
   stream.on('data', (text: string) => {
     const lines = (begun + text).split(/\r?\n/);

@@ -13,7 +13,14 @@ import {
   openReplayFile,
   writeUserFile,
 } from './files.ts';
-import { type RoleExit, type RoleHandle, type StartRole, startRoleEmbedded, startRoleProcess } from './role_host.ts';
+import {
+  printable,
+  type RoleExit,
+  type RoleHandle,
+  type StartRole,
+  startRoleEmbedded,
+  startRoleProcess,
+} from './role_host.ts';
 import { ROLE_MODULES, type RoleName } from './role_table.ts';
 import type { RunningVm, SuperviseOptions, VmEvent, VmExit, VmReport } from './running_vm.ts';
 import { checkVmOptions, type FileSource, uuidOfName, type VmOptions } from './vm_options.ts';
@@ -35,6 +42,8 @@ const MONITOR_RESTARTS = 3;
 const PROFILE_TIMEOUT_MS = 30_000;
 const FLUSH_TIMEOUT_MS = 30_000;
 const MAX_REASON_LENGTH = 2000;
+/** Lines of the disk role that are kept until the guest begins; what comes behind them is told at once */
+const MAX_EARLY_REPORTS = 100;
 const MAX_STATUS_LENGTH = 32;
 
 /**
@@ -306,7 +315,7 @@ class Supervisor implements RunningVm {
       // It tells before it ends, so that the reason is here before the machine sees its link close.
       handle.rpc.handle('open-failed', (data) => {
         const { text } = (data ?? {}) as { readonly text?: unknown };
-        if (typeof text === 'string') this.#diskFailure = new Error(text.slice(0, MAX_REASON_LENGTH));
+        if (typeof text === 'string') this.#diskFailure = new Error(printable(text.slice(0, MAX_REASON_LENGTH)));
         return {};
       });
       for (const event of JOB_EVENTS) handle.rpc.on(event, (data) => this.#onJob(event, data));
@@ -512,8 +521,9 @@ class Supervisor implements RunningVm {
 
   #tell(report: VmReport): void {
     const role = report.kind === 'text' ? report.role : report.exit.role;
-    if (role === 'disk' && this.#earlyReports !== undefined) this.#earlyReports.push(report);
-    else this.#settings.onReport?.(report);
+    const kept = this.#earlyReports;
+    if (role !== 'disk' || kept === undefined || kept.length >= MAX_EARLY_REPORTS) this.#settings.onReport?.(report);
+    else if (this.#diskFailure === undefined) kept.push(report);
   }
 
   #report(text: string): void {

@@ -16,6 +16,16 @@ export const FAKE_ROLES: Readonly<Record<'machine' | 'disk' | 'console' | 'migra
   migration: fake('fakeMigration'),
 };
 
+/** In place of the disk role */
+export const HOSTILE_DISK = fake('hostileDisk');
+
+/** Gives a reason for its end that is long and would do things to a terminal. */
+export const hostileDisk: RoleMain<unknown> = async (links) => {
+  const control = new RpcPeer(links.control, { name: 'supervisor' });
+  await control.call('open-failed', { text: `Cannot \u001b[31mopen${'x'.repeat(100_000)}` });
+  throw Object.assign(new Error('ended'), { code: 'ERR_ENDED' });
+};
+
 interface MachineOptions {
   readonly name: string;
   readonly bios: unknown;

@@ -15,7 +15,7 @@ import {
   type VmOptions,
   type VmReport,
 } from '../../../services/supervisor/mod.ts';
-import { FAKE_ROLES } from './fake_roles.ts';
+import { FAKE_ROLES, HOSTILE_DISK } from './fake_roles.ts';
 
 interface Running {
   readonly vm: RunningVm;
@@ -141,6 +141,21 @@ for (const isolation of ['embedded', 'processes'] as const) {
     );
   });
 }
+
+test('supervise() takes no more than a printable part of a reason that a disk role gives', async (t) => {
+  const { machine: _, ...others } = FAKE_ROLES;
+  const disk = { id: 'hd0', file: process.execPath, format: 'raw', readOnly: true, snapshot: false } as const;
+  const options = {
+    bios: 'none',
+    kernel: { builtin: 'firmware' },
+    disks: [{ ...disk, bus: 'virtio-pci' }],
+    display: false,
+  } as const;
+  const roleModules = { ...others, disk: HOSTILE_DISK };
+  const error = await t.throwsAsync(run(t, 'processes', options, { roleModules }));
+  t.regex(error!.message, /^Cannot \?\[31mopenx+$/);
+  t.is(error!.message.length, 2000);
+});
 
 test('supervise() says that embedded roles are not isolated', async (t) => {
   const { reports } = await run(t, 'embedded');
