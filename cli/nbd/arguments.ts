@@ -59,6 +59,11 @@ const RULES: readonly OptionRule[] = [
     value: 'NS',
     help: 'behind a reply, look out for the next request for so long before sleeping (default 50000, 0: never)',
   },
+  {
+    long: 'sendfile',
+    value: 'on|off',
+    help: 'large reads of a raw IMAGE go from the kernel to the socket without copies, where it can (default on)',
+  },
   { long: 'cache', value: 'MODE', help: 'writethrough and directsync: every write is flushed (default writeback)' },
   { long: 'fork', help: 'go on in the background once clients can connect' },
   { long: 'pid-file', value: 'PATH', help: 'write the process id there once clients can connect' },

@@ -3,7 +3,7 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import { IMAGE_FORMATS } from '../../services/nbd/images/image_format.ts';
-import { openImage } from '../../services/nbd/images/open_image.ts';
+import { type OpenImageOptions, openImage } from '../../services/nbd/images/open_image.ts';
 import { RawImage } from '../../services/nbd/images/raw_image.ts';
 import type { DiskImage, ImageFormat, ImageSource } from '../../services/nbd/mod.ts';
 import { SliceImage } from '../../services/nbd/slice_image.ts';
@@ -16,6 +16,8 @@ import type { NbdArguments } from './arguments.ts';
 const DEFAULT_PROCESSES = 4;
 const MAX_PROCESSES = 64;
 
+type RawOptions = Required<Pick<OpenImageOptions, 'readOnly' | 'unmap' | 'sendfile'>>;
+
 /** What is served, and how other processes come to serve it, too. */
 export interface OpenedSource {
   readonly image: DiskImage;
@@ -23,7 +25,7 @@ export interface OpenedSource {
   readonly sharing:
     | {
         readonly files: SharedSource;
-        readonly options: { readonly readOnly: boolean; readonly unmap: boolean };
+        readonly options: RawOptions;
         readonly offset: number;
         /** The image itself, where it is a raw one */
         readonly raw: RawImage | undefined;
@@ -43,7 +45,11 @@ export async function openSource(values: NbdArguments, processes: number): Promi
   const said = values.has('image-opts') ? await imageOptions(path, values) : await sourceOf(path, values);
   const source = withSnapshot(await withNames(said, values), values);
   const readOnly = values.has('read-only') || source.snapshot !== undefined;
-  const options = { readOnly, unmap: discards(values) };
+  const options = {
+    readOnly,
+    unmap: discards(values),
+    sendfile: values.oneOf('sendfile', ['on', 'off'], 'on') === 'on',
+  };
   const alone = whyAlone(values, source, readOnly);
   if (values.has('processes') && processes > 1 && alone !== undefined) {
     throw new UsageError(`Cannot use --processes=${processes}: ${alone}`);
@@ -80,11 +86,7 @@ function whyAlone(values: NbdArguments, source: ImageSource, readOnly: boolean):
   return SharedSource.isPossible ? undefined : 'this system has no /proc/self/fd';
 }
 
-async function openShared(
-  source: ImageSource,
-  options: { readonly readOnly: boolean; readonly unmap: boolean },
-  offset: number,
-): Promise<OpenedSource> {
+async function openShared(source: ImageSource, options: RawOptions, offset: number): Promise<OpenedSource> {
   const files = SharedSource.open(source, options);
   try {
     const opened = await openImage(files.here, options);

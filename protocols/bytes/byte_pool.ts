@@ -18,6 +18,7 @@ export class BytePool<Bytes extends Uint8Array = Uint8Array<ArrayBuffer>> {
   readonly #allocate: (lengthBytes: number) => Bytes;
   readonly #maxIdleBytes: number;
   readonly #classes: Bytes[][] = [];
+  readonly #kept = new WeakSet<Bytes>();
   #idle = 0;
 
   /** Keeps at most `maxIdleBytes` of unused buffers. */
@@ -49,16 +50,24 @@ export class BytePool<Bytes extends Uint8Array = Uint8Array<ArrayBuffer>> {
   /** One that is kept and at least `lengthBytes` long, at most twice that; undefined: there is none */
   takeIdle(lengthBytes: number): Bytes | undefined {
     const kept = this.#classes[shiftFor(lengthBytes)]?.pop();
-    if (kept !== undefined) this.#idle -= kept.length;
+    if (kept !== undefined) {
+      this.#idle -= kept.length;
+      this.#kept.delete(kept);
+    }
     return kept;
   }
 
-  /** One that take() gave, whole; the caller must not touch it afterwards. */
+  /**
+   * One that take() gave, whole; the caller must not touch it afterwards. @throws Error where it was given back before: two
+   * who use one buffer would see each other's data, and nothing is worse than that
+   */
   give(buffer: Bytes): void {
     const { length } = buffer;
     if (length > 1 << MAX_SHIFT || this.#idle + length > this.#maxIdleBytes) return;
     const shift = 31 - Math.clz32(length);
     if (shift < MIN_SHIFT || length !== 1 << shift) return;
+    if (this.#kept.has(buffer)) throw new Error('Cannot give a buffer back: it was given back already');
+    this.#kept.add(buffer);
     this.#classes[shift] ??= [];
     this.#classes[shift].push(buffer);
     this.#idle += length;

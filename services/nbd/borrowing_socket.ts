@@ -23,7 +23,7 @@ export function receiveInto(stream: Duplex, next: NextReceiver): void {
 
 /** The parts of a socket that Node does not show */
 interface Inside {
-  _handle: object | null | undefined;
+  _handle: { readonly fd?: number } | null | undefined;
 }
 
 /** Sockets made here: their handles may go elsewhere */
@@ -48,6 +48,13 @@ export function borrowingSocket(accepted: Socket): Socket {
 /** Whether the connection can go on in another process. */
 export function isMovable(stream: Duplex): boolean {
   return borrowing.has(stream);
+}
+
+/** The open descriptor of a borrowing socket, for this moment only; undefined where there is none. */
+export function descriptorOf(stream: Duplex): number | undefined {
+  if (!borrowing.has(stream)) return undefined;
+  const fd = (stream as unknown as Inside)._handle?.fd;
+  return fd === undefined || fd < 0 ? undefined : fd;
 }
 
 /**

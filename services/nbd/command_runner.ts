@@ -8,10 +8,12 @@ import {
   NBD_ERROR,
   REPLY_TYPE,
   type ReceivedRequest,
+  type ReplyError,
 } from '../../protocols/nbd/mod.ts';
 import type { BufferPool } from './buffer_pool.ts';
 import { contextStatus } from './context_status.ts';
-import { asImageError, type DiskImage } from './images/disk_image.ts';
+import { asImageError, type DiskImage, type ImageError } from './images/disk_image.ts';
+import { isZero } from './images/zeroes.ts';
 import type { InFlight } from './in_flight.ts';
 import { prefetch } from './prefetch.ts';
 import type { ReplyQueue } from './reply_queue.ts';
@@ -19,6 +21,9 @@ import type { Addressed, ReplyWriter } from './reply_writer.ts';
 
 /** Reads up to here are built in the reply slab, in `bytes` */
 const SLAB_READ_BYTES = 64 * 1024;
+
+/** … and of larger ones this much, before the rest may go from the image to the socket, in `bytes` */
+const FIRST_BYTES = 4096;
 
 /** Counted for each session; for metrics. */
 export interface TransmissionCounters {
@@ -116,7 +121,7 @@ export class CommandRunner {
         this.#context.writer.commitRead(request, data, at);
         return;
       }
-    }
+    } else if (this.#send(request)) return;
     const buffer = this.#context.pool.take(length);
     const data = buffer.subarray(0, length);
     const inPlace = length > SLAB_READ_BYTES ? this.#readNow(request, data) : (false as const);
@@ -133,6 +138,37 @@ export class CommandRunner {
         this.#failWith(request, error);
       },
     });
+  }
+
+  /**
+   * A large read without copies: its first bytes are read, and what follows goes from the image to the socket. They say
+   * that it is not a hole, and that the image can be read; what fails later has its place in the last chunk. False: it
+   * has to be read.
+   */
+  #send(request: CheckedRequest): boolean {
+    const { image, replies, writer } = this.#context;
+    if (image.canSend !== true || !writer.structured || !replies.takesParts) return false;
+    const at = replies.reserve(writer.readHeaderBytes + FIRST_BYTES);
+    const first = replies.piece(at + writer.readHeaderBytes, FIRST_BYTES);
+    const inPlace = this.#readNow(request, first);
+    if (inPlace !== true) return inPlace === undefined;
+    if (isZero(first)) return false;
+    writer.commitReadStart(request, at, FIRST_BYTES);
+    const leave = this.#enter(request);
+    replies.appendPart({
+      image,
+      offset: request.offset + FIRST_BYTES,
+      lengthBytes: request.length - FIRST_BYTES,
+      end: (error) => {
+        if (error !== undefined) this.#context.counters.failed++;
+        return writer.readEnd(request, error === undefined ? undefined : replyError(request, error));
+      },
+      over: () => {
+        leave();
+        this.#context.over();
+      },
+    });
+    return true;
   }
 
   /** What the image says; undefined when it failed, which the client has been told. */
@@ -217,8 +253,7 @@ export class CommandRunner {
     work: Promise<void>,
     outcome: { done: () => void; failed: (error: unknown) => void },
   ): void {
-    const over = this.#context.inFlight.enter(request);
-    this.#context.counters.maxInFlight = Math.max(this.#context.counters.maxInFlight, this.#context.inFlight.size);
+    const over = this.#enter(request);
     const leave = (report: () => void): void => {
       over();
       // Without a client there is nobody to tell; buffers come back with the garbage collector.
@@ -231,11 +266,22 @@ export class CommandRunner {
     );
   }
 
+  /** Gives the function that takes it out again. */
+  #enter(request: CheckedRequest): () => void {
+    const { inFlight, counters } = this.#context;
+    const leave = inFlight.enter(request);
+    counters.maxInFlight = Math.max(counters.maxInFlight, inFlight.size);
+    return leave;
+  }
+
   #failWith(request: Addressed, error: unknown): void {
     this.#context.counters.failed++;
-    const { code, message, offset } = asImageError(error);
-    // ERROR_OFFSET where the image knows the place: what lies before it may be read by itself.
-    const place = offset === undefined || offset < Number(request.offset) ? {} : { offset: BigInt(offset) };
-    this.#context.writer.fail(request, { error: NBD_ERROR[code], text: message, ...place });
+    this.#context.writer.fail(request, replyError(request, asImageError(error)));
   }
+}
+
+/** ERROR_OFFSET where the image knows the place: what lies before it may be read by itself. */
+function replyError(request: Addressed, { code, message, offset }: ImageError): ReplyError {
+  const place = offset === undefined || offset < Number(request.offset) ? {} : { offset: BigInt(offset) };
+  return { error: NBD_ERROR[code], text: message, ...place };
 }

@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
 import type { BufferPool } from './buffer_pool.ts';
+import { type ImagePart, ReplyStream } from './reply_stream.ts';
 
 const SLAB_BYTES = 256 * 1024;
 /** Views of one slab that are kept: as many as requests of 4 KiB fit */
@@ -45,23 +46,30 @@ interface Slab {
  * Writes go on in the same slab: for a client that does not read, what is held is what was built, not a slab each.
  */
 export class ReplyQueue {
-  readonly #stream: Duplex;
+  readonly #stream: ReplyStream;
   readonly #pool: BufferPool;
-  readonly #onSent: () => void;
   #slab: Slab | undefined;
-  #writing = 0;
 
   /** `onSent` is called whenever {@link pendingBytes} has become smaller. */
   constructor(stream: Duplex, pool: BufferPool, onSent: () => void) {
-    this.#stream = stream;
+    this.#stream = new ReplyStream(stream, pool, onSent);
     this.#pool = pool;
-    this.#onSent = onSent;
   }
 
   /** Built and not yet taken by the kernel, in `bytes` */
   get pendingBytes(): number {
     const slab = this.#slab;
-    return this.#writing + (slab === undefined ? 0 : slab.end - slab.start);
+    return this.#stream.pendingBytes + (slab === undefined ? 0 : slab.end - slab.start);
+  }
+
+  /** Parts of images that {@link appendPart} has taken and that are not over */
+  get parts(): number {
+    return this.#stream.parts;
+  }
+
+  /** {@link appendPart} may be called. */
+  get takesParts(): boolean {
+    return this.#stream.takesParts;
   }
 
   /** Largest piece that fits a slab, in `bytes` */
@@ -122,6 +130,22 @@ export class ReplyQueue {
     this.#send(buffer.subarray(0, lengthBytes), () => this.#pool.give(buffer));
   }
 
+  /** Sends a part of an image behind what is built. */
+  appendPart(part: ImagePart): void {
+    this.flush();
+    this.#stream.send(part);
+  }
+
+  /** As {@link ReplyStream.whenSent}, for what was flushed */
+  whenSent(callback: () => void): void {
+    this.#stream.whenSent(callback);
+  }
+
+  /** The stream is gone. */
+  abandon(): void {
+    this.#stream.abandon();
+  }
+
   /** Hands what is built to the stream. */
   flush(): void {
     const slab = this.#slab;
@@ -134,7 +158,7 @@ export class ReplyQueue {
     }
     slab.start = slab.end;
     slab.writes++;
-    this.#write(piece, () => {
+    this.#stream.write(piece, () => {
       slab.writes--;
       if (slab.writes > 0) return;
       if (slab !== this.#slab) this.#pool.give(slab.views.buffer);
@@ -147,19 +171,9 @@ export class ReplyQueue {
   }
 
   #send(bytes: Uint8Array, gone: () => void): void {
-    this.#stream.cork();
-    this.flush();
-    this.#write(bytes, gone);
-    this.#stream.uncork();
-  }
-
-  #write(bytes: Uint8Array, gone: () => void): void {
-    this.#writing += bytes.length;
-    this.#stream.write(bytes, () => {
-      // Also called with an error when the stream is gone: nothing reads the buffer any more either way.
-      this.#writing -= bytes.length;
-      gone();
-      this.#onSent();
+    this.#stream.together(() => {
+      this.flush();
+      this.#stream.write(bytes, gone);
     });
   }
 }

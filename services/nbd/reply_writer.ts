@@ -52,6 +52,11 @@ export class ReplyWriter {
     this.#chunkHeaderBytes = form.extended ? EXTENDED_CHUNK_HEADER_BYTES : CHUNK_HEADER_BYTES;
   }
 
+  /** A reply may have several chunks */
+  get structured(): boolean {
+    return this.#structured;
+  }
+
   /** What stands in front of the data of a READ, in `bytes` */
   get readHeaderBytes(): number {
     return this.#structured ? this.#chunkHeaderBytes + 8 : SIMPLE_REPLY_BYTES;
@@ -115,12 +120,37 @@ export class ReplyWriter {
     return true;
   }
 
-  #putReadHeader(request: AnsweredRead, at: number): void {
+  /**
+   * As {@link commitRead}, with only the first `firstBytes` of the data: what follows is the caller's, {@link readEnd} at
+   * its end. Structured replies only.
+   */
+  commitReadStart(request: AnsweredRead, at: number, firstBytes: number): void {
+    this.#putReadHeader(request, at, 0);
+    this.#queue.commit(this.readHeaderBytes + firstBytes);
+  }
+
+  /**
+   * The last chunk of a READ whose data was sent without saying that it was the last. With `error` part of that data is
+   * not valid: "the server … MUST ensure that the content chunk is sent first if a content and error chunk cover the same
+   * offset".
+   */
+  readEnd(request: AnsweredRead, error: ReplyError | undefined): Uint8Array {
+    const payload = error === undefined ? new Uint8Array(0) : encodeReplyError(error);
+    const bytes = new Uint8Array(this.#chunkHeaderBytes + payload.length);
+    const type =
+      error === undefined ? REPLY_TYPE.NONE : error.offset === undefined ? REPLY_TYPE.ERROR : REPLY_TYPE.ERROR_OFFSET;
+    const chunk = { type, length: payload.length, flags: REPLY_FLAG_DONE };
+    this.#putHeader(request, 0, chunk, new DataView(bytes.buffer));
+    bytes.set(payload, this.#chunkHeaderBytes);
+    return bytes;
+  }
+
+  #putReadHeader(request: AnsweredRead, at: number, flags: number = REPLY_FLAG_DONE): void {
     if (!this.#structured) {
       putSimpleReply(this.#queue.view, at, NBD_ERROR.OK, request.cookie);
       return;
     }
-    this.#putHeader(request, at, { type: REPLY_TYPE.OFFSET_DATA, length: 8 + request.length, flags: REPLY_FLAG_DONE });
+    this.#putHeader(request, at, { type: REPLY_TYPE.OFFSET_DATA, length: 8 + request.length, flags });
     putOffset(this.#queue.view, at + this.#chunkHeaderBytes, request.offset);
   }
 
@@ -131,10 +161,15 @@ export class ReplyWriter {
     return this.#chunkHeaderBytes + 12;
   }
 
-  #putHeader(request: Addressed, at: number, chunk: { type: number; length: number; flags: number }): void {
+  #putHeader(
+    request: Addressed,
+    at: number,
+    chunk: { type: number; length: number; flags: number },
+    into: DataView = this.#queue.view,
+  ): void {
     const header = { type: chunk.type, length: chunk.length, flags: chunk.flags, cookie: request.cookie };
-    if (this.#extended) putExtendedChunkHeader(this.#queue.view, at, header, BigInt(request.offset));
-    else putChunkHeader(this.#queue.view, at, header);
+    if (this.#extended) putExtendedChunkHeader(into, at, header, BigInt(request.offset));
+    else putChunkHeader(into, at, header);
   }
 
   #simple(request: Addressed, error: number): void {

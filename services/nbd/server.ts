@@ -126,7 +126,9 @@ export function serveNbd(
       cutOff();
       return;
     }
-    stream.end(() => stream.destroy());
+    const end = (): void => void stream.end(() => stream.destroy());
+    if (transmission === undefined) end();
+    else transmission.whenSent(end);
     closeTimer ??= setTimeout(cutOff, limits.drainMs);
     // What the client still sends is thrown away, else its close would never be seen.
     stream.resume();

@@ -47,6 +47,12 @@ export class SliceImage implements DiskImage {
   writeNow(offset: number, data: Uint8Array): boolean {
     return this.#image.writeNow(this.#offset + offset, data);
   }
+  get canSend(): boolean {
+    return this.#image.canSend === true;
+  }
+  sendNow(socket: number, offset: number, lengthBytes: number): number | undefined {
+    return this.#image.sendNow?.(socket, this.#offset + offset, lengthBytes);
+  }
   close(): Promise<void> {
     return this.#image.close();
   }

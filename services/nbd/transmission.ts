@@ -205,9 +205,15 @@ export class Transmission {
     this.#run();
   }
 
+  /** Calls back when all replies are with the stream; never where that closes before. */
+  whenSent(callback: () => void): void {
+    this.#replies.whenSent(callback);
+  }
+
   /** The stream is gone; only the image is waited for. */
   abandon(): void {
     this.#gone = true;
+    this.#replies.abandon();
     if (this.#finished) {
       if (this.#settled) this.#budget.leave(this.#share);
       return;
@@ -257,7 +263,9 @@ export class Transmission {
     }
     if (this.#finished) return;
     this.#watchPayload();
-    if (this.#stopping && this.#held === undefined && this.#inFlight.size === 0 && !this.#yielding) {
+    // What only has to be sent is the client's to wait for, within the time that it gets.
+    const isIdle = this.#held === undefined && this.#inFlight.size === this.#replies.parts && !this.#yielding;
+    if (this.#stopping && isIdle) {
       this.#finish(undefined);
       return;
     }

@@ -91,6 +91,13 @@ export interface DiskImage {
   readNow(offset: number, into: Uint8Array, alone?: boolean): boolean;
   /** Writes in place where that should not block. False: use write() */
   writeNow(offset: number, data: Uint8Array): boolean;
+  /** sendNow() is worth trying (default false) */
+  readonly canSend?: boolean;
+  /**
+   * Hands bytes to a socket without copying them, where that should not block, and gives how many went: 0 where the socket
+   * takes nothing now, and where something is wrong, which read() will say. Undefined: use read()
+   */
+  sendNow?(socket: number, offset: number, lengthBytes: number): number | undefined;
   /** Becomes the one writer of what is behind the image; absent where nobody else can be */
   activate?(): Promise<void>;
   /** Flushes, and stops being the writer */

@@ -1,4 +1,5 @@
 import process from 'node:process';
+import { loadFfi } from './load_ffi.ts';
 
 /** From linux/fs.h and linux/falloc.h */
 const SEEK_DATA = 3;
@@ -71,16 +72,5 @@ export class FileHoles {
       if (this.#calls.fallocate(fd, mode, BigInt(offset + done), BigInt(length)) !== 0) return done;
     }
     return lengthBytes;
-  }
-}
-
-function loadFfi(quiet: boolean): ReturnType<typeof process.getBuiltinModule<'node:ffi'>> {
-  const { emitWarning } = process;
-  // Node asks for this function when it warns, which it does once, while the module is loaded.
-  if (quiet) process.emitWarning = () => {};
-  try {
-    return process.getBuiltinModule('node:ffi');
-  } finally {
-    process.emitWarning = emitWarning;
   }
 }

@@ -33,6 +33,8 @@ export interface OpenImageOptions {
   readonly unmap?: boolean;
   /** Raw images: ask the file system for holes (default false); see RawImageOptions */
   readonly holes?: boolean;
+  /** Raw images: data may go to sockets by sendfile(2) (default false); see RawImageOptions */
+  readonly sendfile?: boolean;
   /** flush() does nothing, and writes have no order: a power cut may cost the image (default false) */
   readonly unsafe?: boolean;
   /** Called for each image of the chain once it is open, the lowest first */

@@ -16,20 +16,16 @@ import { type Extent, STATE } from '../../../protocols/nbd/mod.ts';
 import { DirtyBitmaps } from './dirty_bitmap.ts';
 import { asImageError, type DiskImage, ImageError, type StatusBudget, type ZeroOptions } from './disk_image.ts';
 import { FileHoles } from './file_holes.ts';
+import { FileSender } from './file_sender.ts';
 import { type ImageLock, lockImage } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
 import { checkWritable, sizeOf } from './raw_file.ts';
+import { nextMultiple, scanBudget, scanZeroes } from './scan_zeroes.ts';
 import { CoreAtHand, StorageReads } from './slow_reason.ts';
 import { isZero, zeroes } from './zeroes.ts';
 
 /** Larger accesses always go to the pool, in `bytes`: one must not hold up the other peers for long */
 const MAX_IN_PLACE_BYTES = 1 << 20;
-/** Zero detection looks at pieces of this size, in `bytes` */
-const GRAIN_BYTES = 64 * 1024;
-/** One block-status request reads at most this much, in `bytes`; the client asks again for the rest */
-const MAX_SCAN_BYTES = 32 << 20;
-/** What looking at a grain counts where a table's entry counts one, see {@link StatusBudget} */
-const GRAIN_COST = 128;
 const PIECE_BYTES = 1 << 20;
 /** What file systems allocate at least, in `bytes` */
 const BLOCK_BYTES = 4096;
@@ -48,6 +44,8 @@ export interface RawImageOptions {
    * nobody
    */
   readonly holes?: boolean;
+  /** Large reads may go to sockets by sendfile(2): needs node:ffi, an experiment of Node's (default false) */
+  readonly sendfile?: boolean;
   /** flush() does nothing (default false) */
   readonly unsafe?: boolean;
 }
@@ -76,6 +74,8 @@ export class RawImage implements DiskImage {
   readonly #holes: FileHoles | undefined;
   /** Holes are made, too */
   readonly #unmaps: boolean;
+  /** Loaded when the first large read comes; undefined then, too: this Node or system has none. null: not loaded */
+  #sender: FileSender | undefined | null;
   #lock: ImageLock | undefined;
   #active = false;
   readonly #reads = new InPlaceGate(new StorageReads());
@@ -90,6 +90,7 @@ export class RawImage implements DiskImage {
     this.readOnly = options.readOnly;
     this.#wantsLock = !options.readOnly && options.lock !== false;
     this.#unsafe = options.unsafe === true;
+    this.#sender = options.sendfile === true ? null : undefined;
     const wanted = options.unmap === true || options.holes === true;
     const quiet = options.unmap !== true;
     this.#holes = wanted && fstatSync(fd).isFile() ? FileHoles.load({ quiet }) : undefined;
@@ -176,6 +177,20 @@ export class RawImage implements DiskImage {
       this.#writes.done(data.length);
     }
     return true;
+  }
+
+  get canSend(): boolean {
+    if (this.#sender === null) this.#sender = FileSender.load(this.#fd);
+    return this.#sender?.works === true;
+  }
+
+  sendNow(socket: number, offset: number, lengthBytes: number): number | undefined {
+    this.#open();
+    const sender = this.#sender;
+    if (!sender?.works || !this.#reads.enter()) return undefined;
+    const sent = sender.send(socket, offset, Math.min(lengthBytes, MAX_IN_PLACE_BYTES));
+    this.#reads.done(sent);
+    return sent;
   }
 
   /** One promise and one callback: on a cold disk all requests come this way. */
@@ -286,7 +301,7 @@ export class RawImage implements DiskImage {
     offset: number,
     lengthBytes: number,
     maxExtents: number,
-    budget: StatusBudget = { left: (MAX_SCAN_BYTES / GRAIN_BYTES) * GRAIN_COST },
+    budget: StatusBudget = scanBudget(),
   ): Promise<Extent[]> {
     this.#open();
     const known = this.#fileExtents(offset, lengthBytes, maxExtents);
@@ -295,29 +310,8 @@ export class RawImage implements DiskImage {
     // Fully allocated (or a device): no holes to look for. The opposite, 0 blocks, proves nothing: some file
     // systems keep small files elsewhere or count late.
     if (!stats.isFile() || stats.blocks * 512 >= this.sizeBytes) return [{ lengthBytes, flags: 0 }];
-    const extents: { lengthBytes: number; flags: number }[] = [];
-    const most = Math.max(1, Math.floor(budget.left / GRAIN_COST)) * GRAIN_BYTES;
-    const end = offset + Math.min(lengthBytes, most, MAX_SCAN_BYTES);
-    budget.left -= Math.ceil((end - offset) / GRAIN_BYTES) * GRAIN_COST;
-    const scratch = Buffer.allocUnsafe(Math.min(PIECE_BYTES, end - offset));
-    let at = offset;
-    while (at < end) {
-      // Whole grains of the disk, so that neighbouring requests agree.
-      const next = Math.min(end, nextMultiple(at, PIECE_BYTES));
-      const piece = scratch.subarray(0, next - at);
-      await this.read(at, piece);
-      while (at < next) {
-        const stop = Math.min(next, nextMultiple(at, GRAIN_BYTES));
-        const from = piece.length - (next - at);
-        const flags = isZero(piece.subarray(from, from + stop - at)) ? STATE.ZERO : 0;
-        const before = extents.at(-1);
-        if (before?.flags === flags) before.lengthBytes += stop - at;
-        else if (extents.length === maxExtents) return extents;
-        else extents.push({ lengthBytes: stop - at, flags });
-        at = stop;
-      }
-    }
-    return extents;
+    const read = (at: number, into: Uint8Array): Promise<void> => this.read(at, into);
+    return scanZeroes(read, { offset, lengthBytes }, maxExtents, budget);
   }
 
   dirtyBitmaps(): readonly string[] {
@@ -393,11 +387,6 @@ export class RawImage implements DiskImage {
     if (this.readOnly) throw new ImageError('EPERM', 'Cannot write: image is read-only');
     if (!this.#active) throw new ImageError('EPERM', 'Cannot write: another machine owns the image now');
   }
-}
-
-/** The next multiple of `step` above `at` */
-function nextMultiple(at: number, step: number): number {
-  return (Math.floor(at / step) + 1) * step;
 }
 
 function shrunk(offset: number): ImageError {

@@ -10,7 +10,7 @@ import type { NbdServerLimits } from '../server_limits.ts';
 export interface WorkerStart {
   readonly kind: 'start';
   readonly source: ImageSource;
-  readonly options: Pick<OpenImageOptions, 'readOnly' | 'unmap'>;
+  readonly options: Pick<OpenImageOptions, 'readOnly' | 'unmap' | 'sendfile'>;
   /** The image is served from there on, in `bytes` */
   readonly offset: number;
   readonly served: {

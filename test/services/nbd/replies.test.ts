@@ -1,3 +1,4 @@
+import { Duplex } from 'node:stream';
 import test from 'ava';
 import { CMD, decodeChunkHeader, REPLY_TYPE } from '../../../protocols/nbd/mod.ts';
 import { BufferPool } from '../../../services/nbd/buffer_pool.ts';
@@ -75,6 +76,45 @@ test('large reads of a client that takes nothing are not made far ahead', async 
   t.is(image.reads, 32);
   client.send(requestBytes({ type: CMD.DISC }));
   await client.summary;
+});
+
+test('a client that leaves while replies wait: their memory is given back once, whatever is asked of the stream then', async (t) => {
+  const taken: ((error?: Error) => void)[] = [];
+  const stream = new Duplex({
+    read: () => {},
+    write: (_bytes, _encoding, callback) => void taken.push(callback),
+    writev: (_chunks, callback) => void taken.push(callback),
+  });
+  stream.on('error', () => {});
+  const given = new Map<Buffer, number>();
+  const pool = new (class extends BufferPool {
+    override give(buffer: Buffer): void {
+      given.set(buffer, (given.get(buffer) ?? 0) + 1);
+    }
+  })();
+  let told = 0;
+  // A session does that: once there is room enough, a request that has waited is answered.
+  const queue = new ReplyQueue(stream, pool, () => {
+    if (++told > 2 && told < 20) appendOne();
+  });
+  const appendOne = (): void => {
+    const at = queue.reserve(28);
+    queue.bytes.fill(1, at, at + 28);
+    queue.commit(28);
+    queue.appendOwned(pool.take(MIB), MIB);
+  };
+  for (let count = 0; count < 4; count++) appendOne();
+  const closed = new Promise((resolve) => stream.once('close', resolve));
+  while (taken.length > 0) {
+    taken.shift()!(new Error('write EPIPE'));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await closed;
+  t.true(given.size >= 4);
+  t.deepEqual(
+    [...given.values()].filter((times) => times !== 1),
+    [],
+  );
 });
 
 test('ReplyWriter says offsets beyond 32 bits as they are', (t) => {
