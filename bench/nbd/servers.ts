@@ -93,7 +93,7 @@ export function dispose({ folders }: Setup): void {
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 }
 
-type Served = Pick<Workload, 'transport' | 'storage' | 'format'>;
+type Served = Pick<Workload, 'transport' | 'storage' | 'format'> & Partial<Pick<Workload, 'simple'>>;
 
 export function imageOf(name: ServerName, { storage, format }: Served, setup: Setup): string {
   if (storage !== 'memory') return setup.images['file raw'];
@@ -203,11 +203,12 @@ function commandOf(name: ServerName, served: Served, setup: Setup, watch: boolea
   const pskFile = join(keys, 'keys.psk');
   const isTls = served.transport === 'tls';
   const inet = served.transport === 'tcp';
+  const simple = served.simple === true ? ['--no-sr'] : [];
   if (name === 'nbdkit') {
     const where = inet ? ['-i', '127.0.0.1', '-p', String(port)] : ['-U', socket];
     return {
       program: 'nbdkit',
-      args: ['-f', ...where, ...(isTls ? ['--tls=require', `--tls-psk=${pskFile}`] : []), 'file', image],
+      args: ['-f', ...where, ...(isTls ? ['--tls=require', `--tls-psk=${pskFile}`] : []), ...simple, 'file', image],
     };
   }
   const where = inet ? ['-b', '127.0.0.1', '-p', String(port)] : ['-k', socket];
@@ -219,7 +220,11 @@ function commandOf(name: ServerName, served: Served, setup: Setup, watch: boolea
     const preload = watch ? ['--import', WATCH_LOOP] : [];
     // As the launcher does it
     const flags = [...nodeFlags('nbd'), ...preload];
-    return { program: process.execPath, args: [...flags, CLI, 'nbd', ...common, ...tls, image], env: codeCache() };
+    return {
+      program: process.execPath,
+      args: [...flags, CLI, 'nbd', ...common, ...tls, ...simple, image],
+      env: codeCache(),
+    };
   }
   const tls = isTls ? ['--object', `tls-creds-psk,id=t,dir=${keys},endpoint=server`, '--tls-creds', 't'] : [];
   const aio = name === 'qemu io_uring' ? ['--aio=io_uring'] : [];

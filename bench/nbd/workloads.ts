@@ -35,6 +35,8 @@ export interface Workload {
   /** Image on tmpfs; on the file system of the temporary folder, cached; the same with its cache dropped */
   readonly storage: 'memory' | 'file' | 'cold';
   readonly format: 'raw' | 'qcow2';
+  /** Simple replies, from the servers that can be told so: ours and nbdkit. As the goals of many small reads were set */
+  readonly simple: boolean;
   readonly client: Client;
   readonly servers: readonly ServerName[];
   readonly goals: readonly Goal[];
@@ -68,7 +70,7 @@ const LARGE_READ = [
 ];
 const TLS_READ = [goal('rate', 'qemu-nbd', 2.5, 3.5), goal('rate', 'nbdkit', 2.5, 3.5)];
 
-type Extra = Partial<Pick<Workload, 'transport' | 'storage' | 'format' | 'servers'>>;
+type Extra = Partial<Pick<Workload, 'transport' | 'storage' | 'format' | 'simple' | 'servers'>>;
 
 const row = (group: Group, name: string, client: Client, goals: readonly Goal[], extra: Extra = {}): Workload => ({
   name,
@@ -76,6 +78,7 @@ const row = (group: Group, name: string, client: Client, goals: readonly Goal[],
   transport: 'unix',
   storage: 'memory',
   format: 'raw',
+  simple: false,
   client,
   servers: client.blockBytes > 4096 ? LARGE_PEERS : PEERS,
   goals,
@@ -105,6 +108,7 @@ const bench = (rw: 'read' | 'write', depth: number): Client => ({ kind: 'qemu-im
 
 const [TCP, TLS] = [{ transport: 'tcp' }, { transport: 'tls' }] as const;
 const FILE = { storage: 'file' } as const;
+const SIMPLE = { storage: 'file', simple: true } as const;
 const COLD = { storage: 'cold' } as const;
 const QCOW2 = { format: 'qcow2', servers: ['ours', 'ours, raw', 'qemu-nbd', 'qemu io_uring'] } as const;
 
@@ -154,6 +158,8 @@ export const WORKLOADS: readonly Workload[] = [
   row('file', 'read 4K QD1, cached file', random('randread', 1), [goal('p50', 'qemu io_uring', 1, 1.25)], FILE),
   row('file', 'read 4K QD16, cached file', random('randread', 16), DEEP_READ, FILE),
   row('file', 'read 4K QD64, cached file', random('randread', 64), DEEP_READ, FILE),
+  row('file', 'read 4K QD16, cached file, --no-sr', random('randread', 16), DEEP_READ, SIMPLE),
+  row('file', 'read 4K QD64, cached file, --no-sr', random('randread', 64), DEEP_READ, SIMPLE),
   row('file', 'read 4K QD1, cold file', random('randread', 1), [], COLD),
   row('file', 'read 4K QD16, cold file', random('randread', 16), [goal('rate', 'qemu-nbd', 0.9, 1)], COLD),
   row('file', 'read 4K QD64, cold file', random('randread', 64), [goal('rate', 'qemu-nbd', 0.9, 1)], COLD),

@@ -64,6 +64,10 @@ const RULES: readonly OptionRule[] = [
     value: 'on|off',
     help: 'large reads of a raw IMAGE go from the kernel to the socket without copies, where it can (default on)',
   },
+  {
+    long: 'no-sr',
+    help: 'simple replies only, as with nbdkit: a little faster for small requests; no block status, no texts of errors',
+  },
   { long: 'cache', value: 'MODE', help: 'writethrough and directsync: every write is flushed (default writeback)' },
   { long: 'fork', help: 'go on in the background once clients can connect' },
   { long: 'pid-file', value: 'PATH', help: 'write the process id there once clients can connect' },

@@ -42,6 +42,7 @@ export async function serve(address: NbdListenAddress, values: NbdArguments): Pr
     const pool = new SessionPool(exports, {
       shared,
       limits,
+      simpleOnly: values.has('no-sr'),
       ...(workers === undefined ? {} : { workers }),
       ...(tls === undefined ? {} : { tls }),
       onSession: (summary) => {

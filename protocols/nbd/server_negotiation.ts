@@ -52,6 +52,8 @@ export type ServerTlsMode = 'off' | 'require' | 'allow';
 export interface ServerNegotiation {
   readonly phase: 'client-flags' | 'options' | 'describing' | 'listing' | 'tls' | 'transmission' | 'closed';
   readonly tls: ServerTlsMode;
+  /** Structured replies and extended headers are options that this server does not know */
+  readonly simpleOnly: boolean;
   /** The stream is TLS by now */
   readonly secure: boolean;
   /** The client knows fixed newstyle; without it only EXPORT_NAME is allowed */
@@ -98,11 +100,12 @@ export interface ServerNegotiationStep {
 }
 
 /** The greeting goes out before anything is read. */
-export function startServerNegotiation(tls: ServerTlsMode = 'off'): ServerNegotiationStep {
+export function startServerNegotiation(tls: ServerTlsMode = 'off', simpleOnly = false): ServerNegotiationStep {
   return {
     state: {
       phase: 'client-flags',
       tls,
+      simpleOnly,
       secure: false,
       fixed: false,
       noZeroes: false,
@@ -167,6 +170,10 @@ function onOption(before: ServerNegotiation, { option, data }: Option): ServerNe
   }
   if (data.length > MAX_OPTION_BYTES) {
     return refuse(state, option, REP.ERR_TOO_BIG, `${data.length} bytes, limit is ${MAX_OPTION_BYTES}`);
+  }
+  // Clients go on without: "SHOULD be prepared to also handle NBD_REP_ERR_UNSUP"
+  if (state.simpleOnly && (option === OPT.STRUCTURED_REPLY || option === OPT.EXTENDED_HEADERS)) {
+    return refuse(state, option, REP.ERR_UNSUP, 'replies are simple here');
   }
   switch (option) {
     case OPT.LIST:

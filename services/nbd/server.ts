@@ -21,6 +21,8 @@ export interface NbdServerTls {
 export interface ServeNbdOptions {
   /** Absent: no TLS at all (NOTLS) */
   readonly tls?: NbdServerTls;
+  /** Neither structured replies nor extended headers (default false) */
+  readonly simpleOnly?: boolean;
   readonly limits?: Partial<NbdServerLimits>;
   /** Shared with other sessions of the same client (default: an own one of `limits.requestBytes`) */
   readonly budget?: PeerBudget;
@@ -203,7 +205,10 @@ export function serveNbd(
   /** Undefined: somebody else did it */
   const handshake =
     options.negotiated === undefined
-      ? new ServerHandshake(raw, exports, events, options.tls?.mode ?? 'off')
+      ? new ServerHandshake(raw, exports, events, {
+          tls: options.tls?.mode ?? 'off',
+          simpleOnly: options.simpleOnly === true,
+        })
       : undefined;
   const deadline =
     limits.handshakeMs > 0 && handshake !== undefined

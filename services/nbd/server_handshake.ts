@@ -57,7 +57,12 @@ export class ServerHandshake {
   #waiting = false;
   #over = false;
 
-  constructor(stream: Duplex, directory: ExportDirectory, events: HandshakeEvents, tls: ServerTlsMode = 'off') {
+  constructor(
+    stream: Duplex,
+    directory: ExportDirectory,
+    events: HandshakeEvents,
+    { tls = 'off', simpleOnly = false }: { readonly tls?: ServerTlsMode; readonly simpleOnly?: boolean } = {},
+  ) {
     this.#stream = stream;
     this.#directory = directory;
     this.#events = events;
@@ -69,7 +74,7 @@ export class ServerHandshake {
       frameSize: (head) =>
         this.#state.phase === 'client-flags' ? { bytes: CLIENT_FLAGS_BYTES } : optionFrameSize(head),
     });
-    const first = startServerNegotiation(tls);
+    const first = startServerNegotiation(tls, simpleOnly);
     this.#state = first.state;
     this.#send(first);
   }

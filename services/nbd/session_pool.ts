@@ -7,6 +7,7 @@ import {
   type NbdLiveSession,
   type NbdServerTls,
   type NbdSessionSummary,
+  type ServeNbdOptions,
   type SessionPlace,
   serveNbd,
 } from './server.ts';
@@ -16,6 +17,7 @@ import { DEFAULT_NBD_LIMITS, type NbdServerLimits } from './server_limits.ts';
 export interface SessionPoolOptions {
   /** Absent: no TLS */
   readonly tls?: NbdServerTls;
+  readonly simpleOnly?: ServeNbdOptions['simpleOnly'];
   readonly limits?: Partial<NbdServerLimits>;
   /** Clients that are served at once; more of them wait for their greeting (default: no such limit) */
   readonly shared?: number;
@@ -186,9 +188,10 @@ export class SessionPool {
       over: undefined,
     };
     this.#sessions.add(session);
-    const { tls, workers, onSession } = this.#options;
+    const { tls, simpleOnly = false, workers, onSession } = this.#options;
     session.over = serveNbd(stream, this.#exports, {
       limits: this.#limits,
+      simpleOnly,
       budget,
       signal: this.#abort.signal,
       ...(tls === undefined ? {} : { tls }),

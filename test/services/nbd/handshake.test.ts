@@ -326,3 +326,14 @@ test('a minimum block size above 1 has to be asked for', async (t) => {
   t.deepEqual(await client.answers(), [REP.INFO, REP.INFO, ACK]);
   client.stream.destroy();
 });
+
+test('a server of simple replies does not know the other options, and clients go on without', async (t) => {
+  const client = await new ByteClient(twoDisks().exports, { simpleOnly: true }).hello();
+  for (const option of [OPT.STRUCTURED_REPLY, OPT.EXTENDED_HEADERS]) {
+    client.send(encodeOption(option));
+    t.deepEqual(await client.answers(), [ERR_UNSUP]);
+  }
+  client.send(goOption('disk'));
+  t.is((await client.answers()).at(-1), ACK);
+  t.is((await client.ask({ length: 512 }))?.data.length, 512);
+});
