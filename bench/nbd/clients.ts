@@ -10,7 +10,7 @@ export interface Work {
   readonly seconds: number;
   /** Median latency, in `µs`; fio only */
   readonly p50: number | undefined;
-  /** What the client had of a core, in `%`; fio with one job only */
+  /** What the client had of a core, in `%`; not of several at once */
   readonly clientPercent: number | undefined;
 }
 
@@ -34,7 +34,7 @@ async function fio(
 ): Promise<Work> {
   const uri = transport === 'tcp' ? `nbd://127.0.0.1:${port}/` : `nbd+unix:///?socket=${socket}`;
   const { rw, blockBytes, depth, jobs } = client;
-  const stdout = await output('fio', [
+  const { stdout } = await output('fio', [
     ...['--name=t', '--ioengine=nbd', `--uri=${uri}`, '--thread', '--group_reporting', '--time_based'],
     ...[`--runtime=${runMs}ms`, `--size=${IMAGE_BYTES}`, '--norandommap', '--randrepeat=0'],
     ...[`--rw=${rw}`, `--bs=${blockBytes}`, `--iodepth=${depth}`, `--numjobs=${jobs}`, '--output-format=json'],
@@ -70,14 +70,14 @@ async function copy(client: Client & { kind: 'copy' }, transport: Transport, set
   const words = [`--request-size=${blockBytes}`, `--connections=${connections}`, '--requests=16', '--no-extents'];
   const ends = to === 'null' ? [uri, 'null:'] : [setup.source, uri];
   const start = performance.now();
-  await output('nbdcopy', [...words, `--threads=${Math.min(connections, 2)}`, ...ends]);
+  const { cpuSeconds } = await output('nbdcopy', [...words, `--threads=${Math.min(connections, 2)}`, ...ends]);
   const seconds = (performance.now() - start) / 1000;
   return {
     operations: IMAGE_BYTES / blockBytes,
     bytes: IMAGE_BYTES,
     seconds,
     p50: undefined,
-    clientPercent: undefined,
+    clientPercent: connections === 1 ? (cpuSeconds / seconds) * 100 : undefined,
   };
 }
 
@@ -87,7 +87,7 @@ const STEP_BLOCKS = 7919;
 async function qemuImg(client: Client & { kind: 'qemu-img' }, { keys, socket }: Setup, runMs: number): Promise<Work> {
   const { rw, blockBytes, depth } = client;
   const operations = Math.max(500, Math.round((runMs * (depth === 1 ? 3_000 : 12_000)) / 1000));
-  const stdout = await output('qemu-img', [
+  const { stdout, cpuSeconds } = await output('qemu-img', [
     ...['bench', '-c', String(operations), '-d', String(depth), '-s', String(blockBytes)],
     ...['-S', String(STEP_BLOCKS * blockBytes), ...(rw === 'write' ? ['-w'] : [])],
     ...['--object', `tls-creds-psk,id=t,dir=${keys},endpoint=client,username=alice`],
@@ -95,14 +95,38 @@ async function qemuImg(client: Client & { kind: 'qemu-img' }, { keys, socket }: 
   ]);
   const seconds = Number(/Run completed in ([\d.]+) seconds/.exec(stdout)?.[1]);
   if (!(seconds > 0)) throw new Error(`Cannot read qemu-img bench: ${stdout.slice(0, 200)}`);
-  return { operations, bytes: operations * blockBytes, seconds, p50: undefined, clientPercent: undefined };
+  return {
+    operations,
+    bytes: operations * blockBytes,
+    seconds,
+    p50: undefined,
+    clientPercent: (cpuSeconds / seconds) * 100,
+  };
 }
 
-function output(program: string, args: readonly string[]): Promise<string> {
+interface Output {
+  readonly stdout: string;
+  /** User and system time of the program */
+  readonly cpuSeconds: number;
+}
+
+/** The shell tells what its children have used, which Node does not: the last line of `times`. */
+const TIMED = '"$@"; status=$?; times >&2; exit $status';
+
+function output(program: string, args: readonly string[]): Promise<Output> {
   return new Promise((resolve, reject) => {
-    execFile(program, args, { timeout: 60_000, maxBuffer: 16 << 20 }, (error, stdout, stderr) => {
-      if (error === null) resolve(stdout);
+    const words = ['-c', TIMED, 'sh', program, ...args];
+    execFile('sh', words, { timeout: 60_000, maxBuffer: 16 << 20 }, (error, stdout, stderr) => {
+      if (error === null) resolve({ stdout, cpuSeconds: cpuSecondsIn(stderr) });
       else reject(new Error(`Cannot run ${program}: ${stderr.trim().slice(0, 300) || error.message}`));
     });
   });
+}
+
+/** Of the children of a shell, by its `times`: `0m0.260000s 0m0.170000s` in the last line. */
+export function cpuSecondsIn(stderr: string): number {
+  const last = stderr.trimEnd().split('\n').at(-1) ?? '';
+  const parts = [...last.matchAll(/(\d+)m([\d.]+)s/g)];
+  if (parts.length !== 2) throw new Error(`Cannot read what a client has used: ${last.slice(0, 200)}`);
+  return parts.reduce((sum, [, minutes, seconds]) => sum + Number(minutes) * 60 + Number(seconds), 0);
 }

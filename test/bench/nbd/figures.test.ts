@@ -1,5 +1,5 @@
 import test from 'ava';
-import { parseFio } from '../../../bench/nbd/clients.ts';
+import { cpuSecondsIn, parseFio } from '../../../bench/nbd/clients.ts';
 import { describeGoals, ratioFor, rowsOf, type Sample, verdictOf } from '../../../bench/nbd/figures.ts';
 import { type ServerName, WORKLOADS } from '../../../bench/nbd/workloads.ts';
 
@@ -74,4 +74,10 @@ test('fio is read behind its warnings; a run that did nothing is refused', (t) =
     clientPercent: 90.5,
   });
   t.throws(() => parseFio(job(0), 'read'), { message: /^Cannot read fio/ });
+});
+
+test('what a client has used is in the last line of the shell’s times', (t) => {
+  const seconds = cpuSecondsIn('a warning\n0m0.010000s 0m0.020000s\n1m0.260000s 0m0.170000s\n');
+  t.true(Math.abs(seconds - 60.43) < 1e-9);
+  t.throws(() => cpuSecondsIn('no such line'), { message: /^Cannot read what a client has used/ });
 });
