@@ -23,6 +23,13 @@ export interface ImagePart {
   over(): void;
 }
 
+/** Of one that waits for its turn */
+interface WaitingPart {
+  readonly part: ImagePart;
+  /** What is behind the image fetches it */
+  announced: boolean;
+}
+
 interface Piece {
   readonly bytes: Uint8Array;
   readonly gone: () => void;
@@ -38,6 +45,7 @@ interface Sending {
   fruitless: number;
   /** image.read() is under way */
   reading: boolean;
+  announced: boolean;
   error: ImageError | undefined;
 }
 
@@ -56,7 +64,7 @@ export class ReplyStream {
   #writes = 0;
   #sending: Sending | undefined;
   /** Behind it, in order */
-  #waiting: (Piece | ImagePart)[] = [];
+  #waiting: (Piece | WaitingPart)[] = [];
   #parts = 0;
   #whenSent: (() => void) | undefined;
   /** A write has failed, or the stream is gone: nothing more goes out */
@@ -99,8 +107,8 @@ export class ReplyStream {
   send(part: ImagePart): void {
     this.#parts++;
     if (this.#closed) this.#over(part);
-    else if (this.#sending === undefined) this.#begin(part);
-    else this.#waiting.push(part);
+    else if (this.#sending === undefined) this.#begin({ part, announced: false });
+    else this.#waiting.push({ part, announced: false });
   }
 
   /** What is written by turns leaves at once. */
@@ -129,7 +137,7 @@ export class ReplyStream {
     if (sending !== undefined && !sending.reading) this.#over(sending.part);
     for (const waiting of this.#waiting) {
       if ('bytes' in waiting) waiting.gone();
-      else this.#over(waiting);
+      else this.#over(waiting.part);
     }
     this.#waiting = [];
   }
@@ -154,9 +162,9 @@ export class ReplyStream {
     });
   }
 
-  #begin(part: ImagePart): void {
+  #begin({ part, announced }: WaitingPart): void {
     const { offset, lengthBytes } = part;
-    const sending = { part, at: offset, left: lengthBytes, fruitless: 0, reading: false, error: undefined };
+    const sending = { part, at: offset, left: lengthBytes, fruitless: 0, reading: false, announced, error: undefined };
     this.#sending = sending;
     if (this.#writes === 0) this.#advance(sending);
   }
@@ -193,6 +201,7 @@ export class ReplyStream {
       sent = 0; // read() says it, too
     }
     if (sent === undefined) {
+      this.#announce(sending);
       void this.#copy(sending, Math.min(left, COPY_BYTES), false);
       return 0;
     }
@@ -206,6 +215,18 @@ export class ReplyStream {
     sending.fruitless = Math.min(sending.fruitless + 1, 8);
     void this.#copy(sending, Math.min(left, copiedBytes), true);
     return 0;
+  }
+
+  /** Not at hand: storage works on all that is asked for, while parts go out one after the other. */
+  #announce(sending: Sending): void {
+    const { image } = sending.part;
+    if (!sending.announced) image.willSend?.(sending.at, sending.left);
+    sending.announced = true;
+    for (const waiting of this.#waiting) {
+      if ('bytes' in waiting || waiting.announced) continue;
+      waiting.announced = true;
+      waiting.part.image.willSend?.(waiting.part.offset, waiting.part.lengthBytes);
+    }
   }
 
   async #copy(sending: Sending, lengthBytes: number, inPlace: boolean): Promise<void> {

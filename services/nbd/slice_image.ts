@@ -53,6 +53,9 @@ export class SliceImage implements DiskImage {
   sendNow(socket: number, offset: number, lengthBytes: number): number | undefined {
     return this.#image.sendNow?.(socket, this.#offset + offset, lengthBytes);
   }
+  willSend(offset: number, lengthBytes: number): void {
+    this.#image.willSend?.(this.#offset + offset, lengthBytes);
+  }
   close(): Promise<void> {
     return this.#image.close();
   }

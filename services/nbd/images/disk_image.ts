@@ -98,6 +98,8 @@ export interface DiskImage {
    * takes nothing now, and where something is wrong, which read() will say. Undefined: use read()
    */
   sendNow?(socket: number, offset: number, lengthBytes: number): number | undefined;
+  /** A range that is to be sent is not at hand: what is behind the image may fetch it meanwhile */
+  willSend?(offset: number, lengthBytes: number): void;
   /** Becomes the one writer of what is behind the image; absent where nobody else can be */
   activate?(): Promise<void>;
   /** Flushes, and stops being the writer */

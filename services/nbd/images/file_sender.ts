@@ -1,8 +1,12 @@
 import process from 'node:process';
 import { loadFfi } from './load_ffi.ts';
 
+/** From linux/fadvise.h */
+const WILLNEED = 3;
+
 interface Calls {
   sendfile(socket: number, fd: number, offset: BigInt64Array, count: bigint): bigint;
+  posix_fadvise(fd: number, offset: bigint, count: bigint, advice: number): number;
 }
 
 /** Calls that sent nothing, one after the other, before it is taken for granted that this file has no way out */
@@ -31,6 +35,7 @@ export class FileSender {
       if (ffi === undefined) return undefined;
       const { functions } = ffi.dlopen(null, {
         sendfile: { arguments: ['i32', 'i32', 'buffer', 'u64'], return: 'i64' },
+        posix_fadvise: { arguments: ['i32', 'i64', 'i64', 'i32'], return: 'i32' },
       });
       return new FileSender(fd, functions as unknown as Calls);
     } catch {
@@ -41,6 +46,11 @@ export class FileSender {
   /** False: its calls have come to nothing, and there is no use in more of them. */
   get works(): boolean {
     return this.#fruitless < FRUITLESS_CALLS;
+  }
+
+  /** Lets the system fetch a range from storage meanwhile. */
+  willSend(offset: number, lengthBytes: number): void {
+    this.#calls.posix_fadvise(this.#fd, BigInt(offset), BigInt(lengthBytes), WILLNEED);
   }
 
   /**

@@ -193,6 +193,10 @@ export class RawImage implements DiskImage {
     return sent;
   }
 
+  willSend(offset: number, lengthBytes: number): void {
+    if (!this.#closed) this.#sender?.willSend(offset, lengthBytes);
+  }
+
   /** One promise and one callback: on a cold disk all requests come this way. */
   read(offset: number, into: Uint8Array): Promise<void> {
     return new Promise((resolve, reject) => {

@@ -28,6 +28,7 @@ function pattern(lengthBytes: number, at = 0): Uint8Array {
 class SendingImage extends MemoryImage {
   canSend = true;
   sentBytes = 0;
+  willSend: (offset: number, lengthBytes: number) => void = () => {};
   calls = 0;
   atOnce = Number.POSITIVE_INFINITY;
   /** What a call says instead of sending */
@@ -288,6 +289,27 @@ for (const when of ['in place', 'by the pool'] as const) {
     t.is((await client.summary).counters.failed, 1);
   });
 }
+
+test('what is not at hand is fetched for all parts that wait, once', async (t) => {
+  const image = sendingImage(8 * MIB);
+  const announced: [number, number][] = [];
+  image.willSend = (offset, lengthBytes) => void announced.push([offset, lengthBytes]);
+  image.instead = (offset) => (offset < 200_000 ? 'send' : 'pool');
+  image.poolWaits = new Promise((resolve) => setTimeout(resolve, 50));
+  const client = await connected(image);
+  client.send(reads([0, MIB], [2 * MIB, 100_000], [4 * MIB, MIB]));
+  const found = await replies(client, 3);
+  for (const [index, offset] of [0, 2 * MIB, 4 * MIB].entries()) {
+    const { data } = found.get(index)!;
+    t.true(Buffer.from(pattern(data.length, offset)).equals(data));
+  }
+  t.is(announced.length, 3);
+  const [first, second, third] = announced;
+  t.true(first![0] >= 200_000 && first![0] + first![1] === MIB);
+  t.deepEqual(second, [2 * MIB + 4096, 100_000 - 4096]);
+  t.deepEqual(third, [4 * MIB + 4096, MIB - 4096]);
+  await leave(client);
+});
 
 test('a client that leaves in the middle: the session is over, and the image at rest', async (t) => {
   const image = sendingImage(32 * MIB);
