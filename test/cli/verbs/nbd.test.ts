@@ -233,6 +233,13 @@ test('a missing image is a failure with exit status 1', async (t) => {
   t.regex(stderr, /ENOENT/);
 });
 
+test('ends with 1 where its pid file cannot be written', async (t) => {
+  const [socket, pidFile] = [join(directory, 'p.sock'), join(directory, 'no', 'p.pid')];
+  const words = ['-k', socket, '-f', 'raw', `--pid-file=${pidFile}`, image('p.raw')];
+  const { status, stderr } = await ran(process.execPath, argv(words));
+  t.deepEqual([status, stderr], [1, `caisson nbd: Cannot open ${pidFile}: no such file or directory (ENOENT)\n`]);
+});
+
 test('--help prints every option', async (t) => {
   const { status, stdout } = await ran(process.execPath, argv(['--help']));
   t.is(status, 0);
@@ -302,7 +309,7 @@ test('--fork tells what went wrong, with the status and the name of qemu-nbd', a
   const words = ['nbd', '--qemu-nbd', '--fork', '-k', join(directory, 'x.sock'), '-f', 'raw', join(directory, 'none')];
   const { status, stderr } = await ran(process.execPath, [main, ...words]);
   t.is(status, 1);
-  t.regex(stderr, /^qemu-nbd: .*ENOENT/);
+  t.regex(stderr, /^qemu-nbd: Failed to blk_new_open '.*none': .*: No such file or directory\n$/);
 });
 
 test('a link of the name qemu-nbd answers as qemu-nbd', async (t) => {
