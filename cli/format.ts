@@ -75,7 +75,7 @@ const NETWORK_ERRORS: Readonly<Record<string, string>> = {
 const ADVICE: Readonly<Record<string, string>> = {
   'listen EADDRINUSE': '; another program listens there, choose another port',
   'listen EADDRNOTAVAIL': '; it is no address of this computer',
-  // A folder that is not there comes as EACCES, too: libuv answers so.
   'listen EACCES': '; is its folder there, and may you write to it?',
+  'listen ENOENT': '; its folder is not there',
   'listen EINVAL': '; a path of more than 107 bytes is too long for a socket',
 };

@@ -32,7 +32,11 @@ export async function serve(address: NbdListenAddress, values: NbdArguments): Pr
   process.once('SIGINT', stopped.resolve);
   process.on('SIGTERM', stopped.resolve);
   const pidFile = values.get('pid-file');
+  let wrotePid = false;
   const closers: (() => Promise<void>)[] = [];
+  const closeAll = async (): Promise<void> => {
+    await Promise.all(closers.splice(0).map((close) => close()));
+  };
   let workers: SessionWorkers | undefined;
   try {
     const exports = new ExportSet();
@@ -55,17 +59,22 @@ export async function serve(address: NbdListenAddress, values: NbdArguments): Pr
     const listener = await NbdListener.listen(address, exports, { pool, ...(tls === undefined ? {} : { tls }) });
     closers.push(() => listener.close());
     const uris = [listener.uriOf(served.name), ...(await listenWeb(web, pool, values, closers))];
-    if (pidFile !== undefined) writeFileSync(pidFile, `${process.pid}\n`);
+    if (pidFile !== undefined) {
+      writeFileSync(pidFile, `${process.pid}\n`);
+      wrotePid = true;
+    }
     if (!values.has('qemu-nbd')) process.stdout.write(`${uris.join('\n')}\n`);
     tellParent();
     // Now, and not when it ends: a server that is killed would compile everything anew, each time.
     flushCompileCache();
     await stopped.promise;
-    await Promise.all(closers.map((close) => close()));
+    await closeAll();
     await image.flush();
   } finally {
+    // A socket that listens would keep the process from ending, whatever has failed.
+    await closeAll();
     process.off('SIGINT', stopped.resolve);
-    if (pidFile !== undefined) rmSync(pidFile, { force: true });
+    if (wrotePid) removeQuietly(pidFile!);
     // No process that could still write outlives the lock.
     await workers?.close();
     sharing?.files.close();
@@ -73,6 +82,13 @@ export async function serve(address: NbdListenAddress, values: NbdArguments): Pr
     process.off('SIGTERM', stopped.resolve);
   }
   return 0;
+}
+
+/** A file that cannot be removed any more must not keep the image from being closed. */
+function removeQuietly(path: string): void {
+  try {
+    rmSync(path);
+  } catch {}
 }
 
 /** Processes beside this one; none is started before it is needed. */

@@ -154,8 +154,8 @@ function withSnapshot(source: ImageSource, values: NbdArguments): ImageSource {
 /** As qemu-nbd does it, for scripts: with its warning, and a raw disk that cannot become one of another format. */
 async function guessedFormat(path: string, values: NbdArguments): Promise<ImageFormat> {
   if (!values.has('qemu-nbd')) throw new UsageError(`Cannot serve ${path}: its format is not given; add -f raw`);
-  const { guessFormat } = await import('../../services/nbd/images/guess_format.ts');
-  const guess = guessFormat(path) ?? 'raw';
+  const images = await import('../../services/nbd/images/guess_format.ts');
+  const guess = images.guessedFormat(path);
   if (guess === 'raw') {
     process.stderr.write(
       `WARNING: Image format was not specified for '${path}' and probing guessed raw.

@@ -11,7 +11,7 @@ import { compareCommand } from './img/compare.ts';
 import { convertCommand } from './img/convert.ts';
 import { createCommand } from './img/create.ts';
 import { ddCommand } from './img/dd.ts';
-import { helpOf, parseGiven, type Subcommand } from './img/grammar.ts';
+import { type Given, helpOf, parseGiven, type Subcommand } from './img/grammar.ts';
 import { resolveImageOpts } from './img/image_opts.ts';
 import { infoCommand } from './img/info.ts';
 import { mapCommand } from './img/map.ts';
@@ -67,14 +67,18 @@ export const imgVerb: Verb = {
       process.stderr.write(`caisson img: Cannot run: no COMMAND is given\n\n${help}`);
       return 1;
     }
+    let given: Given | undefined;
     try {
       const command = COMMANDS.find(({ name }) => name === word);
       if (command === undefined) throw unknown(word);
-      const given = parseGiven(command, args, asQemu);
+      given = parseGiven(command, args, asQemu);
       resolveImageOpts(word, given);
       return await command.run(given);
     } catch (error) {
-      process.stderr.write(asQemu ? `qemu-img: ${inQemusWords(error)}\n` : `caisson img: ${plainErrorText(error)}\n`);
+      const doing = { command: word, format: given?.text('O') ?? 'raw' };
+      process.stderr.write(
+        asQemu ? `qemu-img: ${inQemusWords(error, doing)}\n` : `caisson img: ${plainErrorText(error)}\n`,
+      );
       // 1 of compare means that the images differ.
       return word === 'compare' ? 2 : 1;
     }

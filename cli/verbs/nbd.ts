@@ -35,8 +35,9 @@ export const nbdVerb = {
   async run(args: string[]): Promise<number> {
     // As qemu-nbd: every failure is 1 there, and its name is in front.
     const asQemu = args.includes('--qemu-nbd');
+    let values: NbdArguments | undefined;
     try {
-      const values = new NbdArguments(args);
+      values = new NbdArguments(args);
       if (values.has('help')) {
         process.stdout.write(help);
         return 0;
@@ -57,9 +58,12 @@ export const nbdVerb = {
       }
       return await serve({ type: 'fd', fd: socket }, values);
     } catch (error) {
-      process.stderr.write(
-        asQemu ? `qemu-nbd: ${errorText(error)}\n` : `caisson nbd: ${plainErrorText(error, DISK_WORDS)}\n`,
-      );
+      if (asQemu) {
+        const { inQemusWords } = await import('../nbd/qemu_words.ts');
+        process.stderr.write(`qemu-nbd: ${errorText(inQemusWords(error, values))}\n`);
+      } else {
+        process.stderr.write(`caisson nbd: ${plainErrorText(error, DISK_WORDS)}\n`);
+      }
       return error instanceof UsageError && !asQemu ? 2 : 1;
     }
   },

@@ -53,9 +53,8 @@ export type HartState = (typeof HART_STATE)[keyof typeof HART_STATE];
 export const SUSPEND_RETENTIVE = 0;
 export const SUSPEND_NON_RETENTIVE = 0x8000_0000;
 
-/** Reset types and reasons (chapter 10.1) */
+/** Reset types and reasons (chapter 10.1); 0 is none */
 export const RESET_TYPES = ['shutdown', 'cold-reboot', 'warm-reboot'] as const;
-export const RESET_REASON_NONE = 0;
 export const RESET_REASON_FAILURE = 1;
 /** From here on reasons belong to implementations, vendors and platforms */
 export const RESET_REASON_CUSTOM = 0xe000_0000;

@@ -1,8 +1,5 @@
 import type { QMP_SCHEMA } from './schema.ts';
 
-/** Built-in types; integers differ in their range only. */
-export type QmpPrimitive = 'str' | 'int' | 'size' | 'uint8' | 'uint16' | 'uint32' | 'number' | 'bool' | 'any';
-
 /** The name of a type, or a list of them */
 export type QmpTypeRef = string | readonly [string];
 export interface QmpMembers {
@@ -33,6 +30,7 @@ type Types = typeof QMP_SCHEMA.types;
 type Commands = typeof QMP_SCHEMA.commands;
 type Events = typeof QMP_SCHEMA.events;
 
+/** Built-in types; integers differ in their range only. */
 interface Primitives {
   str: string;
   int: number;

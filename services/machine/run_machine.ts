@@ -1,5 +1,4 @@
 import { closeSync } from 'node:fs';
-import { Socket } from 'node:net';
 import process from 'node:process';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -188,7 +187,7 @@ async function openDisks(
       const stream = links[link];
       if (stream === undefined)
         throw new BlockError('EINVAL', `Cannot open disk ${id}: no link ${link} was handed over`);
-      const client = await NbdClient.connect(stream instanceof Socket ? borrowingSocket(stream) : stream, {
+      const client = await NbdClient.connect(borrowingSocket(stream), {
         exportName: id,
         requests: DISK_REQUESTS,
       });

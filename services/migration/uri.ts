@@ -1,12 +1,10 @@
 import { isIP } from 'node:net';
+import { MAX_SOCKET_PATH_BYTES } from '../shared/socket_path.ts';
 import { MigrationError } from './migration_error.ts';
 
 export type MigrationAddress =
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number }
   | { readonly kind: 'unix'; readonly path: string };
-
-/** sun_path of Linux, in `bytes`, without its NUL */
-const MAX_UNIX_PATH_BYTES = 107;
 
 /**
  * Parses QEMU's `tcp:HOST:PORT` and `unix:PATH`. Plain TCP is for this host only unless it is allowed by name:
@@ -20,8 +18,8 @@ export function parseMigrationUri(uri: unknown, options: { allowPlaintext: boole
   const rest = uri.slice(colon + 1);
   if (scheme === 'unix') {
     const length = Buffer.byteLength(rest);
-    if (length < 1 || length > MAX_UNIX_PATH_BYTES || rest.includes('\0')) {
-      throw refuse(`unix: path of ${length} bytes, expected 1..${MAX_UNIX_PATH_BYTES}`);
+    if (length < 1 || length > MAX_SOCKET_PATH_BYTES || rest.includes('\0')) {
+      throw refuse(`unix: path of ${length} bytes, expected 1..${MAX_SOCKET_PATH_BYTES}`);
     }
     return { kind: 'unix', path: rest };
   }

@@ -34,9 +34,11 @@ const borrowing = new WeakSet<Duplex>();
  * and emits {@link BORROWED_EVENT} instead of `data`. Without it each read makes a buffer of 64 KiB, and large writes
  * cost ten times the processor time in the allocator and the collector. Node offers this for sockets that it
  * connects, not for those that it accepts, so the handle is taken out of `accepted`, which must not have been read
- * from (`pauseOnConnect`). Where the handle is not to be had, `accepted` itself comes back, with its `data`.
+ * from (`pauseOnConnect`). Where the handle is not to be had, `accepted` itself comes back, with its `data`; so does,
+ * untouched, what is no socket: a pair within one process.
  */
-export function borrowingSocket(accepted: Socket): Socket {
+export function borrowingSocket<Accepted extends Duplex>(accepted: Accepted): Accepted | Socket {
+  if (!(accepted instanceof Socket)) return accepted;
   const handle = takeHandle(accepted);
   if (handle === undefined) {
     accepted.resume();

@@ -1,6 +1,8 @@
 import { readFileSync, readlinkSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
+import { resolve } from 'node:path';
 import { formatNbdUri, NBD_PORT } from '../../protocols/nbd/mod.ts';
+import { MAX_SOCKET_PATH_BYTES } from '../shared/socket_path.ts';
 import { listenOnPath } from '../shared/unix_listener.ts';
 import { borrowingSocket } from './borrowing_socket.ts';
 import type { ExportDirectory } from './export_set.ts';
@@ -86,7 +88,7 @@ export class NbdListener {
 
   async #listen(address: NbdListenAddress): Promise<void> {
     if (address.type === 'unix') {
-      this.#address = address;
+      this.#address = { type: 'unix', path: fromAnywhere(address.path) };
       await listenOnPath(this.#server, address.path);
       return;
     }
@@ -120,6 +122,12 @@ export class NbdListener {
     socket.on('error', () => {});
     socket.destroy();
   }
+}
+
+/** A path that works from every folder; as it is given where that would be longer than a socket's path may be. */
+function fromAnywhere(path: string): string {
+  const absolute = resolve(path);
+  return Buffer.byteLength(absolute) > MAX_SOCKET_PATH_BYTES ? path : absolute;
 }
 
 /** Path of an inherited UNIX socket, which Node does not tell; '' where the system does not either. */

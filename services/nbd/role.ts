@@ -1,4 +1,3 @@
-import { Socket } from 'node:net';
 import type { RoleLinks, RoleMain } from '../shared/role.ts';
 import { RpcPeer } from '../shared/rpc.ts';
 import { borrowingSocket } from './borrowing_socket.ts';
@@ -178,7 +177,7 @@ class DiskRole {
       if (link === undefined) continue;
       const guestExport = new ExportSet();
       guestExport.add({ name: disk.id, image: disk.image, writable: true });
-      const session = serveNbd(link instanceof Socket ? borrowingSocket(link) : link, guestExport, {
+      const session = serveNbd(borrowingSocket(link), guestExport, {
         limits: { handshakeMs: 0, payloadMs: 0 },
         signal: this.#abort.signal,
         onTransmission: () => {

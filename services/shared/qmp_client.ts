@@ -6,7 +6,6 @@ import {
   type QmpArguments,
   type QmpCommandName,
   QmpDecoder,
-  QmpError,
   type QmpReturn,
   type QmpServerMessage,
 } from '../../protocols/qmp/mod.ts';
@@ -158,5 +157,3 @@ export class QmpClient implements AsyncDisposable {
     this.#socket.destroy();
   }
 }
-
-export { QmpError };

@@ -23,6 +23,8 @@ export async function listenOnPath(server: Server, path: string): Promise<void> 
   try {
     await removeStaleSocket(path);
     await bindPrivately(server, path);
+  } catch (error) {
+    throw await asItIs(error as NodeJS.ErrnoException, path);
   } finally {
     await turn?.release();
   }
@@ -82,6 +84,15 @@ function setUmask(mask: number): number | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** libuv answers EACCES where the folder is not there. */
+async function asItIs(error: NodeJS.ErrnoException, path: string): Promise<Error> {
+  if (error.code !== 'EACCES') return error;
+  const why = await lstat(dirname(path)).catch(({ code }: NodeJS.ErrnoException) => code);
+  if (why !== 'ENOENT') return error;
+  const text = `listen ENOENT: no such file or directory ${path}`;
+  return Object.assign(new Error(text, { cause: error }), { code: why, syscall: 'listen', address: path });
 }
 
 function inUse(path: string, why: string): Error {

@@ -2,12 +2,11 @@ import { lstat, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
+import { MAX_SOCKET_PATH_BYTES } from '../shared/socket_path.ts';
 import { isVmName } from './vm_options.ts';
 
 // Running machines, as folders of this user:  BASE/NAME/{machine.json, qmp.sock, nbd.sock}
 
-/** Longest path of a UNIX socket, in `bytes` (sun_path without its NUL) */
-const MAX_SOCKET_PATH_BYTES = 107;
 const MAX_FACTS_BYTES = 16_384;
 const MAX_AUTO_NAMES = 1000;
 

@@ -1,4 +1,5 @@
 import { MAX_NAME_BYTES } from '../../protocols/rfb/mod.ts';
+import { MAX_SOCKET_PATH_BYTES } from '../shared/socket_path.ts';
 import { isLoopback } from './access.ts';
 import type { BindAddress } from './bind.ts';
 
@@ -21,7 +22,6 @@ export interface ListenParams {
   readonly password: string | undefined;
 }
 
-const MAX_PATH_LENGTH = 107; // sun_path
 const MAX_HOSTS = 16;
 
 /** Fields of an object that came from another role; nothing is taken for granted. */
@@ -79,7 +79,7 @@ export function parseListen(params: unknown): ListenParams {
 function parseAddress(given: Map<string, unknown>): BindAddress {
   const fd = integer(given, 'fd', 0, 1 << 20);
   if (fd !== undefined) return { kind: 'fd', fd };
-  const path = text(given, 'path', MAX_PATH_LENGTH);
+  const path = text(given, 'path', MAX_SOCKET_PATH_BYTES);
   if (path !== undefined) {
     if (path === '') throw new ParameterError('Cannot listen on an empty path');
     return { kind: 'unix', path };

@@ -14,6 +14,10 @@ for (const [given, expected] of [
     'Cannot listen on :::10809: address already in use (EADDRINUSE); another program listens there, choose another port',
   ],
   [
+    'listen ENOENT: no such file or directory /none/x.sock',
+    'Cannot listen on /none/x.sock: no such file or directory (ENOENT); its folder is not there',
+  ],
+  [
     'listen EACCES: permission denied /none/x.sock',
     'Cannot listen on /none/x.sock: permission denied (EACCES); is its folder there, and may you write to it?',
   ],

@@ -9,7 +9,7 @@ import { secretsOf, withoutProtocol } from './image_opts.ts';
 import { mergedOptions } from './option_list.ts';
 import { printLines } from './output.ts';
 import { inQemusWords } from './qemu_words.ts';
-import { knownFormat } from './source.ts';
+import { knownFormat, withAdvice } from './source.ts';
 import { planTarget, replaceFile, targetHelp } from './target.ts';
 
 /** Options of a qcow2 in the order in which qemu-img shows them, with what they are by themselves */
@@ -103,7 +103,7 @@ async function lookBelow(given: Given, values: Map<string, string>, at: string):
   }
   if (given.has('u')) return undefined;
   try {
-    const info = await imageInfo(at, knownFormat(given, word));
+    const info = await withAdvice(at, () => imageInfo(at, knownFormat(given, word)));
     if (!values.has('size')) values.set('size', String(info['virtual-size']));
     return undefined;
   } catch (error) {
@@ -114,7 +114,7 @@ async function lookBelow(given: Given, values: Map<string, string>, at: string):
       process.stderr.write(`${inQemusWords(error)}\n`);
       return undefined;
     }
-    return `${inQemusWords(error).replace(/^(Could not open '.*': )\1/, '$1')}\nCould not open backing image.`;
+    return `${inQemusWords(error).replace(/^Could not open '.*?': (?=.)/s, '')}\nCould not open backing image.`;
   }
 }
 

@@ -1,12 +1,8 @@
+import { NBD_PORT } from '../../../protocols/nbd/mod.ts';
+import { connectError, strerror } from '../../strerror.ts';
 import { UsageError } from '../../usage_error.ts';
 
 type Rule = readonly [ours: RegExp, qemus: string | ((...parts: string[]) => string)];
-
-const ERRNO: Readonly<Record<string, string>> = {
-  ENOENT: 'No such file or directory',
-  EACCES: 'Permission denied',
-  EISDIR: 'Is a directory',
-};
 
 const INVALID_SIZE =
   'Invalid image size specified. You may use k, M, G, T, P or E suffixes for\nqemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.';
@@ -51,18 +47,29 @@ const RULES: readonly Rule[] = [
     (_all, path) => `Could not open '${path}': Snapshot table is too big`,
   ],
   [
-    /^(ENOENT|EACCES|EISDIR): .*, \w+ '(.*)'$/s,
-    (_all, code, path) => `Could not open '${path}': Could not open '${path}': ${ERRNO[code!]}`,
+    /^(E[A-Z0-9]+): [^,]*, \w+ '(.*)'$/s,
+    (_all, code, path) => `Could not open '${path}': Could not open '${path}': ${strerror(code!)}`,
   ],
+  [
+    /^(.*): Cannot use the image: (?:neither a regular file nor a block device|not a regular file)$/s,
+    "Could not open '$1': 'file' driver requires '$1' to be a regular file",
+  ],
+  [
+    /^(nbds?(?:\+unix)?:\S*): ((?:connect|getaddrinfo) E.*)$/s,
+    (_all, name, why) => `Could not open '${name}': ${connectError(why!, portOf(name!)) ?? why}`,
+  ],
+  [/^Cannot make (.*): .* \((E[A-Z0-9]+)\)$/s, (_all, path, code) => `Could not create '${path}': ${strerror(code!)}`],
+  [/^Cannot write at byte (\d+): no space left$/, 'error while writing at byte $1: No space left on device'],
+  [/^(?:Cannot write: no space left|ENOSPC: [^,]*, write)$/, 'Could not write: No space left on device'],
   [/^Cannot follow (.*): it comes twice in its own chain$/, "Backing file '$1' creates an infinite loop."],
   [
     /^Cannot follow (.*): its backing file "(.*)" cannot be opened: (\w+) \((.*)\)$/,
     (_all, path, _name, code, at) =>
-      `Could not open '${path}': Could not open backing file: Could not open '${at}': ${ERRNO[code!] ?? code}`,
+      `Could not open '${path}': Could not open backing file: Could not open '${at}': ${strerror(code!)}`,
   ],
   [
     /^Cannot follow (.*): its data file "(.*)" cannot be opened: (\w+) \((.*)\)$/,
-    (_all, path, _name, code, at) => `Could not open '${path}': Could not open '${at}': ${ERRNO[code!] ?? code}`,
+    (_all, path, _name, code, at) => `Could not open '${path}': Could not open '${at}': ${strerror(code!)}`,
   ],
   [
     /^Cannot follow (.*): the format of its backing file "(.*)" is not known/,
@@ -151,11 +158,33 @@ const RULES: readonly Rule[] = [
   ],
 ];
 
+/** What was being done, where qemu-img's words for the same failure differ by that */
+export interface Doing {
+  /** `convert` and its like */
+  readonly command: string;
+  /** Of what is made */
+  readonly format: string;
+}
+
 /** The text of an error as qemu-img has it, without its name in front. */
-export function inQemusWords(error: unknown): string {
+export function inQemusWords(error: unknown, doing?: Doing): string {
   const text = error instanceof Error ? error.message : String(error);
-  const found = applied(RULES, text);
+  const found = inContext(applied(RULES, text), doing);
   return found ?? (error instanceof UsageError ? text.replace(/ \(caisson img .* --help\)$/, '') : text);
+}
+
+/** `convert` and `dd` have words in front of what goes wrong with the new file. */
+function inContext(said: string | undefined, doing: Doing | undefined): string | undefined {
+  const creating = /^Could not create '(.*)': /s.exec(said ?? '')?.[1];
+  switch (doing?.command) {
+    case 'convert':
+      return creating === undefined ? said : `${creating}: error while converting ${doing.format}: ${said}`;
+    case 'dd':
+      if (creating !== undefined) return `${creating}: error while creating output image: ${said}`;
+      return said?.replace(/^error while writing at byte \d+:/, 'error while writing to output image file:');
+    default:
+      return said;
+  }
 }
 
 function applied(rules: readonly Rule[], text: string): string | undefined {
@@ -166,6 +195,10 @@ function applied(rules: readonly Rule[], text: string): string | undefined {
     return qemus.replace(/\$(\d)/g, (_all, index: string) => match[Number(index)] ?? '');
   }
   return undefined;
+}
+
+function portOf(uri: string): number {
+  return Number(/^nbds?:\/\/(?:\[[^\]]*\]|[^/:]*):(\d+)/.exec(uri)?.[1] ?? NBD_PORT);
 }
 
 function reason(why: string): string {

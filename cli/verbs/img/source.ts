@@ -1,6 +1,7 @@
 import {
   type BackingPolicy,
   type DiskImage,
+  guessedFormat,
   guessFormat,
   IMAGE_FORMATS,
   type ImageFormat,
@@ -58,7 +59,7 @@ export interface OpenedSource {
 export function formatOf(given: Given, option: string, path: string): ImageFormat {
   if (isNbdUri(path)) return formatOfNbd(given, option, path);
   const format = imageOptsOf(given, path)?.format ?? given.text(option);
-  if (format === undefined && given.asQemu) return guessFormat(path) ?? 'raw';
+  if (format === undefined && given.asQemu) return guessedFormat(path);
   if (format === undefined) {
     const looks = guessFormat(path);
     const add =

@@ -1,4 +1,6 @@
 import {
+  accessSync,
+  constants,
   existsSync,
   lstatSync,
   realpathSync,
@@ -24,6 +26,7 @@ import {
   Qcow2Image,
   vhdDiskBytes,
 } from '../../../services/nbd/images/mod.ts';
+import { systemReason } from '../../../services/shared/system_error.ts';
 import { KeyValues } from '../../key_value.ts';
 import { Secrets } from '../../secrets.ts';
 import { UsageError } from '../../usage_error.ts';
@@ -280,9 +283,12 @@ async function preallocate(source: ImageSource, mode: 'metadata' | 'falloc' | 'f
 export async function replaceFile(path: string, make: (partial: string) => Promise<void>): Promise<void> {
   // A link stays, what it leads to is replaced.
   const target = existsSync(path) ? realpathSync(path) : path;
-  const there = lstatSync(target, { throwIfNoEntry: false });
+  const there = making(path, () => lstatSync(target, { throwIfNoEntry: false }));
   if (there !== undefined) {
+    if (there.isDirectory()) throw new Error(`Cannot make ${path}: it is a directory (EISDIR)`);
     if (!there.isFile()) throw new Error(`Cannot make ${path}: it is there, and no regular file; see -n`);
+    // Whoever may not write to a file may not replace it either, though its folder would allow that.
+    making(path, () => accessSync(target, constants.W_OK));
     // Whoever writes to the old file would go on with one that nobody sees.
     const lock = await lockImage(statSync(target));
     await lock.release();
@@ -298,6 +304,7 @@ export async function replaceFile(path: string, make: (partial: string) => Promi
     await make(partial);
     renameSync(partial, target);
   } catch (error) {
+    if ((error as NodeJS.ErrnoException).path === partial) throw notMade(path, error);
     // The user named another file.
     if (error instanceof Error) error.message = error.message.replaceAll(partial, path);
     throw error;
@@ -306,4 +313,17 @@ export async function replaceFile(path: string, make: (partial: string) => Promi
     process.off('SIGTERM', stop);
     rmSync(partial, { force: true });
   }
+}
+
+/** @throws Error that names the new file, and what the system says */
+function making<T>(path: string, call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw notMade(path, error);
+  }
+}
+
+function notMade(path: string, cause: unknown): Error {
+  return new Error(`Cannot make ${path}: ${systemReason(cause)}`, { cause });
 }

@@ -1,8 +1,6 @@
 // Register map of the RISC-V PLIC (PLIC specification 1.0.0, "Memory Map"), as byte offsets in its window.
 
-/** One word for each source */
-export const PRIORITY_BASE = 0x0;
-/** One bit for each source, read-only */
+/** One bit for each source, read-only. Below it, from 0: priorities, one word for each source */
 export const PENDING_BASE = 0x1000;
 /** One bit for each source, `ENABLE_STRIDE` bytes for each context */
 export const ENABLE_BASE = 0x2000;

@@ -32,7 +32,6 @@ export const FCR_CLEAR_TRANSMIT = 0x04;
 /** Received bytes that raise an interrupt, by FCR bits 7:6 */
 export const TRIGGER_LEVELS = [1, 4, 8, 14] as const;
 
-export const LCR_BREAK = 0x40;
 export const LCR_DLAB = 0x80;
 
 export const MCR_DTR = 0x01;

@@ -62,7 +62,7 @@ export async function copyImage(source: DiskImage, target: DiskImage, options: C
             const piece = buffers[turn]!.subarray(0, pieceBytes(at, sizeBytes, end, options));
             await source.read(at, piece);
             await writing;
-            writing = writePiece(target, offset + at, piece, options);
+            writing = writePiece(target, offset + at, piece, options).catch(noRoomAt(offset + at));
             writing.catch(() => {}); // awaited before the next one
             turn = 1 - turn;
             at += piece.length;
@@ -134,6 +134,14 @@ async function writePiece(target: DiskImage, at: number, piece: Uint8Array, opti
     else await target.write(at + from, piece.subarray(from, end));
     from = end;
   }
+}
+
+/** Says how far a target went that is full. */
+function noRoomAt(at: number): (cause: unknown) => never {
+  return (cause) => {
+    if (!(cause instanceof ImageError) || cause.code !== 'ENOSPC') throw cause;
+    throw new ImageError('ENOSPC', `Cannot write at byte ${at}: no space left`, { cause });
+  };
 }
 
 /** The run of zeroes, or of anything else, that begins at `from`, in steps of `sparseBytes`. */

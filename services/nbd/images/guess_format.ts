@@ -17,17 +17,31 @@ const FOREIGN_STARTS: readonly (readonly [text: string, at: number])[] = [
 ];
 
 /**
- * What a file looks like by its first and last bytes; undefined where it looks like nothing, as raw disks do. Whoever
- * writes a disk chooses what this answers: it serves advice, and those who ask for guessing by name.
+ * What a file looks like by its first and last bytes; undefined where it looks like nothing, as raw disks do, or cannot
+ * be opened. Whoever writes a disk chooses what this answers: it serves advice, and those who ask for guessing by name.
  */
 export function guessFormat(path: string): ImageFormat | undefined {
   let fd: number;
   try {
-    // O_NONBLOCK: a FIFO must not be waited for.
-    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    fd = openToLook(path);
   } catch {
     return undefined; // whoever opens it really will say why not
   }
+  return formatOfFile(fd);
+}
+
+/** The same for those who ask for guessing: raw where it looks like nothing. @throws Error of open(2) */
+export function guessedFormat(path: string): ImageFormat {
+  return formatOfFile(openToLook(path)) ?? 'raw';
+}
+
+/** O_NONBLOCK: a FIFO must not be waited for. */
+function openToLook(path: string): number {
+  return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+}
+
+/** Closes the file. */
+function formatOfFile(fd: number): ImageFormat | undefined {
   try {
     const stats = fstatSync(fd);
     if (!stats.isFile()) return undefined;

@@ -10,7 +10,7 @@ export {
   type StatusBudget,
   type ZeroOptions,
 } from './disk_image.ts';
-export { guessFormat, looksLikeSomeFormat } from './guess_format.ts';
+export { guessedFormat, guessFormat, looksLikeSomeFormat } from './guess_format.ts';
 export { IMAGE_FORMATS, type ImageFormat } from './image_format.ts';
 export { type ImageLock, lockImage } from './image_lock.ts';
 export {

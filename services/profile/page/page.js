@@ -73,6 +73,14 @@ const canvas = byId('graph');
 const context = canvas.getContext('2d');
 let width = 0;
 let height = 0;
+/** How far the view is from the root's edge, in pixels: it stays when the window changes its size */
+let fromRoot = 0;
+
+const lowest = () => scroll.scrollHeight - scroll.clientHeight;
+function showFrom(distance) {
+  fromRoot = distance;
+  scroll.scrollTop = state.flipped ? lowest() - distance : distance;
+}
 
 function resize() {
   width = scroll.clientWidth;
@@ -85,6 +93,7 @@ function resize() {
   canvas.style.width = `${width}px`;
   canvas.style.height = `${height}px`;
   context.setTransform(scale, 0, 0, scale, 0, 0);
+  showFrom(fromRoot);
   draw();
 }
 
@@ -224,7 +233,10 @@ canvas.addEventListener('click', (event) => {
   const node = nodeAt(event.clientX - box.left, event.clientY - box.top);
   if (node >= 0) zoom(node);
 });
-scroll.addEventListener('scroll', draw);
+scroll.addEventListener('scroll', () => {
+  fromRoot = state.flipped ? lowest() - scroll.scrollTop : scroll.scrollTop;
+  draw();
+});
 
 // --- zoom -----------------------------------------------------------------------------------------------------
 
@@ -386,7 +398,8 @@ byId('search').addEventListener('input', (event) => search(event.target.value.tr
 byId('reset').addEventListener('click', () => zoom(0));
 byId('flip').addEventListener('click', () => {
   state.flipped = !state.flipped;
-  scroll.scrollTop = state.flipped ? scroll.scrollHeight : 0;
+  showFrom(0);
+  scroll.scrollIntoView({ block: 'nearest' }); // where the page itself scrolls
   draw();
 });
 byId('theme').addEventListener('click', () => setTheme(dark ? 'light' : 'dark'));

@@ -280,7 +280,7 @@ test('what was there stays as it is where the new file cannot be finished', asyn
   t.is(readFileSync(at('kept'), 'utf8'), 'new');
   await t.throwsAsync(
     replaceFile(directory, async () => {}),
-    { message: /no regular file/ },
+    { message: /it is a directory/ },
   );
 });
 

@@ -1,9 +1,10 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import test from 'ava';
+import { inQemusWords } from '../../../cli/verbs/img/qemu_words.ts';
 import { createQcow2, type ImageSource, openImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
 import { type ImgResult, runImg } from '../../fixtures/img_verb.ts';
 
@@ -68,6 +69,50 @@ for (const [what, args, said] of [
     'a file that is not there',
     ['info', at('none')],
     "Could not open 'DIR/none': Could not open 'DIR/none': No such file",
+  ],
+  ['a path through a file', ['info', `${process.execPath}/x`], "x': Not a directory\n"],
+  [
+    'a folder',
+    ['info', '-f', 'raw', directory],
+    "Could not open 'DIR': 'file' driver requires 'DIR' to be a regular file",
+  ],
+  ...[['snapshot', '-l'], ['rebase', '-u', '-b', 'x', '-F', 'raw'], ['commit'], ['amend', '-o', 'compat=0.10']].map(
+    (words) =>
+      [
+        `a file that is not there to ${words[0]}`,
+        [...words, at('none')],
+        "Could not open 'DIR/none': Could not open 'DIR/none': No such file or directory\n",
+      ] as const,
+  ),
+  [
+    'a new image in a folder that is not there',
+    ['create', '-f', 'raw', at('no/n'), '1M'],
+    "qemu-img: DIR/no/n: Could not create 'DIR/no/n': No such file or directory\n",
+  ],
+  [
+    'a copy into a folder that is not there',
+    ['convert', '-f', 'raw', '-O', 'qcow2', at('base.qcow2'), at('no/n')],
+    "qemu-img: DIR/no/n: error while converting qcow2: Could not create 'DIR/no/n': No such file or directory\n",
+  ],
+  [
+    'a copy in the place of a folder',
+    ['convert', '-f', 'raw', '-O', 'raw', at('base.qcow2'), directory],
+    "qemu-img: DIR: error while converting raw: Could not create 'DIR': Is a directory\n",
+  ],
+  [
+    'dd into a folder that is not there',
+    ['dd', '-f', 'raw', `if=${at('base.qcow2')}`, `of=${at('no/n')}`],
+    "qemu-img: DIR/no/n: error while creating output image: Could not create 'DIR/no/n': No such file or directory\n",
+  ],
+  [
+    'a server that is not there',
+    ['info', `nbd+unix:///?socket=${at('none')}`],
+    "Could not open 'nbd+unix:///?socket=DIR/none': Failed to connect to 'DIR/none': No such file or directory\n",
+  ],
+  [
+    'a socket with too long a path',
+    ['info', `nbd+unix:///?socket=/${'x'.repeat(108)}`],
+    `UNIX socket path '/${'x'.repeat(108)}' is too long\nPath must be less than 108 bytes\n`,
   ],
   ['a file of another format', ['info', '-f', 'qcow2', process.execPath], 'Image is not in qcow2 format'],
   ['a size that is none', ['create', '-f', 'qcow2', at('n'), '1kilobyte'], 'Invalid image size specified. You may use'],
@@ -443,4 +488,38 @@ test.serial('Q17 convert --salvage copies what can be read, and tells where it c
   t.regex(saved.said, /caisson img: warning: error while reading block status at offset \d+: .*behind the end/);
   t.is(saved.said.match(/error while reading offset/g)?.length, CLUSTER / 512);
   t.deepEqual(await read('saved.qcow2'), [1, 0, 3, 0, 0, 0, 0, 0]);
+});
+
+test('a full disk is told in the words of the command', (t) => {
+  const full = new Error('Cannot write at byte 2097152: no space left');
+  const words = (command: string) => inQemusWords(full, { command, format: 'raw' });
+  t.is(words('convert'), 'error while writing at byte 2097152: No space left on device');
+  t.is(words('dd'), 'error while writing to output image file: No space left on device');
+  t.is(inQemusWords(new Error('ENOSPC: no space left on device, write')), 'Could not write: No space left on device');
+});
+
+test('a file that its user may not write to is not replaced, though its folder would allow that', (t) => {
+  const folder = join(directory, 'open');
+  mkdirSync(folder);
+  for (const path of [directory, folder]) chmodSync(path, 0o777);
+  const [source, target] = [join(folder, 'source.raw'), join(folder, 'kept.raw')];
+  writeFileSync(source, new Uint8Array(512));
+  writeFileSync(target, 'kept');
+  chmodSync(target, 0o444);
+  // Root may write to every file.
+  const user = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : {};
+  const main = new URL('../../../cli/main.ts', import.meta.url).pathname;
+  const convert = ['convert', '-f', 'raw', '-O', 'raw', source, target];
+  for (const [name, said] of [
+    [
+      '--qemu-img',
+      `qemu-img: ${target}: error while converting raw: Could not create '${target}': Permission denied\n`,
+    ],
+    [undefined, `caisson img: Cannot make ${target}: permission denied (EACCES)\n`],
+  ] as const) {
+    const words = ['img', ...(name === undefined ? [] : [name]), ...convert];
+    const { status, stderr } = spawnSync(process.execPath, [main, ...words], { ...user, encoding: 'utf8' });
+    t.deepEqual([status, stderr], [1, said]);
+  }
+  t.is(readFileSync(target, 'utf8'), 'kept');
 });

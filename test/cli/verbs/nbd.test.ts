@@ -1,6 +1,15 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -31,12 +40,19 @@ function ran(program: string, args: readonly string[]): Promise<{ status: number
   });
 }
 
+interface Started {
+  child: ChildProcess;
+  uri: string;
+  exit: Promise<unknown[]>;
+}
+
 /** Runs the verb until it has printed its URI. */
-async function started(
-  t: ExecutionContext,
-  ...args: string[]
-): Promise<{ child: ChildProcess; uri: string; exit: Promise<unknown[]> }> {
-  const child = spawn(process.execPath, argv(args), { stdio: ['ignore', 'pipe', 'inherit'] });
+function started(t: ExecutionContext, ...args: string[]): Promise<Started> {
+  return startedIn(t, process.cwd(), ...args);
+}
+
+async function startedIn(t: ExecutionContext, cwd: string, ...args: string[]): Promise<Started> {
+  const child = spawn(process.execPath, argv(args), { cwd, stdio: ['ignore', 'pipe', 'inherit'] });
   t.teardown(() => child.kill('SIGKILL'));
   const exit = once(child, 'exit');
   const [line] = (await once(child.stdout!, 'data')) as [Buffer];
@@ -52,6 +68,22 @@ test('serves an image until its last client has left', async (t) => {
   await client.write(0, new Uint8Array(512).fill(1), { fua: true });
   await client.close();
   t.deepEqual(await exit, [0, null]);
+});
+
+test('prints a URI that works from every folder, unless a socket cannot have so long a path', async (t) => {
+  const disk = image('relative.raw');
+  const deep = join(directory, 'd'.repeat(107));
+  mkdirSync(deep);
+  for (const [folder, expected] of [
+    [directory, join(realpathSync(directory), 'relative.sock')],
+    [deep, 'relative.sock'],
+  ] as const) {
+    const { child, uri, exit } = await startedIn(t, folder, '-k', 'relative.sock', '-f', 'raw', disk);
+    t.is(uri, `nbd+unix:///?socket=${expected}`);
+    t.true(existsSync(join(folder, 'relative.sock')));
+    child.kill();
+    t.deepEqual(await exit, [0, null]);
+  }
 });
 
 test('serves a qcow2 image over the backing files that are named, and no other', async (t) => {
@@ -201,6 +233,13 @@ test('a missing image is a failure with exit status 1', async (t) => {
   t.regex(stderr, /ENOENT/);
 });
 
+test('ends with 1 where its pid file cannot be written', async (t) => {
+  const [socket, pidFile] = [join(directory, 'p.sock'), join(directory, 'no', 'p.pid')];
+  const words = ['-k', socket, '-f', 'raw', `--pid-file=${pidFile}`, image('p.raw')];
+  const { status, stderr } = await ran(process.execPath, argv(words));
+  t.deepEqual([status, stderr], [1, `caisson nbd: Cannot open ${pidFile}: no such file or directory (ENOENT)\n`]);
+});
+
 test('--help prints every option', async (t) => {
   const { status, stdout } = await ran(process.execPath, argv(['--help']));
   t.is(status, 0);
@@ -270,7 +309,7 @@ test('--fork tells what went wrong, with the status and the name of qemu-nbd', a
   const words = ['nbd', '--qemu-nbd', '--fork', '-k', join(directory, 'x.sock'), '-f', 'raw', join(directory, 'none')];
   const { status, stderr } = await ran(process.execPath, [main, ...words]);
   t.is(status, 1);
-  t.regex(stderr, /^qemu-nbd: .*ENOENT/);
+  t.regex(stderr, /^qemu-nbd: Failed to blk_new_open '.*none': .*: No such file or directory\n$/);
 });
 
 test('a link of the name qemu-nbd answers as qemu-nbd', async (t) => {

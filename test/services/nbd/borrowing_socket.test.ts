@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { duplexPair } from 'node:stream';
 import test from 'ava';
 import { CMD } from '../../../protocols/nbd/mod.ts';
 import { borrowingSocket } from '../../../services/nbd/borrowing_socket.ts';
@@ -131,6 +132,15 @@ test('a socket without a handle is used as it is', (t) => {
   const socket = new Socket();
   t.is(borrowingSocket(socket), socket);
   socket.destroy();
+});
+
+test('a stream that is no socket is used as it is, and nothing is read from it', async (t) => {
+  const [near, far] = duplexPair();
+  t.is(borrowingSocket(near), near);
+  far.write('early');
+  await new Promise((resolve) => setImmediate(resolve));
+  t.is(near.readableFlowing, null);
+  t.is(String(near.read()), 'early');
 });
 
 test('a client and a server over a pair of borrowing sockets: reads go straight to shared memory, whole and in order', async (t) => {

@@ -8,6 +8,7 @@ import {
   createQcow2,
   createVmdk,
   type DiskImage,
+  ImageError,
   MemoryImage,
   openImage,
   openVmdkStream,
@@ -117,4 +118,19 @@ test('copyImage() compresses whole blocks where zeroes of the source begin and e
       allocatedClusters: 4,
     },
   );
+});
+
+test('copyImage() says at which byte there was no room', async (t) => {
+  const source = new MemoryImage(6 << 20);
+  source.writeNow(0, new Uint8Array(6 << 20).fill(1));
+  const target = new (class extends MemoryImage {
+    override async write(offset: number, data: Uint8Array): Promise<void> {
+      if (offset + data.length > 3 << 20) throw new ImageError('ENOSPC', 'Cannot write: no space left');
+      this.writeNow(offset, data);
+    }
+  })(6 << 20);
+  await t.throwsAsync(copyImage(source, target, { sparseBytes: 4096, targetIsZero: true }), {
+    code: 'ENOSPC',
+    message: `Cannot write at byte ${2 << 20}: no space left`,
+  });
 });

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
@@ -39,4 +39,17 @@ test('resolveRelativeImports() finds files by URL, as typed modules, and leaves 
 test('resolveRelativeImports(): a file that is not there is an error with its name', (t) => {
   const { stdout } = run(`await ${importOf('./nothing.ts')}.catch((error) => console.log(error.code, error.message));`);
   t.regex(stdout, /^(ERR_MODULE_NOT_FOUND|ENOENT) .*nothing\.ts/);
+});
+
+test('every entry of a process or a thread lets its files find each other by URL, before it imports them', (t) => {
+  const services = new URL('../../../services/', import.meta.url);
+  const entries = readdirSync(services, { recursive: true, encoding: 'utf8' }).filter((path) =>
+    path.endsWith('_entry.mjs'),
+  );
+  t.is(entries.length, 3);
+  for (const path of entries) {
+    const text = readFileSync(new URL(path, services), 'utf8');
+    const [hook, main] = [text.indexOf('\nresolveRelativeImports();'), text.indexOf('await import(')];
+    t.true(hook > 0 && hook < main, path);
+  }
 });

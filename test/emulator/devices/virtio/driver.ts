@@ -13,7 +13,7 @@ import {
 } from '../../../../protocols/virtio/mod.ts';
 import type { Registers } from './registers.ts';
 
-export { BAR_ADDRESS, MmioRegisters, PciRegisters, type Registers, SLOT, TestLine } from './registers.ts';
+export { BAR_ADDRESS, MmioRegisters, PciRegisters, type Registers, SLOT } from './registers.ts';
 
 // The driver's side of virtio, for tests: it lays rings in guest memory and drives a device through a
 // transport's registers only, well or, where a test wants that, badly.
