@@ -32,10 +32,12 @@ export const snapshotCommand: Subcommand = {
   async run(given) {
     const [path] = given.expect('FILE') as [string];
     const format = formatOf(given, 'f', path);
-    if (format !== 'qcow2') throw given.usage(`images of format ${format} keep no snapshots; qcow2 does`);
     const actions = ACTIONS.filter((action) => given.has(action));
     if (actions.length > 1) throw given.usage(`-${actions[0]} and -${actions[1]} exclude each other`);
     const action = actions[0] ?? 'l';
+    if (format !== 'qcow2' && action !== 'l') {
+      throw given.usage(`images of format ${format} keep no snapshots; qcow2 does`);
+    }
     if (action === 'l') {
       const { snapshots = [] } = await withAdvice(path, () => imageInfo(path, format));
       // As qemu-img: nothing at all where there are none.

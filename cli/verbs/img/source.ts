@@ -1,3 +1,4 @@
+import { accessSync, statSync } from 'node:fs';
 import {
   type BackingPolicy,
   type DiskImage,
@@ -11,9 +12,11 @@ import {
 } from '../../../services/nbd/images/mod.ts';
 import { isNbdUri } from '../../block_devices.ts';
 import { didYouMean } from '../../suggest.ts';
-import type { Given, OptionRule } from './grammar.ts';
+import { UsageError } from '../../usage_error.ts';
+import { type Given, type OptionRule, parseSize } from './grammar.ts';
 import { IMAGE_OPTS_OPTIONS, imageOptsOf, saysBacking } from './image_opts.ts';
 import { openNbd } from './nbd_source.ts';
+import { WholeSectors } from './whole_sectors.ts';
 
 /** What the command takes as the format of an existing image, for the help */
 export const FORMAT_LIST = IMAGE_FORMATS.join(', ');
@@ -38,6 +41,25 @@ export const SHARED_OPTIONS: readonly OptionRule[] = [
   { short: 'q', help: 'print nothing but errors' },
 ];
 
+const SECTOR_BYTES = 512;
+const CACHES = ['none', 'off', 'writethrough', 'writeback', 'directsync', 'unsafe'];
+
+/** @throws UsageError for a cache mode that is none */
+export function checkCache(value: string, option: string): void {
+  if (CACHES.includes(value)) return;
+  throw new UsageError(`Cannot use ${option} ${value}: expected ${CACHES.join(' or ')}`);
+}
+
+const ACCEPTED_CACHE = { value: 'CACHE', help: "accepted: the system's cache is used", check: checkCache } as const;
+export const SOURCE_CACHE_OPTION: OptionRule = { short: 'T', ...ACCEPTED_CACHE };
+export const CACHE_OPTION: OptionRule = { short: 't', ...ACCEPTED_CACHE };
+export const RATE_OPTION: OptionRule = {
+  short: 'r',
+  value: 'RATE',
+  help: 'accepted: it is done as fast as it can be',
+  check: (value, option) => void parseSize(value, option),
+};
+
 /** Names inside images as qemu-img reads them, but for what was said */
 function followAll({ dataFile }: ImageSource): BackingPolicy {
   return { root: '/', guess: true, ...(dataFile?.path === undefined ? {} : { dataFile: dataFile.path }) };
@@ -58,9 +80,12 @@ export interface OpenedSource {
 export function formatOf(given: Given, option: string, path: string): ImageFormat {
   if (isNbdUri(path)) return formatOfNbd(given, option, path);
   const format = imageOptsOf(given, path)?.format ?? given.text(option);
-  if (format === undefined && given.asQemu) return guessFormat(path) ?? 'raw';
+  if (format === undefined && given.asQemu) {
+    accessSync(path);
+    return guessFormat(path) ?? 'raw';
+  }
   if (format === undefined) {
-    const looks = guessFormat(path);
+    const looks = guessFormat(path, { footer: true });
     const add =
       looks === undefined
         ? `; add -${option} raw, or whatever it is`
@@ -149,7 +174,19 @@ export async function openSource(
       onLayer: (layer, from) => layers.unshift({ image: layer, source: from }),
     }),
   );
-  return { image, layers };
+  if (format !== 'raw' || image.sizeBytes % SECTOR_BYTES === 0) return { image, layers };
+  const whole = new WholeSectors(image);
+  return { image: whole, layers: [{ image: whole, source }] };
+}
+
+/** Whether `path` is a file of one of these images: what is read must not be written over meanwhile. */
+export function sameFile(layers: readonly Layer[], path: string): boolean {
+  const there = statSync(path, { throwIfNoEntry: false });
+  if (there === undefined || !there.isFile()) return false;
+  return layers.some(({ source }) => {
+    const read = source.path === undefined ? undefined : statSync(source.path, { throwIfNoEntry: false });
+    return read?.dev === there.dev && read.ino === there.ino;
+  });
 }
 
 /** Adds the path to errors, and to those of names inside images what to do about them. */

@@ -17,10 +17,11 @@ const FOREIGN_STARTS: readonly (readonly [text: string, at: number])[] = [
 ];
 
 /**
- * What a file looks like by its first and last bytes; undefined where it looks like nothing, as raw disks do. Whoever
- * writes a disk chooses what this answers: it serves advice, and those who ask for guessing by name.
+ * What a file looks like by its first bytes, and with `footer` by its last ones; undefined where it looks like nothing,
+ * as raw disks do. Whoever writes a disk chooses what this answers: it serves advice, and those who ask for guessing by
+ * name. These get QEMU's answer: a fixed VHD, which has its footer alone, is raw.
  */
-export function guessFormat(path: string): ImageFormat | undefined {
+export function guessFormat(path: string, { footer = false } = {}): ImageFormat | undefined {
   let fd: number;
   try {
     // O_NONBLOCK: a FIFO must not be waited for.
@@ -35,7 +36,7 @@ export function guessFormat(path: string): ImageFormat | undefined {
     const end = Buffer.alloc(SECTOR_BYTES);
     const first = start.subarray(0, readSync(fd, start, 0, SECTOR_BYTES, 0));
     if (stats.size >= SECTOR_BYTES) readSync(fd, end, 0, SECTOR_BYTES, stats.size - SECTOR_BYTES);
-    return formatOfStart(first) ?? (looksLikeVhdFooter(end) ? 'vpc' : undefined);
+    return formatOfStart(first) ?? (footer && looksLikeVhdFooter(end) ? 'vpc' : undefined);
   } finally {
     closeSync(fd);
   }
