@@ -212,7 +212,7 @@ export class CommandGenerator {
     if (this.chance(8) && source.format === 'qcow2')
       args.push('-l', this.#pick(['s0', 'snapshot.name=s1', 'snapshot.id=1']));
     if (this.chance(4)) args.push('-S', this.#pick(['0', '512', '4k', '64k', '1M']));
-    if (this.chance(5) && format !== 'vmdk') args.push('-c');
+    if (this.chance(5)) args.push('-c');
     if (this.chance(10)) args.push('-W');
     if (this.chance(10)) args.push('-m', '1');
     const fresh = this.#fresh();

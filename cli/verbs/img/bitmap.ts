@@ -1,5 +1,7 @@
 import { DirtyBitmap, openImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
+import { UsageError } from '../../usage_error.ts';
 import type { Given, Subcommand } from './grammar.ts';
+import { inQemusWords } from './qemu_words.ts';
 import { formatOf, openSource, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
 
 const ACTIONS = ['add', 'remove', 'clear', 'enable', 'disable', 'merge'] as const;
@@ -51,7 +53,17 @@ export const bitmapCommand: Subcommand = {
         throw new Error(`Cannot keep bitmaps in ${path}: they need version 3, see caisson img amend -o compat=1.1`);
       }
       const merged = [...given.all('merge')];
-      for (const action of actions) await act(given, image, name, action, merged);
+      for (const action of actions) {
+        try {
+          await act(given, image, name, action, merged);
+        } catch (error) {
+          // As qemu-img, which says what it was at.
+          if (given.asQemu && !(error instanceof UsageError)) {
+            throw new Error(`Operation ${action} on bitmap ${name} failed: ${inQemusWords(error)}`, { cause: error });
+          }
+          throw error;
+        }
+      }
       await image.touchBitmaps();
     } finally {
       await image.close();

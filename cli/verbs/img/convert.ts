@@ -157,6 +157,8 @@ export async function write(
     throw given.usage(`-S ${sparse}: expected a multiple of 512, and at most ${MAX_SPARSE_BYTES}`);
   }
   const over = await overOf(given, path, format, options, sources.length);
+  // qemu-img takes -c for every vmdk, and compresses streams alone.
+  const compress = given.has('c') && !(given.asQemu && format === 'vmdk');
   const bitmaps = given.has('bitmaps') ? bitmapsOf(given, sources, format) : [];
   const fill = async (source: ImageSource, targetIsZero: boolean, compressed: boolean): Promise<void> => {
     const target = await openTarget(given, source, compressed, isUnsafe(given));
@@ -176,7 +178,7 @@ export async function write(
   if (given.has('n')) {
     if (options !== '') throw given.usage('-o is for a new TARGET, and -n says that it is there');
     const there = imageOptsOf(given, path) ?? (await targetThere(given, path, format, over));
-    return fill(there, given.has('target-is-zero'), given.has('c'));
+    return fill(there, given.has('target-is-zero'), compress);
   }
   const target = planTarget({
     format,
@@ -186,7 +188,7 @@ export async function write(
     secrets: secretsOf(given),
     ...(over === undefined ? {} : { backing: over.name }),
   });
-  if (given.has('c') && format !== 'qcow2' && !target.compressed) {
+  if (compress && format !== 'qcow2' && !target.compressed) {
     throw given.usage(`-c is for qcow2, and for vmdk with -o subformat=streamOptimized; ${format} has no compression`);
   }
   const keys = options === '' ? undefined : new KeyValues('-o', options);
@@ -206,7 +208,7 @@ export async function write(
     };
     // What is behind a new LUKS header is noise, not zeroes.
     const targetIsZero = over === undefined && format !== 'luks';
-    await fill({ path: partial, format, ...parts, ...over?.source }, targetIsZero, given.has('c') || target.compressed);
+    await fill({ path: partial, format, ...parts, ...over?.source }, targetIsZero, compress || target.compressed);
     if (!given.has('t') && existsSync(path)) {
       if (data !== undefined) syncFile(data);
       syncFile(partial);

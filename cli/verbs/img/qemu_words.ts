@@ -11,6 +11,8 @@ const ERRNO: Readonly<Record<string, string>> = {
 const INVALID_SIZE =
   'Invalid image size specified. You may use k, M, G, T, P or E suffixes for\nqemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.';
 
+const A_SIZE =
+  'expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.';
 const TRY = "\nTry 'qemu-img --help' for more information";
 const IRREVERSIBLY = 'will erase all the data in the image irreversibly - refusing operation';
 const SUPPORTED = 'supported with compatibility level 1.1';
@@ -160,8 +162,8 @@ const RULES: readonly Rule[] = [
     ] as const
   ).map(([option, what]): Rule => [new RegExp(`^Cannot use ${option} `), INVALID_SIZE.replace('image size', what)]),
   [
-    /^Cannot use -o (size|cluster_size)= .*: expected a size/s,
-    "Parameter '$1' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.",
+    /^Cannot use (?:-o|the new) (?:(cluster_size)=|size=|SIZE) .*: expected a size/s,
+    (_all, key = 'size') => `Parameter '${key}' ${A_SIZE}`,
   ],
   [/^Cannot use -o refcount_bits=.*: expected a number$/s, "Parameter 'refcount_bits' expects a number"],
   [
@@ -214,7 +216,13 @@ const RULES: readonly Rule[] = [
   [/^Cannot run resize: --preallocation (\S+): expected/, "Invalid preallocation mode '$1'"],
   [/^Cannot resize .*: disks of format \w+ keep/, 'Image format driver does not support resize'],
   [/^Cannot run (?:create|convert): format (\S+) is not known/, "Unknown file format '$1'"],
+  [/^Cannot run rebase: format (\S+) is not known/, "Invalid format name: '$1'"],
+  [/^Cannot run \w+: format (\S+) of (.*) is not known/, "Could not open '$2': Unknown driver '$1'"],
   [/^Cannot run \w+: format (\S+) is not known/, "Unknown driver '$1'"],
+  [/^Cannot resize the image to \d+ bytes: the limit is/, 'Failed to grow the L1 table: File too large'],
+  [/^Cannot read bitmap "(.*)": there is none/s, "Dirty bitmap '$1' not found"],
+  [/^Cannot make a bitmap of granularity/, 'Granularity must be power of 2 and at least 512'],
+  [/^Cannot add bitmap "": /, 'Bitmap name cannot be empty'],
   [/^Cannot run rebase: format (\S+) is no name of one/, "Invalid format name: '$1'"],
   [/^Cannot run rebase: -b is missing/, `Must specify backing file (-b) or use unsafe mode (-u)${TRY}`],
   [/^Cannot run commit: (?:the image has no backing file|images of format)/, 'Image does not have a backing file'],

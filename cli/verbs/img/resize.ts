@@ -30,7 +30,7 @@ file systems stay as they are: let the guest grow them after, or shrink them bef
     const format = formatOf(given, 'f', path);
     const before = (await withAdvice(path, () => imageInfo(path, format)))['virtual-size'];
     const sign = /^[+-]/.exec(text)?.[0];
-    const size = parseSize(sign === undefined ? text : text.slice(1), 'SIZE');
+    const size = parseSize(sign === undefined ? text : text.slice(1), 'the new SIZE');
     const after = sign === '+' ? before + size : sign === '-' ? before - size : size;
     if (after <= 0) throw given.usage(`the disk has ${before} bytes; that would leave ${after}`);
     if (after < before && !given.has('shrink')) {

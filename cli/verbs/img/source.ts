@@ -92,7 +92,7 @@ export function formatOf(given: Given, option: string, path: string): ImageForma
         : `; it looks like ${looks}: add -${option} ${looks} if it is one`;
     throw given.usage(`the format of ${path} is not given, and never guessed${add}`);
   }
-  return knownFormat(given, format);
+  return knownFormat(given, format, path);
 }
 
 /** An export is a disk as it is: images inside of exports are not looked into. @throws UsageError */
@@ -102,10 +102,14 @@ function formatOfNbd(given: Given, option: string, name: string): 'raw' {
   throw given.usage(`${name} is an export, which is a raw disk; images of format ${format} are read from files`);
 }
 
-export function knownFormat(given: Given, format: string): ImageFormat {
+/** `path`: of the image that has it, for the error. @throws UsageError */
+export function knownFormat(given: Given, format: string, path?: string): ImageFormat {
   const known = IMAGE_FORMATS.find((name) => name === (format === 'vhd' ? 'vpc' : format));
   if (known !== undefined) return known;
-  throw given.usage(`format ${format} is not known, expected ${FORMAT_LIST}${didYouMean(format, IMAGE_FORMATS)}`);
+  const whose = path === undefined ? '' : ` of ${path}`;
+  throw given.usage(
+    `format ${format}${whose} is not known, expected ${FORMAT_LIST}${didYouMean(format, IMAGE_FORMATS)}`,
+  );
 }
 
 /**
@@ -127,9 +131,12 @@ export async function sourceOf(given: Given, path: string, format: ImageFormat):
   const extents = given.has('allow-extents') ? { allowExtents: true } : {};
   if (root !== undefined && under.length > 0) throw given.usage('--backing and --backing-root exclude each other');
   if (given.asQemu && under.length === 0) {
-    return { ...(await resolveChain(path, format, { root: root ?? '/', guess: true })), ...extents };
+    const named = await withAdvice(path, () => resolveChain(path, format, { root: root ?? '/', guess: true }));
+    return { ...named, ...extents };
   }
-  if (root !== undefined) return { ...(await resolveChain(path, format, { root })), ...extents };
+  if (root !== undefined) {
+    return { ...(await withAdvice(path, () => resolveChain(path, format, { root }))), ...extents };
+  }
   let backing: ImageSource | undefined;
   for (const text of under.toReversed()) {
     const colon = text.indexOf(':');
