@@ -203,5 +203,12 @@ async function look(
   if (status !== 0) return undefined;
   const info = JSON.parse(out) as Record<string, unknown>;
   const under = info['backing-filename'] as string | undefined;
-  return { name, format, sizeBytes: Number(info['virtual-size']), ...(under === undefined ? {} : { under }) };
+  const old = /"compat": "0\.10"/.test(out);
+  return {
+    name,
+    format,
+    sizeBytes: Number(info['virtual-size']),
+    ...(under === undefined ? {} : { under }),
+    ...(old ? { old } : {}),
+  };
 }
