@@ -50,12 +50,12 @@ export class KeyValues {
     return value;
   }
 
-  /** `on`, `off`, and their other spellings */
+  /** `on`, `off`, and their other spellings, which are QEMU's */
   flag(key: string, otherwise: boolean): boolean {
     const value = this.take(key);
     if (value === undefined) return otherwise;
-    if (value === 'on' || value === 'yes' || value === 'true') return true;
-    if (value === 'off' || value === 'no' || value === 'false') return false;
+    if (['on', 'yes', 'true', 'y'].includes(value)) return true;
+    if (['off', 'no', 'false', 'n'].includes(value)) return false;
     throw new UsageError(`Cannot use ${this.#option} with ${key}=${value}: expected on or off`);
   }
 

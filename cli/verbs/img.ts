@@ -63,6 +63,11 @@ export const imgVerb: Verb = {
     stopWithoutReader();
     const asQemu = words[0] === '--qemu-img';
     const [word, ...args] = asQemu ? words.slice(1) : words;
+    if (asQemu && (word === '--version' || word === '-V')) {
+      // Scripts ask for what they may use.
+      process.stdout.write('qemu-img version 7.2.0 (Caisson, as that)\n');
+      return 0;
+    }
     if (word === undefined) {
       process.stderr.write(`caisson img: Cannot run: no COMMAND is given\n\n${help}`);
       return 1;

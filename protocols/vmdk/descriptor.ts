@@ -75,15 +75,24 @@ export function decodeVmdkDescriptor(bytes: Uint8Array): VmdkDescriptor {
   };
 }
 
+export const VMDK_ADAPTERS = ['ide', 'buslogic', 'lsilogic', 'legacyESX'] as const;
+export type VmdkAdapter = (typeof VMDK_ADAPTERS)[number];
+
 /** The descriptor of a new disk in one file. `name`: of that file, for programs that look. */
 export function encodeVmdkDescriptor(disk: {
   readonly cid: number;
   readonly createType: 'monolithicSparse' | 'streamOptimized';
   readonly sizeBytes: number;
   readonly name: string;
+  /** The disk controller that the guest is to have (default ide) */
+  readonly adapterType?: VmdkAdapter;
+  /** Version of the virtual hardware (default 4) */
+  readonly hardwareVersion?: number;
 }): string {
   const sectors = disk.sizeBytes / SECTOR_BYTES;
-  const cylinders = Math.min(16_383, Math.floor(sectors / (16 * 63)));
+  const { adapterType = 'ide', hardwareVersion = 4 } = disk;
+  const heads = adapterType === 'ide' ? 16 : 255;
+  const cylinders = Math.min(16_383, Math.floor(sectors / (heads * 63)));
   const name = disk.name.replace(/["\p{Cc}]/gu, '_').slice(0, VMDK_LIMITS.nameLength);
   return `# Disk DescriptorFile
 version=1
@@ -97,11 +106,11 @@ RW ${sectors} SPARSE "${name}"
 # The Disk Data Base
 #DDB
 
-ddb.virtualHWVersion = "4"
+ddb.virtualHWVersion = "${hardwareVersion}"
 ddb.geometry.cylinders = "${cylinders}"
-ddb.geometry.heads = "16"
+ddb.geometry.heads = "${heads}"
 ddb.geometry.sectors = "63"
-ddb.adapterType = "ide"
+ddb.adapterType = "${adapterType}"
 `;
 }
 

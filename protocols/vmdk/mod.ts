@@ -1,7 +1,9 @@
 export {
   decodeVmdkDescriptor,
   encodeVmdkDescriptor,
+  VMDK_ADAPTERS,
   VMDK_NO_PARENT,
+  type VmdkAdapter,
   type VmdkDescriptor,
   type VmdkExtentLine,
   type VmdkExtentType,

@@ -11,11 +11,12 @@ import {
 } from '../../../services/nbd/images/mod.ts';
 import { KeyValues } from '../../key_value.ts';
 import { KEY_HELP, takeKeyChange } from './amend_keys.ts';
-import { type Given, parseSize, type Subcommand } from './grammar.ts';
+import { type Given, parseSize, type Subcommand, wholeSectors } from './grammar.ts';
 import { imageOptsOf, secretsOf } from './image_opts.ts';
 import { mergedOptions } from './option_list.ts';
 import { printLines } from './output.ts';
-import { formatOf, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
+import { CACHE_OPTION, formatOf, knownFormat, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
+import { takeRefcountBits } from './target.ts';
 
 const HELP = [
   'compat=<str>           - 1.1, or 0.10: with zeroes written out where an image is under this one',
@@ -48,6 +49,7 @@ export const amendCommand: Subcommand = {
       help: 'let a disk be made smaller, a key slot in use be overwritten, the last passphrase be erased',
     },
     { short: 'p', help: 'accepted: it is done at once' },
+    CACHE_OPTION,
     ...SHARED_OPTIONS,
   ],
   text: `Changes options of a qcow2; the disk and its snapshots read as before. A new version or other refcounts are in the
@@ -58,12 +60,15 @@ keyslot=N or old-secret=ID; the key of the disk, and all that is on it, stay.`,
   caisson img amend --object secret,id=s,file=passphrase --object secret,id=n,file=another \\
     --image-opts -o state=active,new-secret=n driver=luks,file.filename=disk.luks,key-secret=s`,
   async run(given) {
-    const [path] = given.expect('FILE') as [string];
-    const format = formatOf(given, 'f', path);
+    const options = mergedOptions(given);
+    const said = given.text('f');
+    // Help needs no image where the format is said.
+    const asks = options === undefined && given.operands.length === 0 && said !== undefined;
+    const [path = ''] = asks ? [] : given.expect('FILE');
+    const format = asks ? knownFormat(given, said) : formatOf(given, 'f', path);
     if (format !== 'qcow2' && format !== 'luks') {
       throw given.usage(`images of format ${format} have no options; qcow2 and luks have`);
     }
-    const options = mergedOptions(given);
     if (options === undefined) {
       const lines = format === 'luks' ? keyHelp('') : [...HELP, ...keyHelp('encrypt.')];
       printLines('Options that can be changed:', ...lines.map((line) => `  ${line}`));
@@ -77,20 +82,18 @@ keyslot=N or old-secret=ID; the key of the disk, and all that is on it, stay.`,
       if (keyChange !== undefined) await changeKeys(given, path, format, keyChange);
       return 0;
     }
-    const compat = keys.oneOf('compat', ['', '1.1', 'v3', '0.10', 'v2'], '');
-    const version: { version?: 2 | 3 } = compat === '' ? {} : { version: compat === '1.1' || compat === 'v3' ? 3 : 2 };
-    const bits = keys.take('refcount_bits');
-    if (bits !== undefined && !/^\d{1,2}$/.test(bits)) {
-      throw given.usage(`refcount_bits=${bits}: expected a power of two from 1 to 64`);
-    }
+    const compat = keys.oneOf('compat', ['as it is', '1.1', 'v3', '0.10', 'v2'], 'as it is');
+    const version: { version?: 2 | 3 } =
+      compat === 'as it is' ? {} : { version: compat === '1.1' || compat === 'v3' ? 3 : 2 };
+    const refcountBits = takeRefcountBits(keys);
     const lazy = keys.take('lazy_refcounts') === undefined ? undefined : keys.flag('lazy_refcounts', false);
     const backing = keys.take('backing_file');
-    keys.take('backing_fmt');
+    const backingFormat = keys.take('backing_fmt');
     const dataFile = keys.take('data_file');
     const rawData = keys.take('data_file_raw') === undefined ? undefined : keys.flag('data_file_raw', false);
     if (rawData === true) throw given.usage('data_file_raw=on is for a new image');
     const size = keys.take('size');
-    const sizeBytes = size === undefined ? undefined : Math.ceil(parseSize(size, '-o size=') / 512) * 512;
+    const sizeBytes = size === undefined ? undefined : wholeSectors(given, parseSize(size, '-o size='));
     keys.end();
     // After all else, which opens the image by the passphrase that may be erased.
     if (!/(?:^|,)(?!encrypt\.)/.test(options)) {
@@ -101,7 +104,8 @@ keyslot=N or old-secret=ID; the key of the disk, and all that is on it, stay.`,
     const image = await withAdvice(path, () => openImage(source, { readOnly: false }));
     try {
       if (!(image instanceof Qcow2Image)) throw new Error(`Cannot open ${path} as qcow2`);
-      if (backing !== undefined && backing !== image.header.backingFile) {
+      const { backingFile, backingFormat: formatThere } = image.header;
+      if ((backing ?? backingFile) !== backingFile || (backingFormat ?? formatThere) !== formatThere) {
         throw given.usage('backing_file= would be another one; see caisson img rebase');
       }
       const shrink = sizeBytes !== undefined && sizeBytes < image.sizeBytes;
@@ -116,9 +120,9 @@ keyslot=N or old-secret=ID; the key of the disk, and all that is on it, stay.`,
       if (version.version === 2) await resize();
       await amendQcow2(image, {
         ...version,
-        ...(bits === undefined ? {} : { refcountBits: Number(bits) }),
+        ...(refcountBits === undefined ? {} : { refcountBits }),
         ...(dataFile === undefined ? {} : { dataFile }),
-        ...(rawData === undefined ? {} : { rawData }),
+        ...(rawData === undefined || image.header.dataFile === undefined ? {} : { rawData }),
         ...(lazy === undefined ? {} : { lazyRefcounts: lazy }),
       });
       if (version.version !== 2) await resize();

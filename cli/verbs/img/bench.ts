@@ -1,7 +1,7 @@
 import { openImage } from '../../../services/nbd/images/mod.ts';
 import type { Given, Subcommand } from './grammar.ts';
 import { printLines } from './output.ts';
-import { formatOf, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
+import { CACHE_OPTION, formatOf, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
 
 /** Of all requests at once, in `bytes` */
 const MAX_BUFFER_BYTES = 1 << 30;
@@ -24,7 +24,7 @@ export const benchCommand: Subcommand = {
     { long: 'no-drain', help: 'with --flush-interval: the others go on meanwhile' },
     { short: 'n', help: 'accepted: the system has one way to do it' },
     { short: 'i', value: 'AIO', help: 'accepted, as -n' },
-    { short: 't', value: 'CACHE', help: "accepted: the system's cache is used" },
+    CACHE_OPTION,
     ...SHARED_OPTIONS,
   ],
   text: 'Sends requests of one size to an image, one behind the other and over again at its end, and prints how long it took.',

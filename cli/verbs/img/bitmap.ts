@@ -1,8 +1,13 @@
 import { DirtyBitmap, openImage, Qcow2Image } from '../../../services/nbd/images/mod.ts';
+import { UsageError } from '../../usage_error.ts';
 import type { Given, Subcommand } from './grammar.ts';
+import { inQemusWords } from './qemu_words.ts';
 import { formatOf, openSource, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
 
 const ACTIONS = ['add', 'remove', 'clear', 'enable', 'disable', 'merge'] as const;
+/** Of what a bit stands for by itself, in `bytes` */
+const MIN_DEFAULT_BYTES = 4096;
+const MAX_DEFAULT_BYTES = 65_536;
 type Action = (typeof ACTIONS)[number];
 
 export const bitmapCommand: Subcommand = {
@@ -19,7 +24,12 @@ export const bitmapCommand: Subcommand = {
     { long: 'merge', value: 'NAME2', help: 'what is dirty in that one is dirty in NAME, too', repeats: true },
     { short: 'b', value: 'FILE2', help: 'the image that has NAME2 (default: FILE)' },
     { short: 'F', value: 'FMT', help: 'format of FILE2' },
-    { short: 'g', long: 'granularity', value: 'SIZE', help: 'with --add: a bit stands for so much (default 64k)' },
+    {
+      short: 'g',
+      long: 'granularity',
+      value: 'SIZE',
+      help: 'with --add: a bit stands for so much (default a cluster, 4k to 64k)',
+    },
     ...SHARED_OPTIONS,
   ],
   text: 'Changes the dirty bitmaps that a qcow2 keeps. Several actions are done in the order in which they are given.',
@@ -43,7 +53,17 @@ export const bitmapCommand: Subcommand = {
         throw new Error(`Cannot keep bitmaps in ${path}: they need version 3, see caisson img amend -o compat=1.1`);
       }
       const merged = [...given.all('merge')];
-      for (const action of actions) await act(given, image, name, action, merged);
+      for (const action of actions) {
+        try {
+          await act(given, image, name, action, merged);
+        } catch (error) {
+          // As qemu-img, which says what it was at.
+          if (given.asQemu && !(error instanceof UsageError)) {
+            throw new Error(`Operation ${action} on bitmap ${name} failed: ${inQemusWords(error)}`, { cause: error });
+          }
+          throw error;
+        }
+      }
       await image.touchBitmaps();
     } finally {
       await image.close();
@@ -55,8 +75,11 @@ export const bitmapCommand: Subcommand = {
 async function act(given: Given, image: Qcow2Image, name: string, action: Action, merged: string[]): Promise<void> {
   const { bitmaps } = image;
   if (action === 'add') {
+    // As qemu-img: 0 is the default, and that follows the clusters.
+    const byClusters = Math.min(Math.max(image.header.clusterBytes, MIN_DEFAULT_BYTES), MAX_DEFAULT_BYTES);
+    const granularityBytes = given.size('granularity') || byClusters;
     const disabled = given.has('disable');
-    bitmaps.add(name, new DirtyBitmap(image.sizeBytes, given.size('granularity'), { persistent: true, disabled }));
+    bitmaps.add(name, new DirtyBitmap(image.sizeBytes, granularityBytes, { persistent: true, disabled }));
     return;
   }
   if (action === 'remove') {

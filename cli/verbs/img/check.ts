@@ -1,8 +1,9 @@
+import { accessSync } from 'node:fs';
 import process from 'node:process';
 import { checkQcow2, type ImageFormat, type Qcow2CheckResult } from '../../../services/nbd/images/mod.ts';
 import type { Given, Subcommand } from './grammar.ts';
 import { printable, printJson, printLines } from './output.ts';
-import { formatOf, openSource, SHARED_OPTIONS, SOURCE_OPTIONS, withAdvice } from './source.ts';
+import { formatOf, openSource, SHARED_OPTIONS, SOURCE_CACHE_OPTION, SOURCE_OPTIONS, withAdvice } from './source.ts';
 
 /** Exit statuses of qemu-img check */
 const FAILED = 1;
@@ -23,6 +24,7 @@ export const checkCommand: Subcommand = {
     ...SOURCE_OPTIONS,
     { short: 'r', long: 'repair', value: 'leaks|all', help: 'mend a qcow2: what is lost space only, or everything' },
     { long: 'output', value: 'human|json', help: 'json has the keys of qemu-img check (default human)' },
+    SOURCE_CACHE_OPTION,
     ...SHARED_OPTIONS,
   ],
   text: `Follows every table of a qcow2, vhdx, vmdk or dynamic vpc image. A leak is space that nobody uses: harmless. With -r a
@@ -35,15 +37,19 @@ Exit status: 0 sound, 1 it failed, 2 wrong, 3 leaks only, 63 there is no check f
     const format = formatOf(given, 'f', path);
     const output = given.oneOf('output', ['human', 'json'], 'human');
     const repair = given.has('repair') ? given.oneOf('repair', ['leaks', 'all'], 'all') : 'none';
-    if (format === 'raw' || format === 'luks') {
-      process.stderr.write(`caisson img: Cannot check: ${format} images have nothing to check\n`);
+    // A vhdx, as with qemu-img, is looked at, and nothing of it needs to be mended.
+    if (format === 'raw' || format === 'luks' || (repair !== 'none' && (format === 'vpc' || format === 'vmdk'))) {
+      accessSync(path);
+      const why = `${format} images have nothing to ${repair === 'none' ? 'check' : 'mend'}`;
+      process.stderr.write(
+        given.asQemu ? 'qemu-img: This image format does not support checks\n' : `caisson img: Cannot check: ${why}\n`,
+      );
       return UNSUPPORTED;
     }
     if (format === 'qcow2') {
       const result = await withAdvice(path, () => checkQcow2(path, repair));
       return report(given, output, path, result);
     }
-    if (repair !== 'none') throw given.usage(`-r is for qcow2; images of format ${format} are not mended here`);
     return followTables(given, output, path, format);
   },
 };

@@ -3,7 +3,7 @@ import { commitQcow2, type ImageSource, openImage, Qcow2Image } from '../../../s
 import type { Subcommand } from './grammar.ts';
 import { printLines } from './output.ts';
 import { ImageProgress } from './progress.ts';
-import { formatOf, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
+import { CACHE_OPTION, formatOf, RATE_OPTION, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
 
 export const commitCommand: Subcommand = {
   name: 'commit',
@@ -17,8 +17,8 @@ export const commitCommand: Subcommand = {
       value: 'FILE',
       help: "down to this image of the chain, a path from FILE's folder; FILE stays as it is",
     },
-    { short: 't', value: 'CACHE', help: "accepted: the system's cache is used" },
-    { short: 'r', value: 'RATE', help: 'accepted: it is done as fast as it can be' },
+    CACHE_OPTION,
+    RATE_OPTION,
     { short: 'p', help: 'show how far it is' },
     ...SHARED_OPTIONS,
   ],

@@ -1,9 +1,18 @@
 import { STATE } from '../../../protocols/nbd/mod.ts';
 import { type DiskImage, isZero } from '../../../services/nbd/images/mod.ts';
 import type { Subcommand } from './grammar.ts';
+import { type MapRun, mapRuns } from './image_map.ts';
 import { printLines } from './output.ts';
 import { ImageProgress } from './progress.ts';
-import { formatOf, openSource, SHARED_OPTIONS, SOURCE_OPTIONS } from './source.ts';
+import {
+  formatOf,
+  type Layer,
+  type OpenedSource,
+  openSource,
+  SHARED_OPTIONS,
+  SOURCE_CACHE_OPTION,
+  SOURCE_OPTIONS,
+} from './source.ts';
 
 const PIECE_BYTES = 2 << 20;
 /** Exit statuses of qemu-img compare */
@@ -25,7 +34,7 @@ export const compareCommand: Subcommand = {
     { short: 'F', value: 'FMT', help: 'format of FILE2 (default: that of FILE1)' },
     { short: 's', help: 'strict: other sizes and other holes are a difference, too' },
     { short: 'p', help: 'show how far it is' },
-    { short: 'T', value: 'CACHE', help: "accepted: the system's cache is used" },
+    SOURCE_CACHE_OPTION,
     ...SHARED_OPTIONS,
   ],
   text: `Compares what two disks read as. One that is longer is the same if the rest is zeroes.
@@ -36,11 +45,11 @@ Exit status: 0 the same, 1 different, 2 and more: it failed.`,
     const [first, second] = given.expect('FILE1', 'FILE2') as [string, string];
     const firstFormat = formatOf(given, 'f', first);
     const secondFormat = given.has('F') || given.asQemu ? formatOf(given, 'F', second) : firstFormat;
-    const images: DiskImage[] = [];
+    const opened: OpenedSource[] = [];
     try {
-      images.push((await openSource(given, first, firstFormat)).image);
-      images.push((await openSource(given, second, secondFormat)).image);
-      const [a, b] = images as [DiskImage, DiskImage];
+      opened.push(await openSource(given, first, firstFormat));
+      opened.push(await openSource(given, second, secondFormat));
+      const [{ image: a }, { image: b }] = opened as [OpenedSource, OpenedSource];
       const say = (text: string): void => {
         if (!given.has('q')) printLines(text);
       };
@@ -51,7 +60,8 @@ Exit status: 0 the same, 1 different, 2 and more: it failed.`,
         say('Strict mode: Image size mismatch!');
         return DIFFERENT;
       }
-      const found = await firstDifference(a, b, strict, progress?.show);
+      const statuses = strict ? opened.map(({ layers }) => new StatusCursor(layers)) : [];
+      const found = await firstDifference(a, b, statuses, progress?.show);
       progress?.end();
       if (found !== undefined) {
         say(found);
@@ -61,15 +71,34 @@ Exit status: 0 the same, 1 different, 2 and more: it failed.`,
       say('Images are identical.');
       return SAME;
     } finally {
-      for (const image of images) await image.close();
+      for (const { image } of opened) await image.close();
     }
   },
 };
 
+/** What `map` says of one place after the other, for -s. */
+class StatusCursor {
+  readonly #runs: AsyncGenerator<MapRun>;
+  #run: MapRun | undefined;
+
+  constructor(layers: readonly Layer[]) {
+    this.#runs = mapRuns(layers, 0, layers[0]!.image.sizeBytes);
+  }
+
+  /** `offset`: not before the last one, and on the disk */
+  async at(offset: number): Promise<{ readonly text: string; readonly restBytes: number }> {
+    while (this.#run === undefined || this.#run.start + this.#run.length <= offset) {
+      this.#run = (await this.#runs.next()).value as MapRun;
+    }
+    const { start, length, present, zero, data, offset: place } = this.#run;
+    return { text: `${present} ${zero} ${data} ${place !== undefined}`, restBytes: start + length - offset };
+  }
+}
+
 async function firstDifference(
   a: DiskImage,
   b: DiskImage,
-  strict: boolean,
+  statuses: readonly StatusCursor[],
   show: ((doneBytes: number) => void) | undefined,
 ): Promise<string | undefined> {
   const buffers = [Buffer.alloc(PIECE_BYTES), Buffer.alloc(PIECE_BYTES)] as const;
@@ -77,9 +106,11 @@ async function firstDifference(
   for (let at = 0; at < common; ) {
     const [extentA] = await a.blockStatus(at, Math.min(PIECE_BYTES, common - at), 1);
     const [extentB] = await b.blockStatus(at, Math.min(PIECE_BYTES, common - at), 1);
-    const length = Math.min(extentA!.lengthBytes, extentB!.lengthBytes, common - at, PIECE_BYTES);
+    const [statusA, statusB] = [await statuses[0]?.at(at), await statuses[1]?.at(at)];
+    const lengths = [extentA!.lengthBytes, extentB!.lengthBytes, statusA?.restBytes, statusB?.restBytes];
+    const length = Math.min(...lengths.map((bytes) => bytes ?? PIECE_BYTES), common - at, PIECE_BYTES);
     const [zeroA, zeroB] = [extentA!, extentB!].map(({ flags }) => (flags & STATE.ZERO) !== 0);
-    if (strict && zeroA !== zeroB) return `Strict mode: Offset ${at} block status mismatch!`;
+    if (statusA?.text !== statusB?.text) return `Strict mode: Offset ${at} block status mismatch!`;
     if (!zeroA || !zeroB) {
       const [pieceA, pieceB] = [buffers[0].subarray(0, length), buffers[1].subarray(0, length)];
       await Promise.all([a.read(at, pieceA), b.read(at, pieceB)]);

@@ -17,6 +17,7 @@ import {
 } from '../../../services/nbd/images/mod.ts';
 import { isNbdUri } from '../../block_devices.ts';
 import { KeyValues } from '../../key_value.ts';
+import { UsageError } from '../../usage_error.ts';
 import { addBitmaps, bitmapsOf, ownExtentsOf } from './convert_parts.ts';
 import { type Given, parseSize, type Subcommand } from './grammar.ts';
 import { imageOptsOf, secretsOf } from './image_opts.ts';
@@ -25,11 +26,31 @@ import { openNbd } from './nbd_source.ts';
 import { mergedOptions } from './option_list.ts';
 import { ImageProgress } from './progress.ts';
 import { SalvagedImage } from './salvaged_image.ts';
-import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS, withAdvice } from './source.ts';
+import {
+  checkCache,
+  formatOf,
+  knownFormat,
+  openSource,
+  RATE_OPTION,
+  SHARED_OPTIONS,
+  SOURCE_CACHE_OPTION,
+  SOURCE_OPTIONS,
+  sameFile,
+  withAdvice,
+} from './source.ts';
 import { dataFileAt, planTarget, replaceFile, TARGET_FORMATS, targetHelp } from './target.ts';
 
 const DEFAULT_SPARSE_BYTES = 4096;
-const CACHES = ['unsafe', 'writeback', 'none', 'writethrough', 'directsync'] as const;
+const CACHES = ['unsafe', 'writeback', 'none', 'off', 'writethrough', 'directsync'] as const;
+/** QEMU's: of what is on its way at once, and of runs of zeroes */
+const MAX_ON_THEIR_WAY = 16;
+const MAX_SPARSE_BYTES = 16 << 20;
+
+/** @throws UsageError */
+function checkOnTheirWay(value: string, option: string): void {
+  if (/^\d{1,2}$/.test(value) && Number(value) >= 1 && Number(value) <= MAX_ON_THEIR_WAY) return;
+  throw new UsageError(`Cannot use ${option} ${value}: expected a number from 1 to ${MAX_ON_THEIR_WAY}`);
+}
 
 export const convertCommand: Subcommand = {
   name: 'convert',
@@ -54,16 +75,22 @@ export const convertCommand: Subcommand = {
       help: 'go on where SOURCE cannot be read: zeroes are in its place, and a warning tells of each',
     },
     { short: 'p', help: 'show how far it is' },
-    { short: 'm', value: 'N', help: 'accepted: one read and one write are on their way at once' },
+    {
+      short: 'm',
+      value: 'N',
+      help: 'accepted: one read and one write are on their way at once',
+      check: checkOnTheirWay,
+    },
     { short: 'C', help: 'accepted: copying is our own' },
-    { short: 'r', value: 'RATE', help: 'accepted: it is done as fast as it can be' },
+    RATE_OPTION,
     { short: 'W', help: 'accepted: writes are in order' },
     {
       short: 't',
       value: 'CACHE',
+      check: checkCache,
       help: 'unsafe: do not wait until TARGET is on stable storage (default); others: wait',
     },
-    { short: 'T', value: 'CACHE', help: "accepted: the system's cache is used" },
+    SOURCE_CACHE_OPTION,
     ...SHARED_OPTIONS,
   ],
   text: `Copies an image, with all that is under it, to a new one. Several sources follow each other on the new disk. TARGET is
@@ -92,12 +119,20 @@ storage first, unless -t unsafe is given.`,
     if (given.has('C') && given.has('S')) throw given.usage('-C and -S exclude each other');
     if (given.has('C') && given.has('salvage')) throw given.usage('-C and --salvage exclude each other');
     if (given.has('C') && given.has('c')) throw given.usage('-C and -c exclude each other');
+    if (given.has('target-is-zero') && !given.has('n')) {
+      throw given.usage('--target-is-zero is for a TARGET that is there (-n)');
+    }
+    if (given.has('skip-broken-bitmaps') && !given.has('bitmaps')) {
+      throw given.usage('--skip-broken-bitmaps is for --bitmaps');
+    }
     const sources: DiskImage[] = [];
     try {
       const snapshot = given.text('l')?.replace(/^snapshot\.(?:name|id)=/, '');
       for (const path of paths) {
         const format = formatOf(given, 'f', path);
-        sources.push((await openSource(given, path, format, snapshot === undefined ? {} : { snapshot })).image);
+        const opened = await openSource(given, path, format, snapshot === undefined ? {} : { snapshot });
+        sources.push(opened.image);
+        if (sameFile(opened.layers, target)) throw given.usage(`${target} is one of the files that are read`);
       }
       await write(given, sources, target, outFormat, options);
     } finally {
@@ -118,7 +153,12 @@ export async function write(
   const sizeBytes = sources.reduce((sum, image) => sum + image.sizeBytes, 0);
   const sparse = given.text('S');
   const sparseBytes = sparse === undefined ? DEFAULT_SPARSE_BYTES : parseSize(sparse, '-S');
+  if (sparseBytes % 512 !== 0 || sparseBytes > MAX_SPARSE_BYTES) {
+    throw given.usage(`-S ${sparse}: expected a multiple of 512, and at most ${MAX_SPARSE_BYTES}`);
+  }
   const over = await overOf(given, path, format, options, sources.length);
+  // qemu-img takes -c for every vmdk, and compresses streams alone.
+  const compress = given.has('c') && !(given.asQemu && format === 'vmdk');
   const bitmaps = given.has('bitmaps') ? bitmapsOf(given, sources, format) : [];
   const fill = async (source: ImageSource, targetIsZero: boolean, compressed: boolean): Promise<void> => {
     const target = await openTarget(given, source, compressed, isUnsafe(given));
@@ -138,7 +178,7 @@ export async function write(
   if (given.has('n')) {
     if (options !== '') throw given.usage('-o is for a new TARGET, and -n says that it is there');
     const there = imageOptsOf(given, path) ?? (await targetThere(given, path, format, over));
-    return fill(there, given.has('target-is-zero'), given.has('c'));
+    return fill(there, given.has('target-is-zero'), compress);
   }
   const target = planTarget({
     format,
@@ -148,8 +188,15 @@ export async function write(
     secrets: secretsOf(given),
     ...(over === undefined ? {} : { backing: over.name }),
   });
-  if (given.has('c') && format !== 'qcow2' && !target.compressed) {
+  if (compress && format !== 'qcow2' && !target.compressed) {
     throw given.usage(`-c is for qcow2, and for vmdk with -o subformat=streamOptimized; ${format} has no compression`);
+  }
+  const keys = options === '' ? undefined : new KeyValues('-o', options);
+  if (given.has('c') && (keys?.take('preallocation') ?? 'off') !== 'off') {
+    throw given.usage('-c and -o preallocation= exclude each other');
+  }
+  if (given.has('bitmaps') && /^(?:0\.10|v2)$/.test(keys?.take('compat') ?? '')) {
+    throw given.usage('--bitmaps is for qcow2 of version 3; compat=0.10 keeps none');
   }
   await replaceFile(path, async (partial) => {
     await target.create(partial);
@@ -161,7 +208,7 @@ export async function write(
     };
     // What is behind a new LUKS header is noise, not zeroes.
     const targetIsZero = over === undefined && format !== 'luks';
-    await fill({ path: partial, format, ...parts, ...over?.source }, targetIsZero, given.has('c') || target.compressed);
+    await fill({ path: partial, format, ...parts, ...over?.source }, targetIsZero, compress || target.compressed);
     if (!given.has('t') && existsSync(path)) {
       if (data !== undefined) syncFile(data);
       syncFile(partial);
@@ -198,7 +245,10 @@ async function overOf(
 ): Promise<Over | undefined> {
   const keys = options === '' ? undefined : new KeyValues('-o', options);
   const file = given.text('B') ?? keys?.take('backing_file');
-  if (file === undefined) return undefined;
+  if (file === undefined) {
+    if (given.has('F')) throw given.usage('-F is for -B');
+    return undefined;
+  }
   if (sources > 1) throw given.usage('-B is for one SOURCE');
   if (format !== 'qcow2') throw given.usage(`-B is for qcow2; images of format ${format} are on top of nothing`);
   const at = isAbsolute(file) ? file : join(dirname(path), file);

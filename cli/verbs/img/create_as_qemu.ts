@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { basename, dirname, isAbsolute, join } from 'node:path';
+import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import process from 'node:process';
 import { guessFormat, ImageError } from '../../../services/nbd/images/mod.ts';
 import { KeyValues } from '../../key_value.ts';
@@ -12,26 +12,43 @@ import { inQemusWords } from './qemu_words.ts';
 import { knownFormat, withAdvice } from './source.ts';
 import { planTarget, replaceFile, targetHelp } from './target.ts';
 
-/** Options of a qcow2 in the order in which qemu-img shows them, with what they are by themselves */
-const SHOWN: readonly (readonly [key: string, otherwise?: string])[] = [
-  ['encryption'],
-  ['encrypt.format'],
-  ['encrypt.key-secret'],
-  ['encrypt.iter-time'],
-  ['cluster_size', '65536'],
-  ['extended_l2', 'off'],
-  ['preallocation'],
-  ['compression_type', 'zlib'],
-  ['size'],
-  ['compat'],
-  ['backing_file'],
-  ['backing_fmt'],
-  ['data_file'],
-  ['data_file_raw'],
-  ['lazy_refcounts', 'off'],
-  ['refcount_bits', '16'],
-];
+/** Options of each format in the order in which qemu-img shows them, with what they are by themselves */
+const SHOWN: Readonly<Record<string, readonly (readonly [key: string, otherwise?: string])[]>> = {
+  raw: [['size'], ['preallocation']],
+  vpc: [['size'], ['subformat'], ['force_size']],
+  vmdk: [
+    ['size'],
+    ['adapter_type'],
+    ['backing_file'],
+    ['backing_fmt'],
+    ['compat6', 'off'],
+    ['hwversion', 'undefined'],
+    ['toolsversion'],
+    ['subformat'],
+    ['zeroed_grain'],
+  ],
+  qcow2: [
+    ['encryption'],
+    ['encrypt.format'],
+    ['encrypt.key-secret'],
+    ['encrypt.iter-time'],
+    ['cluster_size', '65536'],
+    ['extended_l2', 'off'],
+    ['preallocation'],
+    ['compression_type', 'zlib'],
+    ['size'],
+    ['compat'],
+    ['backing_file'],
+    ['backing_fmt'],
+    ['data_file'],
+    ['data_file_raw'],
+    ['lazy_refcounts', 'off'],
+    ['refcount_bits', '16'],
+  ],
+};
 const SIZES = ['cluster_size', 'size'];
+const FLAGS = ['lazy_refcounts', 'extended_l2', 'data_file_raw', 'force_size', 'compat6'];
+const A_NUMBER = 'expects a number';
 const OPTION_SIZE =
   "Parameter 'size' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.";
 
@@ -66,6 +83,9 @@ export async function createAsQemu(given: Given): Promise<number> {
   if (file === '') return fail('Expected backing file name, got empty string');
   if (file !== undefined) {
     const at = isAbsolute(file) ? file : join(dirname(path), file);
+    if (resolve(at) === resolve(path)) {
+      return fail('Error: Trying to create an image with the same filename as the backing file');
+    }
     const wrong = await lookBelow(given, values, at);
     if (wrong !== undefined) return fail(wrong);
   }
@@ -79,7 +99,20 @@ export async function createAsQemu(given: Given): Promise<number> {
       return fail(key === 'size' ? OPTION_SIZE : OPTION_SIZE.replace("'size'", `'${key}'`));
     }
   }
+  const known = SHOWN[format]?.map(([key]) => key);
+  const unknown = [...values.keys()].find((key) => known?.includes(key) === false && !key.startsWith('encrypt.'));
+  if (unknown !== undefined) return fail(`Invalid parameter '${unknown}'`);
+  const bits = values.get('refcount_bits');
+  if (bits !== undefined && !/^(?:\d+|0x[0-9a-f]+)$/i.test(bits)) return fail(`Parameter 'refcount_bits' ${A_NUMBER}`);
+  if (bits !== undefined) values.set('refcount_bits', String(Number(bits)));
+  for (const key of FLAGS) {
+    const word = values.get(key);
+    if (word === undefined) continue;
+    if (!/^(?:on|yes|true|y|off|no|false|n)$/.test(word)) return fail(`Parameter '${key}' expects 'on' or 'off'`);
+  }
   if (!given.has('q')) printLines(formatting(shown, format, values));
+  if (file === undefined && values.has('backing_fmt'))
+    return fail('Backing format cannot be used without backing file');
   if (BigInt(values.get('size')!) > BigInt(Number.MAX_SAFE_INTEGER)) return fail(tooLarge(format));
   try {
     const secrets = secretsOf(given);
@@ -103,23 +136,17 @@ async function lookBelow(given: Given, values: Map<string, string>, at: string):
   }
   if (given.has('u')) return undefined;
   try {
-    const info = await withAdvice(at, () => imageInfo(at, knownFormat(given, word)));
+    const format = knownFormat(given, word);
+    const info = await withAdvice(at, () => imageInfo(at, format));
     if (!values.has('size')) values.set('size', String(info['virtual-size']));
     return undefined;
   } catch (error) {
-    if (values.has('size')) {
-      process.stderr.write(
-        'qemu-img: warning: Could not verify backing image. This may become an error in future versions.\n',
-      );
-      process.stderr.write(`${inQemusWords(error)}\n`);
-      return undefined;
-    }
     return `${inQemusWords(error).replace(/^Could not open '.*?': (?=.)/s, '')}\nCould not open backing image.`;
   }
 }
 
 function formatting(path: string, format: string, values: ReadonlyMap<string, string>): string {
-  const shown = format === 'qcow2' ? SHOWN : [...values.keys()].map((key) => [key] as const);
+  const shown = SHOWN[format] ?? [...values.keys()].map((key): [key: string, otherwise?: string] => [key]);
   const words = shown.flatMap(([key, otherwise]) => {
     const value = values.get(key) ?? otherwise;
     return value === undefined ? [] : [`${key}=${value.replaceAll(',', ',,')}`];
@@ -145,22 +172,34 @@ function tooLarge(format: string): string {
   return `The image size is too large for file format '${format}'${hint}`;
 }
 
+/** Names that QEMU gives options behind the command line */
+const VISITED: Readonly<Record<string, string>> = { compat: 'version', compression_type: 'compression-type' };
+
 function creationError(error: unknown, format: string, values: ReadonlyMap<string, string>): string {
   const text = error instanceof Error ? error.message : String(error);
   const value = /^Cannot use -o with (\w+)=(.*): expected/.exec(text);
   if (value !== null) {
     const [, key, found] = value;
-    return `Parameter '${key === 'compat' ? 'version' : key}' does not accept value '${found}'`;
+    return `Parameter '${VISITED[key!] ?? key}' does not accept value '${found}'`;
   }
-  if (!(error instanceof ImageError)) return inQemusWords(error);
+  if (!(error instanceof ImageError)) {
+    return inQemusWords(error).replace(/^Could not open '(.*)': Could not open '\1': /, "Could not create '$1': ");
+  }
   const version = 'compatibility level 1.1 and above (use version=v3 or greater)';
   if (text.includes('lazy refcounts and data files need') || text.includes('version 2 has 16 bits')) {
     if (values.has('refcount_bits') && values.get('refcount_bits') !== '16') {
       return `Different refcount widths than 16 bits require ${version.replace('and', 'or')}`;
     }
+    if ((values.get('compression_type') ?? 'zlib') !== 'zlib') {
+      return `Non-zlib compression type is only supported with ${version}`;
+    }
     if (values.get('lazy_refcounts') === 'on') return `Lazy refcounts only supported with ${version}`;
     if (values.has('data_file')) return `External data files are only supported with ${version}`;
     return `Extended L2 entries are only supported with ${version}`;
+  }
+  if (text.includes('bytes, limit is')) return tooLarge(format);
+  if (text.includes('a raw data file has no room')) {
+    return 'Backing file and data-file-raw cannot be used at the same time';
   }
   if (text.includes('refcounts of')) return 'Refcount width must be a power of two and may not exceed 64 bits';
   if (text.includes('extended L2 entries with')) {

@@ -2,10 +2,13 @@ import { type DiskImage, ReadOnlyImage } from '../../../services/nbd/images/mod.
 import { didYouMean } from '../../suggest.ts';
 import { write } from './convert.ts';
 import { parseSize, type Subcommand } from './grammar.ts';
-import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS } from './source.ts';
+import { formatOf, knownFormat, openSource, SHARED_OPTIONS, SOURCE_OPTIONS, sameFile } from './source.ts';
 import { TARGET_FORMATS } from './target.ts';
 
 const KEYS = ['if', 'of', 'bs', 'count', 'skip'] as const;
+
+/** QEMU's limit */
+const MAX_BLOCK_BYTES = 2 ** 31 - 1;
 
 export const ddCommand: Subcommand = {
   name: 'dd',
@@ -29,7 +32,7 @@ export const ddCommand: Subcommand = {
           `${operand} is unknown, expected ${KEYS.map((known) => `${known}=`).join(' ')}${didYouMean(key, KEYS)}`,
         );
       }
-      if (values.has(key)) throw given.usage(`${key}= comes twice`);
+      if (values.has(key) && !given.asQemu) throw given.usage(`${key}= comes twice`);
       values.set(key, operand.slice(equals + 1));
     }
     const source = values.get('if');
@@ -39,18 +42,19 @@ export const ddCommand: Subcommand = {
     }
     const number = (key: 'count' | 'skip'): number | undefined => {
       const text = values.get(key);
-      if (text !== undefined && !/^\d{1,15}$/.test(text))
-        throw given.usage(`${key}=${text}: expected a number of blocks`);
-      return text === undefined ? undefined : Number(text);
+      return text === undefined ? undefined : parseSize(text, `${key}=`);
     };
     const blockBytes = parseSize(values.get('bs') ?? '512', 'bs=');
-    if (blockBytes === 0) throw given.usage('bs=0: expected at least one byte');
+    if (blockBytes === 0 || blockBytes > MAX_BLOCK_BYTES) {
+      throw given.usage(`bs=${blockBytes}: expected at least one byte, and at most ${MAX_BLOCK_BYTES}`);
+    }
     const outFormat = knownFormat(given, given.text('O') ?? 'raw');
-    const { image } = await openSource(given, source, formatOf(given, 'f', source));
+    const { image, layers } = await openSource(given, source, formatOf(given, 'f', source));
     try {
       const start = Math.min((number('skip') ?? 0) * blockBytes, image.sizeBytes);
       const count = number('count');
       const end = count === undefined ? image.sizeBytes : Math.min(image.sizeBytes, start + count * blockBytes);
+      if (sameFile(layers, target)) throw given.usage(`${target} is one of the files that are read`);
       await write(given, [new PartOfImage(image, start, end - start)], target, outFormat, '');
     } finally {
       await image.close();

@@ -8,6 +8,8 @@ export interface OptionRule {
   /** What its value is called in the help; absent: the option takes none */
   readonly value?: string;
   readonly help: string;
+  /** Of a value that is accepted and changes nothing: throws for one that is none. @throws UsageError */
+  readonly check?: (value: string, option: string) => void;
   /** May be given more than once */
   readonly repeats?: true;
 }
@@ -113,6 +115,7 @@ export function parseGiven(command: Subcommand, args: readonly string[], asQemu 
     }
     const value = attached ?? queue.shift();
     if (value === undefined) throw usage(`${as} needs its ${rule.value}`);
+    rule.check?.(value, as);
     const before = values.get(nameOf(rule)) ?? [];
     if (before.length > 0 && rule.repeats !== true && !asQemu) throw usage(`${as} comes twice`);
     values.set(nameOf(rule), [...before, value]);
@@ -122,7 +125,7 @@ export function parseGiven(command: Subcommand, args: readonly string[], asQemu 
     else if (arg.startsWith('--')) {
       const equals = arg.indexOf('=');
       const name = arg.slice(2, equals < 0 ? undefined : equals);
-      const rule = command.options.find((known) => known.long === name);
+      const rule = longRule(command, name);
       if (rule === undefined) {
         const known = command.options.flatMap(({ long }) => (long === undefined ? [] : [`--${long}`]));
         throw usage(`--${name} is unknown${didYouMean(`--${name}`, known)}`);
@@ -140,6 +143,12 @@ export function parseGiven(command: Subcommand, args: readonly string[], asQemu 
     } else operands.push(arg);
   }
   return new Given(command.name, values, operands, asQemu);
+}
+
+/** A long name may be cut short where it is still one option's. */
+function longRule(command: Subcommand, name: string): OptionRule | undefined {
+  const begins = command.options.filter(({ long }) => long?.startsWith(name));
+  return begins.find(({ long }) => long === name) ?? (begins.length === 1 ? begins[0] : undefined);
 }
 
 export function helpOf(command: Subcommand): string {
@@ -162,13 +171,21 @@ const UNITS = 'bkmgtpe';
 /** QEMU's sizes: a number, also with a fraction, and a letter, powers of 1024. @throws UsageError */
 export function parseSize(text: string, what: string): number {
   const hex = /^0x[0-9a-f]{1,13}$/i.test(text);
-  const match = hex ? [text, String(Number(text))] : /^(\d+(?:\.\d+)?)([bkmgtpe])?$/i.exec(text);
+  const match = hex ? [text, String(Number(text))] : /^(\d+(?:\.\d*)?)([bkmgtpe])?$/i.exec(text);
   const [, digits = '', unit = 'b'] = match ?? [];
   const bytes = Number(digits) * 1024 ** UNITS.indexOf(unit.toLowerCase());
-  if (match === null || !Number.isSafeInteger(Math.ceil(bytes))) {
+  // A part of a byte is a mistake; a part of a larger unit is rounded to whole bytes.
+  const broken = unit.toLowerCase() === 'b' && !Number.isInteger(bytes);
+  if (match === null || broken || !Number.isSafeInteger(Math.round(bytes))) {
     throw new UsageError(`Cannot use ${what} ${text}: expected a size in bytes, or with k, M, G or T: 512M, 1.5G`);
   }
-  return Math.ceil(bytes);
+  return Math.round(bytes);
+}
+
+/** What a disk of whole sectors can be made to have, in `bytes`. @throws UsageError */
+export function wholeSectors(given: Given, sizeBytes: number): number {
+  if (sizeBytes % 512 === 0) return sizeBytes;
+  throw given.usage(`a new size of ${sizeBytes} bytes is no multiple of 512`);
 }
 
 function shown(name: string): string {

@@ -64,7 +64,8 @@ async function detailsOf(path: string, format: ImageFormat): Promise<Details> {
     case 'raw': {
       const image = await RawImage.open(path, { readOnly: true });
       await image.close();
-      return { 'virtual-size': image.sizeBytes };
+      // As qemu-img: whole sectors, whatever the file's length.
+      return { 'virtual-size': Math.ceil(image.sizeBytes / 512) * 512 };
     }
     case 'qcow2':
       return qcow2Details(path);

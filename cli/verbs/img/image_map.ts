@@ -51,8 +51,9 @@ function joins(a: MapRun, b: MapRun): boolean {
 async function runAt(layers: readonly Layer[], depth: number, at: number, lengthBytes: number): Promise<MapRun> {
   const layer = layers[depth];
   // Behind the end of a shorter image, the one above it reads as zeroes.
-  if (layer === undefined || at >= layer.image.sizeBytes)
-    return holeRun(at, lengthBytes, Math.max(0, depth - 1), depth > 0);
+  if (layer === undefined || at >= layer.image.sizeBytes) {
+    return holeRun(at, lengthBytes, Math.max(0, depth - 1), false);
+  }
   const own = await ownRun(layer, at, Math.min(lengthBytes, layer.image.sizeBytes - at));
   const file = layer.source.path;
   if (own.kind !== 'hole') {

@@ -11,8 +11,8 @@ export const mapCommand: Subcommand = {
   options: [
     ...SOURCE_OPTIONS,
     { long: 'output', value: 'human|json', help: 'json has the keys of qemu-img map (default human)' },
-    { long: 'start-offset', value: 'SIZE', help: 'from here on (default 0)' },
-    { long: 'max-length', value: 'SIZE', help: 'so much (default: to the end)' },
+    { short: 's', long: 'start-offset', value: 'SIZE', help: 'from here on (default 0)' },
+    { short: 'l', long: 'max-length', value: 'SIZE', help: 'so much (default: to the end)' },
     ...SHARED_OPTIONS,
   ],
   text: `Prints which parts of a disk hold data, in which file of the chain and where in it. Holes of raw files are the
@@ -25,10 +25,10 @@ file system's on Linux; elsewhere what reads as zeroes counts as one.`,
     const output = given.oneOf('output', ['human', 'json'], 'human');
     const { image, layers } = await openSource(given, path, format);
     try {
-      const from = Math.min(given.size('start-offset') ?? 0, image.sizeBytes);
+      const from = given.size('start-offset') ?? 0;
       const to = Math.min(from + (given.size('max-length') ?? image.sizeBytes), image.sizeBytes);
       const runs = mapRuns(layers, from, to);
-      if (output === 'json') await printJsonMap(runs);
+      if (output === 'json') await printJsonMap(runs, from);
       else await printHumanMap(runs);
     } finally {
       await image.close();
@@ -37,16 +37,32 @@ file system's on Linux; elsewhere what reads as zeroes counts as one.`,
   },
 };
 
+const NOTHING: MapRun = {
+  start: 0,
+  length: 0,
+  depth: 0,
+  present: false,
+  zero: false,
+  data: false,
+  compressed: false,
+  offset: undefined,
+  file: undefined,
+};
+
 /** One run a line, as qemu-img: large maps need no memory on either side. */
-async function printJsonMap(runs: AsyncGenerator<MapRun>): Promise<void> {
+async function printJsonMap(runs: AsyncGenerator<MapRun>, from: number): Promise<void> {
   let before = '[';
-  for await (const { start, length, depth, present, zero, data, compressed, offset } of runs) {
+  const line = ({ start, length, depth, present, zero, data, compressed, offset }: MapRun): string => {
     const tail = offset === undefined || compressed ? '' : `, "offset": ${offset}`;
-    const line = `{ "start": ${start}, "length": ${length}, "depth": ${depth}, "present": ${present}, "zero": ${zero}, "data": ${data}${tail}}`;
-    process.stdout.write(`${before}${line}`);
+    return `{ "start": ${start}, "length": ${length}, "depth": ${depth}, "present": ${present}, "zero": ${zero}, "data": ${data}${tail}}`;
+  };
+  for await (const run of runs) {
+    process.stdout.write(`${before}${line(run)}`);
     before = ',\n';
   }
-  process.stdout.write(`${before === '[' ? '[' : ''}]\n`);
+  // As qemu-img: no bytes at all are one run of no bytes.
+  if (before === '[') process.stdout.write(`[${line({ ...NOTHING, start: from })}`);
+  process.stdout.write(']\n');
 }
 
 async function printHumanMap(runs: AsyncGenerator<MapRun>): Promise<void> {

@@ -1,11 +1,12 @@
 import { luksMaterialOffset } from '../../../protocols/luks/mod.ts';
 import { STATE } from '../../../protocols/nbd/mod.ts';
-import type { Qcow2Bitmap } from '../../../protocols/qcow2/mod.ts';
+import { QCOW2_LIMITS, type Qcow2Bitmap } from '../../../protocols/qcow2/mod.ts';
 import { type DiskImage, inspectQcow2, Qcow2Image } from '../../../services/nbd/images/mod.ts';
 import { KeyValues } from '../../key_value.ts';
 import { type Given, parseSize, type Subcommand } from './grammar.ts';
 import { printJson, printLines } from './output.ts';
 import { formatOf, openSource, SHARED_OPTIONS, SOURCE_OPTIONS } from './source.ts';
+import { planTarget, takeRefcountBits } from './target.ts';
 
 const MAX_EXTENTS = 1024;
 const STATUS_BYTES = 1 << 30;
@@ -19,6 +20,7 @@ const ENCRYPTION_KEYS = [
   'ivgen-hash-alg',
   'hash-alg',
 ];
+const MIN_EXTENDED_BYTES = 2 ** QCOW2_LIMITS.minExtendedClusterBits;
 /** Header and key material of the LUKS that is made here, in `bytes` */
 const LUKS_BYTES = luksMaterialOffset(8, 64);
 
@@ -92,6 +94,7 @@ async function measure(
 ): Promise<Measured> {
   const options = given.all('o').join(',');
   if (target === 'raw') {
+    planTarget({ format: 'raw', sizeBytes, options });
     const rounded = Math.ceil(sizeBytes / 512) * 512;
     return { required: rounded, 'fully-allocated': rounded };
   }
@@ -106,8 +109,11 @@ async function measure(
     return value === undefined ? otherwise : parseSize(value, `-o ${key}=`);
   };
   const clusterBytes = number('cluster_size', 65_536);
-  const refcountBits = number('refcount_bits', 16);
+  const refcountBits = takeRefcountBits(keys) ?? 16;
   const entryBytes = keys.flag('extended_l2', false) ? 16 : 8;
+  if (targetKeys(given).compat === 2 && refcountBits !== 16) {
+    throw given.usage('refcounts of other than 16 bits need version 3, and compat= says 2');
+  }
   for (const key of ['compat', 'compression_type', 'lazy_refcounts', 'backing_fmt', 'size']) keys.take(key);
   const hasBacking = keys.take('backing_file') !== undefined;
   const encrypted = keys.oneOf('encrypt.format', ['none', 'luks'], 'none') === 'luks';
@@ -117,6 +123,12 @@ async function measure(
   keys.end();
   if (!isPowerOfTwo(clusterBytes, 512, 2 << 20))
     throw given.usage(`-o cluster_size=${clusterBytes} is not a power of two`);
+  if (entryBytes === 16 && clusterBytes < MIN_EXTENDED_BYTES) {
+    throw given.usage(`extended L2 entries need clusters of ${MIN_EXTENDED_BYTES} bytes or more`);
+  }
+  if (sizeBytes / ((clusterBytes / entryBytes) * clusterBytes) > QCOW2_LIMITS.l1Bytes / 8) {
+    throw given.usage(`a disk of ${sizeBytes} bytes is too large for clusters of ${clusterBytes}`);
+  }
   if (!isPowerOfTwo(refcountBits, 1, 64)) throw given.usage(`-o refcount_bits=${refcountBits} is not a power of two`);
   const virtual = Math.ceil(sizeBytes / clusterBytes) * clusterBytes;
   const luks = encrypted ? Math.ceil(LUKS_BYTES / clusterBytes) * clusterBytes : 0;
@@ -124,7 +136,10 @@ async function measure(
   const data = image === undefined ? 0 : await dataBytes(image, clusterBytes);
   // Tables are counted for the whole disk, whatever of it is used: as qemu-img does.
   // Over another image nothing can be left out: that one may have something there.
-  return { required: allocated || hasBacking ? full : full - virtual + data, 'fully-allocated': full };
+  return {
+    required: allocated || (hasBacking && image !== undefined) ? full : full - virtual + data,
+    'fully-allocated': full,
+  };
 }
 
 function targetKeys(given: Given): { compat: 2 | 3; clusterBytes: number } {

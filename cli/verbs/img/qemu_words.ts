@@ -7,6 +7,9 @@ type Rule = readonly [ours: RegExp, qemus: string | ((...parts: string[]) => str
 const INVALID_SIZE =
   'Invalid image size specified. You may use k, M, G, T, P or E suffixes for\nqemu-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.';
 
+const A_SIZE =
+  'expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively.';
+const TRY = "\nTry 'qemu-img --help' for more information";
 const IRREVERSIBLY = 'will erase all the data in the image irreversibly - refusing operation';
 const SUPPORTED = 'supported with compatibility level 1.1';
 const USE = '(use compat=1.1 or greater)';
@@ -46,6 +49,7 @@ const RULES: readonly Rule[] = [
     /^(.*): Cannot read the snapshot table: (.*)$/s,
     (_all, path) => `Could not open '${path}': Snapshot table is too big`,
   ],
+  [/^EFBIG: .*ftruncate$/s, 'Could not resize file: File too large'],
   [
     /^(E[A-Z0-9]+): [^,]*, \w+ '(.*)'$/s,
     (_all, code, path) => `Could not open '${path}': Could not open '${path}': ${strerror(code!)}`,
@@ -151,7 +155,113 @@ const RULES: readonly Rule[] = [
     /^Cannot run rebase: the format of (.*) is not given/,
     "Could not change the backing file to '$1': backing format must be specified",
   ],
-  [/^Cannot use SIZE /, INVALID_SIZE],
+  [/^Cannot use (?:SIZE|--size) /, INVALID_SIZE],
+  ...(
+    [
+      ['-S', 'buffer size for sparse output'],
+      ['-r', 'rate limit'],
+      ['--granularity', 'granularity'],
+      ['--start-offset', 'start offset'],
+      ['--max-length', 'max length'],
+      ['bs=', 'bs'],
+      ['count=', 'count'],
+      ['skip=', 'skip'],
+    ] as const
+  ).map(([option, what]): Rule => [new RegExp(`^Cannot use ${option} `), INVALID_SIZE.replace('image size', what)]),
+  [
+    /^Cannot use (?:-o|the new) (?:(cluster_size)=|size=|SIZE) .*: expected a size/s,
+    (_all, key = 'size') => `Parameter '${key}' ${A_SIZE}`,
+  ],
+  [/^Cannot use -o refcount_bits=.*: expected a number$/s, "Parameter 'refcount_bits' expects a number"],
+  [
+    /^Cannot use -o refcount_bits=.*: expected a power/s,
+    'Refcount width must be a power of two and may not exceed 64 bits',
+  ],
+  [/^Cannot use -o with (\w+)=.*: expected on or off$/s, "Parameter '$1' expects 'on' or 'off'"],
+  [/^Cannot use -T (.*): expected /s, 'Invalid source cache option: $1'],
+  [/^Cannot use -t (.*): expected /s, 'Invalid cache option: $1'],
+  [/^Cannot use -m .*: expected /s, 'Invalid number of coroutines. Allowed number of coroutines is between 1 and 16'],
+  [
+    /^Cannot run convert: -S .*: expected a multiple/,
+    'Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to 16777216. Select 0 to disable sparse detection (fully allocates output).',
+  ],
+  [/^Cannot run convert: its \w+ is missing/, 'Must specify image file name'],
+  [/^Cannot run convert: --target-is-zero is for/, '--target-is-zero requires use of -n flag'],
+  [/^Cannot run convert: --target-image-opts is for/, '--target-image-opts requires use of -n flag'],
+  [/^Cannot run convert: --skip-broken-bitmaps is for/, 'Use of --skip-broken-bitmaps requires --bitmaps'],
+  [/^Cannot run convert: --bitmaps is for qcow2 of version 3/, "Format driver 'qcow2' does not support bitmaps"],
+  [/^Cannot run convert: --bitmaps is for a SOURCE that is qcow2/, 'Source lacks bitmap support'],
+  [/^Cannot run convert: --bitmaps is for one SOURCE/, 'Copying bitmaps only possible with single source'],
+  [
+    /^Cannot run convert: -c and -o preallocation= exclude/,
+    'Compression and preallocation not supported at the same time',
+  ],
+  [/^Cannot run convert: -c is for qcow2/, 'Compression not supported for this file format'],
+  [/^Cannot run convert: -F is for -B/, 'Backing format cannot be used without backing file'],
+  [
+    /^Cannot run (?:convert|dd): (.*) is one of the files that are read/s,
+    'Failed to get "write" lock\nIs another process using the image [$1]?',
+  ],
+  [
+    /^(?:.*: )?Cannot run rebase: (.*) would be under itself/s,
+    'Failed to get shared "write" lock\nIs another process using the image [$1]?',
+  ],
+  [/^.*: Cannot find snapshot ".*"$/s, "Failed to load snapshot: Can't find snapshot"],
+  [/^Cannot run dd: \w+=FILE is missing/, 'Must specify both input and output files'],
+  [/^Cannot run dd: bs=.*: expected/, 'Invalid bs specified. Must be between 1 and 2147483647.'],
+  [/^Cannot run dd: (\w*).* is unknown/, 'unrecognized operand $1'],
+  [/^Cannot run resize: its \w+ is missing/, `Not enough arguments${TRY}`],
+  [/^Cannot run resize: \S+ is too much/, `Expecting image file name and size${TRY}`],
+  [
+    /^Cannot run resize: the disk has \d+ bytes; if what is behind/,
+    "Use the --shrink option to perform a shrink operation.\nqemu-img: warning: Shrinking an image will delete all data beyond the shrunken image's end. Before performing such an operation, make sure there is no important data there.",
+  ],
+  [/^Cannot run resize: the disk has \d+ bytes; that would leave/, 'New image size must be positive'],
+  [/^Cannot run \w+: a new size of \d+ bytes is no multiple/, 'The new size must be a multiple of 512'],
+  [/^Cannot run resize: --preallocation is for a larger/, 'Preallocation can only be used for growing images'],
+  [/^Cannot run resize: raw images have no metadata/, 'Unsupported preallocation mode: metadata'],
+  [/^Cannot run resize: --preallocation (\S+): expected/, "Invalid preallocation mode '$1'"],
+  [/^Cannot resize .*: disks of format \w+ keep/, 'Image format driver does not support resize'],
+  [/^Cannot run (?:create|convert): format (\S+) is not known/, "Unknown file format '$1'"],
+  [/^Cannot run rebase: format (\S+) is not known/, "Invalid format name: '$1'"],
+  [/^Cannot run \w+: format (\S+) of (.*) is not known/, "Could not open '$2': Unknown driver '$1'"],
+  [/^Cannot run \w+: format (\S+) is not known/, "Unknown driver '$1'"],
+  [/^Cannot resize the image to \d+ bytes: the limit is/, 'Failed to grow the L1 table: File too large'],
+  [/^Cannot read bitmap "(.*)": there is none/s, "Dirty bitmap '$1' not found"],
+  [/^Cannot make a bitmap of granularity/, 'Granularity must be power of 2 and at least 512'],
+  [/^Cannot add bitmap "": /, 'Bitmap name cannot be empty'],
+  [/^Cannot run rebase: format (\S+) is no name of one/, "Invalid format name: '$1'"],
+  [/^Cannot run rebase: -b is missing/, `Must specify backing file (-b) or use unsafe mode (-u)${TRY}`],
+  [/^Cannot run commit: (?:the image has no backing file|images of format)/, 'Image does not have a backing file'],
+  [/^Cannot run amend: its -o is missing/, `Must specify options (-o)${TRY}`],
+  [/^Cannot run amend: images of format (\w+) have no options/, "Format driver '$1' does not support option amendment"],
+  [/^Cannot run measure: -o refcount_bits=/, 'Refcount width must be a power of two and may not exceed 64 bits'],
+  [/^Cannot run measure: -o cluster_size=/, 'Cluster size must be a power of two between 512 and 2048k'],
+  [
+    /^Cannot run measure: extended L2 entries need/,
+    'Extended L2 entries are only supported with cluster sizes of at least 16384 bytes',
+  ],
+  [
+    /^Cannot run measure: refcounts of other than 16/,
+    `Different refcount widths than 16 bits require compatibility level 1.1 or above ${USE}`,
+  ],
+  [
+    /^Cannot run measure: a disk of \d+ bytes is too large/,
+    'The image size is too large (try using a larger cluster size)',
+  ],
+  [/^Cannot run snapshot: -\w and -\w exclude/, `Cannot mix '-l', '-a', '-c', '-d'${TRY}`],
+  [/^Cannot run bitmap: none of --/, 'Need at least one of --add, --remove, --clear, --enable, --disable, or --merge'],
+  [/^Cannot run bitmap: (?:its \w+ is missing|\S+ is too much)/, 'Expecting filename and bitmap name'],
+  [/^Cannot run bitmap: -g is for --add/, 'granularity only supported with --add'],
+  [/^Cannot run bitmap: -b is for --merge/, 'Merge bitmap source file only supported with --merge'],
+  [/^Cannot run bitmap: -F is for -b/, '-F only supported with -b'],
+  [/^Cannot run check: --repair (.*): expected/, `Unknown option value for -r (expecting 'leaks' or 'all'): $1${TRY}`],
+  [/^Cannot run compare: (?:its \w+ is missing|\S+ is too much)/, `Expecting two image file names${TRY}`],
+  [/^Cannot run create: (Expecting image file name|Unexpected argument: .*?)(?: \(caisson img .*)?$/s, `$1${TRY}`],
+  [/^Cannot run \w+: (?:its FILE is missing|\S+ is too much)/, `Expecting one image file name${TRY}`],
+  [/^Cannot run \w+: (-\S+) is unknown/, `unrecognized option '$1'${TRY}`],
+  [/^Cannot run \w+: (-\S+) needs its/, `missing argument for option '$1'${TRY}`],
+  [/^Cannot (\S+): unknown/, `Command not found: $1${TRY}`],
   [
     /^Cannot resize the image to \d+ bytes: version 2, and it has snapshots$/,
     "Can't resize a v2 image which has snapshots",

@@ -1,6 +1,7 @@
 import { dirname, isAbsolute, join } from 'node:path';
 import {
   type DiskImage,
+  IMAGE_FORMATS,
   inspectQcow2,
   MemoryImage,
   openImage,
@@ -10,7 +11,18 @@ import {
 } from '../../../services/nbd/images/mod.ts';
 import type { Given, Subcommand } from './grammar.ts';
 import { ImageProgress } from './progress.ts';
-import { formatOf, knownFormat, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
+import {
+  CACHE_OPTION,
+  formatOf,
+  knownFormat,
+  type Layer,
+  SHARED_OPTIONS,
+  SOURCE_CACHE_OPTION,
+  SOURCE_OPTIONS,
+  sameFile,
+  sourceOf,
+  withAdvice,
+} from './source.ts';
 
 export const rebaseCommand: Subcommand = {
   name: 'rebase',
@@ -22,6 +34,8 @@ export const rebaseCommand: Subcommand = {
     { short: 'F', value: 'FMT', help: 'format of that; has to be given with it' },
     { short: 'u', help: 'only change the name: both images under it are the same, or the old one was renamed' },
     { short: 'p', help: 'show how far it is' },
+    CACHE_OPTION,
+    SOURCE_CACHE_OPTION,
     ...SHARED_OPTIONS,
   ],
   text: `Puts FILE over another image, so that it reads as before: what differs is copied into it. The old image under it is
@@ -64,16 +78,32 @@ async function rebase(given: Given, path: string, name: Name): Promise<void> {
 /** The new image, with what it names itself where that is allowed. */
 async function openBelow(given: Given, path: string, { file, format }: NonNullable<Name>): Promise<DiskImage> {
   const at = isAbsolute(file) ? file : join(dirname(path), file);
-  const root = given.text('backing-root');
-  return withAdvice(at, async () =>
-    openImage(root === undefined ? { path: at, format } : await resolveChain(at, format, { root }), { readOnly: true }),
-  );
+  const root = given.text('backing-root') ?? (given.asQemu ? '/' : undefined);
+  return withAdvice(at, async () => {
+    const source =
+      root === undefined ? { path: at, format } : await resolveChain(at, format, { root, guess: given.asQemu });
+    const layers: Layer[] = [];
+    const image = await openImage(source, {
+      readOnly: true,
+      holes: true,
+      onLayer: (layer, from) => layers.unshift({ image: layer, source: from }),
+    });
+    if (!sameFile(layers, path)) return image;
+    await image.close();
+    throw given.usage(`${path} would be under itself`);
+  });
 }
+
+/** What QEMU has beside the formats that are read here */
+const OTHER_DRIVERS =
+  'blkdebug blkverify bochs cloop dmg file ftp ftps gluster host_cdrom host_device http https iscsi nbd nfs null-aio null-co nvme parallels qcow qed quorum rbd ssh throttle vdi vvfat'.split(
+    ' ',
+  );
 
 /** Only written down: as qemu-img, it may be one that another program knows, `host_device`. */
 function formatName(given: Given, format: string): string {
-  if (!given.asQemu) return knownFormat(given, format);
-  if (/^[\w-]{1,15}$/.test(format)) return format;
+  if (!given.asQemu || IMAGE_FORMATS.some((known) => known === format)) return knownFormat(given, format);
+  if (OTHER_DRIVERS.includes(format)) return format;
   throw given.usage(`format ${format} is no name of one`);
 }
 

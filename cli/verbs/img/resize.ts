@@ -1,18 +1,10 @@
 import { statSync, truncateSync } from 'node:fs';
-import {
-  type DiskImage,
-  lockImage,
-  openImage,
-  Qcow2Image,
-  RawImage,
-  resizeQcow2,
-} from '../../../services/nbd/images/mod.ts';
-import { type Given, parseSize, type Subcommand } from './grammar.ts';
+import { lockImage, openImage, Qcow2Image, resizeQcow2 } from '../../../services/nbd/images/mod.ts';
+import { type Given, parseSize, type Subcommand, wholeSectors } from './grammar.ts';
 import { imageInfo } from './image_info.ts';
 import { printLines } from './output.ts';
 import { formatOf, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
-
-const PIECE_BYTES = 1 << 20;
+import { fillRaw, fillWithZeroes } from './target.ts';
 
 export const resizeCommand: Subcommand = {
   name: 'resize',
@@ -38,12 +30,13 @@ file systems stay as they are: let the guest grow them after, or shrink them bef
     const format = formatOf(given, 'f', path);
     const before = (await withAdvice(path, () => imageInfo(path, format)))['virtual-size'];
     const sign = /^[+-]/.exec(text)?.[0];
-    const size = parseSize(sign === undefined ? text : text.slice(1), 'SIZE');
+    const size = parseSize(sign === undefined ? text : text.slice(1), 'the new SIZE');
     const after = sign === '+' ? before + size : sign === '-' ? before - size : size;
     if (after <= 0) throw given.usage(`the disk has ${before} bytes; that would leave ${after}`);
     if (after < before && !given.has('shrink')) {
       throw given.usage(`the disk has ${before} bytes; if what is behind ${after} may be lost, add --shrink`);
     }
+    if (format === 'qcow2') wholeSectors(given, after);
     const mode = given.oneOf('preallocation', MODES, 'off');
     if (mode !== 'off' && after <= before) throw given.usage('--preallocation is for a larger size');
     if (mode === 'metadata' && format === 'raw') throw given.usage('raw images have no metadata to preallocate');
@@ -66,21 +59,10 @@ async function resizeFile(path: string, oldBytes: number, sizeBytes: number, mod
   try {
     truncateSync(path, sizeBytes);
     if (mode === 'off') return;
-    const image = await RawImage.open(path, { readOnly: false, lock: false });
-    await writeZeroes(image, oldBytes);
-    await image.close();
+    await fillRaw(path, oldBytes);
   } finally {
     await lock.release();
   }
-}
-
-/** Real zeroes, so that the host's space is taken. */
-async function writeZeroes(image: DiskImage, from: number): Promise<void> {
-  const piece = new Uint8Array(PIECE_BYTES);
-  for (let at = from; at < image.sizeBytes; at += piece.length) {
-    await image.write(at, piece.subarray(0, Math.min(piece.length, image.sizeBytes - at)));
-  }
-  await image.flush();
 }
 
 async function resizeInside(given: Given, path: string, sizeBytes: number, mode: Mode): Promise<void> {
@@ -89,9 +71,9 @@ async function resizeInside(given: Given, path: string, sizeBytes: number, mode:
   try {
     if (!(image instanceof Qcow2Image)) throw new Error(`Cannot open ${path} as qcow2`);
     const before = image.sizeBytes;
-    await resizeQcow2(image, Math.ceil(sizeBytes / 512) * 512, { shrink: given.has('shrink') });
+    await resizeQcow2(image, sizeBytes, { shrink: given.has('shrink') });
     if (mode === 'metadata') await image.preallocate(before, image.sizeBytes - before);
-    else if (mode !== 'off') await writeZeroes(image, before);
+    else if (mode !== 'off') await fillWithZeroes(image, before);
     await image.flush();
     if (image.sizeBytes < before) await image.releaseSpace();
   } finally {

@@ -9,6 +9,7 @@ import type { Subcommand } from './grammar.ts';
 import { imageInfo } from './image_info.ts';
 import { snapshotLines } from './info.ts';
 import { printLines } from './output.ts';
+import { inQemusWords } from './qemu_words.ts';
 import { formatOf, SHARED_OPTIONS, SOURCE_OPTIONS, sourceOf, withAdvice } from './source.ts';
 
 const ACTIONS = ['l', 'c', 'a', 'd'] as const;
@@ -32,10 +33,13 @@ export const snapshotCommand: Subcommand = {
   async run(given) {
     const [path] = given.expect('FILE') as [string];
     const format = formatOf(given, 'f', path);
-    if (format !== 'qcow2') throw given.usage(`images of format ${format} keep no snapshots; qcow2 does`);
     const actions = ACTIONS.filter((action) => given.has(action));
     if (actions.length > 1) throw given.usage(`-${actions[0]} and -${actions[1]} exclude each other`);
     const action = actions[0] ?? 'l';
+    if (format !== 'qcow2' && action !== 'l') {
+      if (given.asQemu) throw inQemusPlace('-95 (Operation not supported)', action, given.text(action)!);
+      throw given.usage(`images of format ${format} keep no snapshots; qcow2 does`);
+    }
     if (action === 'l') {
       const { snapshots = [] } = await withAdvice(path, () => imageInfo(path, format));
       // As qemu-img: nothing at all where there are none.
@@ -53,9 +57,19 @@ export const snapshotCommand: Subcommand = {
         await deleteSnapshot(image, name);
         await image.releaseSpace();
       }
+    } catch (error) {
+      throw given.asQemu ? inQemusPlace(error, action, name) : error;
     } finally {
       await image.close();
     }
     return 0;
   },
 };
+
+/** An error with what qemu-img says before it. */
+function inQemusPlace(error: unknown, action: 'c' | 'a' | 'd', name: string): Error {
+  const text = inQemusWords(error);
+  const missing = action === 'a' ? 'Failed to load snapshot: No such file or directory' : 'snapshot not found';
+  const why = text.startsWith('Cannot find snapshot') ? missing : text;
+  return new Error(`Could not ${{ c: 'create', a: 'apply', d: 'delete' }[action]} snapshot '${name}': ${why}`);
+}

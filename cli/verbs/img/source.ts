@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs';
 import {
   type BackingPolicy,
   type DiskImage,
@@ -12,9 +13,11 @@ import {
 } from '../../../services/nbd/images/mod.ts';
 import { isNbdUri } from '../../block_devices.ts';
 import { didYouMean } from '../../suggest.ts';
-import type { Given, OptionRule } from './grammar.ts';
+import { UsageError } from '../../usage_error.ts';
+import { type Given, type OptionRule, parseSize } from './grammar.ts';
 import { IMAGE_OPTS_OPTIONS, imageOptsOf, saysBacking } from './image_opts.ts';
 import { openNbd } from './nbd_source.ts';
+import { WholeSectors } from './whole_sectors.ts';
 
 /** What the command takes as the format of an existing image, for the help */
 export const FORMAT_LIST = IMAGE_FORMATS.join(', ');
@@ -39,6 +42,25 @@ export const SHARED_OPTIONS: readonly OptionRule[] = [
   { short: 'q', help: 'print nothing but errors' },
 ];
 
+const SECTOR_BYTES = 512;
+const CACHES = ['none', 'off', 'writethrough', 'writeback', 'directsync', 'unsafe'];
+
+/** @throws UsageError for a cache mode that is none */
+export function checkCache(value: string, option: string): void {
+  if (CACHES.includes(value)) return;
+  throw new UsageError(`Cannot use ${option} ${value}: expected ${CACHES.join(' or ')}`);
+}
+
+const ACCEPTED_CACHE = { value: 'CACHE', help: "accepted: the system's cache is used", check: checkCache } as const;
+export const SOURCE_CACHE_OPTION: OptionRule = { short: 'T', ...ACCEPTED_CACHE };
+export const CACHE_OPTION: OptionRule = { short: 't', ...ACCEPTED_CACHE };
+export const RATE_OPTION: OptionRule = {
+  short: 'r',
+  value: 'RATE',
+  help: 'accepted: it is done as fast as it can be',
+  check: (value, option) => void parseSize(value, option),
+};
+
 /** Names inside images as qemu-img reads them, but for what was said */
 function followAll({ dataFile }: ImageSource): BackingPolicy {
   return { root: '/', guess: true, ...(dataFile?.path === undefined ? {} : { dataFile: dataFile.path }) };
@@ -61,14 +83,14 @@ export function formatOf(given: Given, option: string, path: string): ImageForma
   const format = imageOptsOf(given, path)?.format ?? given.text(option);
   if (format === undefined && given.asQemu) return guessedFormat(path);
   if (format === undefined) {
-    const looks = guessFormat(path);
+    const looks = guessFormat(path, { footer: true });
     const add =
       looks === undefined
         ? `; add -${option} raw, or whatever it is`
         : `; it looks like ${looks}: add -${option} ${looks} if it is one`;
     throw given.usage(`the format of ${path} is not given, and never guessed${add}`);
   }
-  return knownFormat(given, format);
+  return knownFormat(given, format, path);
 }
 
 /** An export is a disk as it is: images inside of exports are not looked into. @throws UsageError */
@@ -78,10 +100,14 @@ function formatOfNbd(given: Given, option: string, name: string): 'raw' {
   throw given.usage(`${name} is an export, which is a raw disk; images of format ${format} are read from files`);
 }
 
-export function knownFormat(given: Given, format: string): ImageFormat {
+/** `path`: of the image that has it, for the error. @throws UsageError */
+export function knownFormat(given: Given, format: string, path?: string): ImageFormat {
   const known = IMAGE_FORMATS.find((name) => name === (format === 'vhd' ? 'vpc' : format));
   if (known !== undefined) return known;
-  throw given.usage(`format ${format} is not known, expected ${FORMAT_LIST}${didYouMean(format, IMAGE_FORMATS)}`);
+  const whose = path === undefined ? '' : ` of ${path}`;
+  throw given.usage(
+    `format ${format}${whose} is not known, expected ${FORMAT_LIST}${didYouMean(format, IMAGE_FORMATS)}`,
+  );
 }
 
 /**
@@ -103,9 +129,12 @@ export async function sourceOf(given: Given, path: string, format: ImageFormat):
   const extents = given.has('allow-extents') ? { allowExtents: true } : {};
   if (root !== undefined && under.length > 0) throw given.usage('--backing and --backing-root exclude each other');
   if (given.asQemu && under.length === 0) {
-    return { ...(await resolveChain(path, format, { root: root ?? '/', guess: true })), ...extents };
+    const named = await withAdvice(path, () => resolveChain(path, format, { root: root ?? '/', guess: true }));
+    return { ...named, ...extents };
   }
-  if (root !== undefined) return { ...(await resolveChain(path, format, { root })), ...extents };
+  if (root !== undefined) {
+    return { ...(await withAdvice(path, () => resolveChain(path, format, { root }))), ...extents };
+  }
   let backing: ImageSource | undefined;
   for (const text of under.toReversed()) {
     const colon = text.indexOf(':');
@@ -150,7 +179,19 @@ export async function openSource(
       onLayer: (layer, from) => layers.unshift({ image: layer, source: from }),
     }),
   );
-  return { image, layers };
+  if (format !== 'raw' || image.sizeBytes % SECTOR_BYTES === 0) return { image, layers };
+  const whole = new WholeSectors(image);
+  return { image: whole, layers: [{ image: whole, source }] };
+}
+
+/** Whether `path` is a file of one of these images: what is read must not be written over meanwhile. */
+export function sameFile(layers: readonly Layer[], path: string): boolean {
+  const there = statSync(path, { throwIfNoEntry: false });
+  if (there === undefined || !there.isFile()) return false;
+  return layers.some(({ source }) => {
+    const read = source.path === undefined ? undefined : statSync(source.path, { throwIfNoEntry: false });
+    return read?.dev === there.dev && read.ino === there.ino;
+  });
 }
 
 /** Adds the path to errors, and to those of names inside images what to do about them. */

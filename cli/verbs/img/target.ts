@@ -12,18 +12,21 @@ import {
 } from 'node:fs';
 import { dirname, isAbsolute, join } from 'node:path';
 import process from 'node:process';
+import { VMDK_ADAPTERS } from '../../../protocols/vmdk/mod.ts';
 import {
   createLuks,
   createLuksHeader,
   createQcow2,
   createVhd,
   createVmdk,
+  type DiskImage,
   type ImageFormat,
   type ImageSource,
   lockImage,
   openImage,
   preallocateQcow2,
   Qcow2Image,
+  RawImage,
   vhdDiskBytes,
 } from '../../../services/nbd/images/mod.ts';
 import { systemReason } from '../../../services/shared/system_error.ts';
@@ -33,6 +36,7 @@ import { UsageError } from '../../usage_error.ts';
 import { parseSize } from './grammar.ts';
 import { ENCRYPTION_HELP, type TargetEncryption, takeEncryption } from './target_encryption.ts';
 
+const PIECE_BYTES = 1 << 20;
 /** Formats that this command makes */
 export const TARGET_FORMATS = ['raw', 'qcow2', 'vpc', 'vmdk', 'luks'] as const;
 
@@ -71,10 +75,17 @@ export function targetHelp(format: ImageFormat): string {
   return `Supported options:\n${lines.map((line) => `  ${line}`).join('\n')}\n`;
 }
 
-const PREALLOCATIONS = ['off', 'metadata', 'falloc', 'full'] as const;
+const PREALLOCATIONS: Partial<Record<ImageFormat, readonly Preallocation[]>> = {
+  qcow2: ['off', 'metadata', 'falloc', 'full'],
+  raw: ['off', 'falloc', 'full'],
+};
+type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
 
 const HELP: Partial<Record<ImageFormat, readonly string[]>> = {
-  raw: ['size=<size>            - Virtual disk size'],
+  raw: [
+    'preallocation=<str>    - off (default), or falloc and full, which write zeroes',
+    'size=<size>            - Virtual disk size',
+  ],
   qcow2: [
     'backing_file=<str>     - File name of a base image',
     'backing_fmt=<str>      - Its format; has to be given',
@@ -101,6 +112,9 @@ const HELP: Partial<Record<ImageFormat, readonly string[]>> = {
     'subformat=<str>        - dynamic (default) or fixed',
   ],
   vmdk: [
+    'adapter_type=<str>     - ide (default), buslogic, lsilogic or legacyESX',
+    'compat6=<bool>         - hwversion=6',
+    'hwversion=<num>        - Version of the virtual hardware (default 4)',
     'size=<size>            - Virtual disk size',
     'subformat=<str>        - monolithicSparse (default) or streamOptimized (convert only)',
   ],
@@ -112,11 +126,11 @@ export function planTarget({ format, sizeBytes, options, backing: given, name, .
   const keys = new KeyValues('-o', options === '' ? `size=${sizeBytes}` : options);
   const size = keys.take('size');
   const wanted = size === undefined ? sizeBytes : parseSize(size, '-o size=');
-  const preallocation = keys.oneOf('preallocation', format === 'qcow2' ? PREALLOCATIONS : ['off'], 'off');
+  const preallocation = keys.oneOf('preallocation', PREALLOCATIONS[format] ?? ['off'], 'off');
   let target: Target;
   switch (format) {
     case 'raw':
-      target = rawTarget(wanted);
+      target = rawTarget(wanted, preallocation !== 'off');
       break;
     case 'qcow2':
       target = qcow2Target(keys, wanted, given, preallocation, secrets);
@@ -139,7 +153,14 @@ export function planTarget({ format, sizeBytes, options, backing: given, name, .
     }
     case 'vmdk': {
       const type = keys.oneOf('subformat', ['monolithicSparse', 'streamOptimized'], 'monolithicSparse');
-      const create = { sizeBytes: wanted, type, ...(name === undefined ? {} : { name }) };
+      const adapterType = keys.oneOf('adapter_type', VMDK_ADAPTERS, 'ide');
+      const create = {
+        sizeBytes: wanted,
+        type,
+        adapterType,
+        hardwareVersion: takeHardwareVersion(keys),
+        ...(name === undefined ? {} : { name }),
+      };
       target = {
         sizeBytes: Math.ceil(wanted / 512) * 512,
         description: `fmt=vmdk size=${wanted} subformat=${type}`,
@@ -158,7 +179,17 @@ export function planTarget({ format, sizeBytes, options, backing: given, name, .
   return target;
 }
 
-function rawTarget(sizeBytes: number): Target {
+/** @throws UsageError */
+function takeHardwareVersion(keys: KeyValues): number {
+  const compat6 = keys.flag('compat6', false);
+  const version = keys.take('hwversion');
+  if (version === undefined || version === 'undefined') return compat6 ? 6 : 4;
+  if (compat6) throw new UsageError('Cannot use -o compat6=on with hwversion=: both say the version');
+  if (!/^\d{1,2}$/.test(version)) throw new UsageError(`Cannot use -o with hwversion=${version}: expected a number`);
+  return Number(version);
+}
+
+function rawTarget(sizeBytes: number, full: boolean): Target {
   return {
     sizeBytes,
     description: `fmt=raw size=${sizeBytes}`,
@@ -166,6 +197,7 @@ function rawTarget(sizeBytes: number): Target {
     create: async (path) => {
       writeFileSync(path, '', { flag: 'wx' });
       truncateSync(path, sizeBytes);
+      if (full) await fillRaw(path, 0);
     },
   };
 }
@@ -182,6 +214,18 @@ function luksTarget(keys: KeyValues, sizeBytes: number, secrets: Secrets): Targe
     passphrase: encryption.passphrase,
     create: (path) => createLuks(path, sizeBytes, encryption.create),
   };
+}
+
+/** A plain number, decimal or hexadecimal: no size. @throws UsageError */
+export function takeRefcountBits(keys: KeyValues): number | undefined {
+  const bits = keys.take('refcount_bits');
+  if (bits === undefined) return undefined;
+  if (!/^(?:\d{1,9}|0x[0-9a-f]{1,8})$/i.test(bits)) {
+    throw new UsageError(`Cannot use -o refcount_bits=${bits}: expected a number`);
+  }
+  const number = Number(bits);
+  if (Number.isInteger(Math.log2(number)) && number <= 64) return number;
+  throw new UsageError(`Cannot use -o refcount_bits=${bits}: expected a power of two from 1 to 64`);
 }
 
 function qcow2Encryption(keys: KeyValues, secrets: Secrets): TargetEncryption | undefined {
@@ -202,7 +246,7 @@ function qcow2Target(
   keys: KeyValues,
   sizeBytes: number,
   given: TargetOptions['backing'],
-  preallocation: (typeof PREALLOCATIONS)[number],
+  preallocation: Preallocation,
   secrets: Secrets,
 ): Target {
   const number = (key: string, otherwise: number): number => {
@@ -223,7 +267,7 @@ function qcow2Target(
     sizeBytes,
     clusterBytes: number('cluster_size', 65_536),
     version: old ? (2 as const) : (3 as const),
-    refcountBits: number('refcount_bits', 16),
+    refcountBits: takeRefcountBits(keys) ?? 16,
     compression: keys.oneOf('compression_type', ['zlib', 'zstd'], 'zlib'),
     extendedL2: keys.flag('extended_l2', false),
     lazyRefcounts: keys.flag('lazy_refcounts', false),
@@ -259,6 +303,24 @@ function qcow2Target(
       if (preallocation !== 'off') await preallocate({ path, format: 'qcow2', ...parts }, preallocation);
     },
   };
+}
+
+/** Real zeroes from `from` to the end, so that the host's space is taken. */
+export async function fillRaw(path: string, from: number): Promise<void> {
+  const image = await RawImage.open(path, { readOnly: false, lock: false });
+  try {
+    await fillWithZeroes(image, from);
+  } finally {
+    await image.close();
+  }
+}
+
+export async function fillWithZeroes(image: DiskImage, from: number): Promise<void> {
+  const piece = new Uint8Array(PIECE_BYTES);
+  for (let at = from; at < image.sizeBytes; at += piece.length) {
+    await image.write(at, piece.subarray(0, Math.min(piece.length, image.sizeBytes - at)));
+  }
+  await image.flush();
 }
 
 /** A relative name counts from the image's folder. */

@@ -17,22 +17,23 @@ const FOREIGN_STARTS: readonly (readonly [text: string, at: number])[] = [
 ];
 
 /**
- * What a file looks like by its first and last bytes; undefined where it looks like nothing, as raw disks do, or cannot
- * be opened. Whoever writes a disk chooses what this answers: it serves advice, and those who ask for guessing by name.
+ * What a file looks like by its first bytes, and with `footer` by its last ones; undefined where it looks like nothing,
+ * as raw disks do, or cannot be opened. Whoever writes a disk chooses what this answers: it serves advice, and those who
+ * ask for guessing by name. These get QEMU's answer: a fixed VHD, which has its footer alone, is raw.
  */
-export function guessFormat(path: string): ImageFormat | undefined {
+export function guessFormat(path: string, { footer = false } = {}): ImageFormat | undefined {
   let fd: number;
   try {
     fd = openToLook(path);
   } catch {
     return undefined; // whoever opens it really will say why not
   }
-  return formatOfFile(fd);
+  return formatOfFile(fd, footer);
 }
 
 /** The same for those who ask for guessing: raw where it looks like nothing. @throws Error of open(2) */
 export function guessedFormat(path: string): ImageFormat {
-  return formatOfFile(openToLook(path)) ?? 'raw';
+  return formatOfFile(openToLook(path), false) ?? 'raw';
 }
 
 /** O_NONBLOCK: a FIFO must not be waited for. */
@@ -41,7 +42,7 @@ function openToLook(path: string): number {
 }
 
 /** Closes the file. */
-function formatOfFile(fd: number): ImageFormat | undefined {
+function formatOfFile(fd: number, footer: boolean): ImageFormat | undefined {
   try {
     const stats = fstatSync(fd);
     if (!stats.isFile()) return undefined;
@@ -49,7 +50,7 @@ function formatOfFile(fd: number): ImageFormat | undefined {
     const end = Buffer.alloc(SECTOR_BYTES);
     const first = start.subarray(0, readSync(fd, start, 0, SECTOR_BYTES, 0));
     if (stats.size >= SECTOR_BYTES) readSync(fd, end, 0, SECTOR_BYTES, stats.size - SECTOR_BYTES);
-    return formatOfStart(first) ?? (looksLikeVhdFooter(end) ? 'vpc' : undefined);
+    return formatOfStart(first) ?? (footer && looksLikeVhdFooter(end) ? 'vpc' : undefined);
   } finally {
     closeSync(fd);
   }

@@ -165,9 +165,9 @@ for (const [what, args, status, message] of [
   ['a folder as VHDX', ['info', '-f', 'vhdx', directory], 1, 'not a regular file'],
   ['a folder as VMDK', ['info', '-f', 'vmdk', directory], 1, 'not a regular file'],
   ['two actions at once', ['snapshot', '-f', 'qcow2', '-c', 'a', '-d', 'b', at('disk.qcow2')], 1, '-c and -d exclude'],
-  ['snapshots of raw', ['snapshot', '-f', 'raw', at('raw.img')], 1, 'keep no snapshots'],
+  ['snapshots of raw', ['snapshot', '-f', 'raw', '-c', 'a', at('raw.img')], 1, 'keep no snapshots'],
   ['another size of a VHD', ['resize', '-f', 'vpc', at('disk.vhd'), '+1M'], 1, 'keep their size'],
-  ['repair of a VHD', ['check', '-f', 'vpc', '-r', 'all', at('disk.vhd')], 1, '-r is for qcow2'],
+  ['repair of a VHD', ['check', '-f', 'vpc', '-r', 'all', at('disk.vhd')], 63, 'nothing to mend'],
   ['a smaller size', ['resize', '-f', 'raw', at('raw.img'), '-1k'], 1, 'add --shrink'],
   ['more taken than there is', ['resize', '-f', 'raw', '--shrink', at('raw.img'), '-2M'], 1, 'would leave -1048576'],
   ['an operand of dd that is none', ['dd', 'ibs=1'], 1, 'ibs=1 is unknown'],
@@ -291,11 +291,14 @@ test('sizes are read and written as qemu-img does', (t) => {
     ['1.5G', 1.5 * 2 ** 30],
     ['20T', 20 * 2 ** 40],
     ['10b', 10],
+    ['1.k', 1024],
+    ['1.3k', 1331],
+    ['0.1M', 104_858],
     ['0x10', 16],
   ] as const) {
     t.is(parseSize(text, 'SIZE'), bytes);
   }
-  for (const text of ['', 'x', '-1', '1x', '1e3', '9000P', '0x', ' 1']) {
+  for (const text of ['', 'x', '-1', '1x', '1e3', '9000P', '0x', ' 1', '1.5', '0.5b']) {
     t.throws(() => parseSize(text, 'SIZE'), { instanceOf: UsageError }, text);
   }
   t.deepEqual([0, 999, 1000, 1023, 10 * MIB, 1.5 * 2 ** 30].map(sizeText), [
@@ -341,7 +344,7 @@ test('progress is a bar on a terminal, and the line of qemu-img elsewhere', (t) 
 test('guessFormat() looks for advice only', (t) => {
   const names = ['raw.img', 'disk.qcow2', 'disk.vhd', 'disk.vhdx', 'disk.vmdk', 'none'];
   t.deepEqual(
-    names.map((name) => guessFormat(at(name))),
+    names.map((name) => guessFormat(at(name), { footer: true })),
     [undefined, 'qcow2', 'vpc', 'vhdx', 'vmdk', undefined],
   );
 });

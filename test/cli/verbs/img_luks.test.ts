@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
@@ -84,8 +84,12 @@ test.serial(
     const encrypted = await measured('--size=64M', '-O', 'qcow2', '-o', `encrypt.format=luks,encrypt.key-secret=s`);
     t.is(encrypted.required - plain.required, 32 * 65_536);
     t.is(encrypted['fully-allocated'] - plain['fully-allocated'], 32 * 65_536);
-    const over = await measured('--size=64M', '-O', 'qcow2', '-o', 'backing_file=base.raw');
-    t.is(over.required, plain['fully-allocated']);
+    // Of a disk that is there, zeroes have to hide what is under it; of an empty one nothing does.
+    const options = ['-O', 'qcow2', '-o', 'backing_file=base.raw,backing_fmt=raw'];
+    t.deepEqual(await measured('--size=64M', ...options), plain);
+    writeFileSync(at('holes.raw'), '');
+    truncateSync(at('holes.raw'), 64 * MIB);
+    t.is((await measured('-f', 'raw', ...options, at('holes.raw'))).required, plain['fully-allocated']);
     t.is((await measured('--size=1M', '-O', 'luks')).required, readFileSync(at('disk.luks')).length - 3 * MIB);
   },
 );

@@ -7,6 +7,7 @@ import {
   encodeVmdkSparseHeader,
   VMDK_FLAG,
   VMDK_LIMITS,
+  type VmdkAdapter,
 } from '../../../../protocols/vmdk/mod.ts';
 import { ImageError } from '../disk_image.ts';
 
@@ -21,6 +22,10 @@ export interface CreateVmdkOptions {
   readonly sizeBytes: number;
   /** Default monolithicSparse. A stream is written once, in whole grains, and then only read */
   readonly type?: 'monolithicSparse' | 'streamOptimized';
+  /** The disk controller that the guest is to have (default ide) */
+  readonly adapterType?: VmdkAdapter;
+  /** Version of the virtual hardware (default 4) */
+  readonly hardwareVersion?: number;
   /** What the descriptor calls the file (default: the last part of its path) */
   readonly name?: string;
 }
@@ -72,7 +77,8 @@ export function emptyVmdk(options: CreateVmdkOptions, name: string): Uint8Array 
     }),
   );
   const cid = randomBytes(4).readUInt32BE() & 0x7fff_ffff;
-  image.set(new TextEncoder().encode(encodeVmdkDescriptor({ cid, createType: type, sizeBytes, name })), SECTOR_BYTES);
+  const descriptor = encodeVmdkDescriptor({ ...options, cid, createType: type, sizeBytes, name });
+  image.set(new TextEncoder().encode(descriptor), SECTOR_BYTES);
   const view = new DataView(image.buffer);
   for (const setAt of [redundantAt, primaryAt]) {
     for (let index = 0; index < tables; index++) {
