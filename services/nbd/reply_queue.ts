@@ -67,6 +67,11 @@ export class ReplyQueue {
     return this.#stream.parts;
   }
 
+  /** As {@link ReplyStream.partBytes} */
+  get partBytes(): number {
+    return this.#stream.partBytes;
+  }
+
   /** {@link appendPart} may be called. */
   get takesParts(): boolean {
     return this.#stream.takesParts;
