@@ -67,6 +67,11 @@ export class ReplyQueue {
     return this.#stream.parts;
   }
 
+  /** As {@link ReplyStream.partBytes} */
+  get partBytes(): number {
+    return this.#stream.partBytes;
+  }
+
   /** {@link appendPart} may be called. */
   get takesParts(): boolean {
     return this.#stream.takesParts;
@@ -79,8 +84,9 @@ export class ReplyQueue {
   reserve(lengthBytes: number): number {
     const slab = this.#slab;
     if (slab !== undefined && slab.end + lengthBytes <= SLAB_BYTES) return slab.end;
-    if (slab !== undefined) {
-      this.flush();
+    if (slab !== undefined) this.flush();
+    // Where the stream is broken, flush() has given it back.
+    if (slab !== undefined && slab === this.#slab) {
       this.#slab = undefined;
       if (slab.writes === 0) this.#pool.give(slab.views.buffer);
     }

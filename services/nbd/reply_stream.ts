@@ -66,6 +66,7 @@ export class ReplyStream {
   /** Behind it, in order */
   #waiting: (Piece | WaitingPart)[] = [];
   #parts = 0;
+  #partBytes = 0;
   #whenSent: (() => void) | undefined;
   /** A write has failed, or the stream is gone: nothing more goes out */
   #broken = false;
@@ -88,6 +89,11 @@ export class ReplyStream {
     return this.#parts;
   }
 
+  /** What they were in all, in `bytes`: nothing of it is held in memory but what {@link pendingBytes} counts */
+  get partBytes(): number {
+    return this.#partBytes;
+  }
+
   /** Parts of images have a way to the client. */
   get takesParts(): boolean {
     return descriptorOf(this.#stream) !== undefined;
@@ -106,6 +112,7 @@ export class ReplyStream {
 
   send(part: ImagePart): void {
     this.#parts++;
+    this.#partBytes += part.lengthBytes;
     if (this.#closed) this.#over(part);
     else if (this.#sending === undefined) this.#begin({ part, announced: false });
     else this.#waiting.push({ part, announced: false });
@@ -284,6 +291,7 @@ export class ReplyStream {
 
   #over(part: ImagePart): void {
     this.#parts--;
+    this.#partBytes -= part.lengthBytes;
     part.over();
   }
 }

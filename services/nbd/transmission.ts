@@ -145,11 +145,12 @@ export class Transmission {
     users.set(this.#image, this.#users.add(this));
   }
 
-  readonly #share: HeldBytes = () => this.#inFlight.bytes + this.#replies.pendingBytes;
+  /** What goes from an image to the socket is bounded as work, for each session, and is no memory. */
+  readonly #share: HeldBytes = () => this.#inFlight.bytes - this.#replies.partBytes + this.#replies.pendingBytes;
 
   /** Bytes that this session holds for the client at the moment */
   get heldBytes(): number {
-    return this.#inFlight.bytes + this.#replies.pendingBytes + this.#decoder.buffered;
+    return this.#share() + this.#decoder.buffered;
   }
 
   /** Requests that are worked on */

@@ -9,7 +9,7 @@ interface Calls {
   posix_fadvise(fd: number, offset: bigint, count: bigint, advice: number): number;
 }
 
-/** Calls that sent nothing, one after the other, before it is taken for granted that this file has no way out */
+/** Calls that sent nothing, before any that did, until it is taken for granted that this file has no way out */
 const FRUITLESS_CALLS = 64;
 
 /**
@@ -43,7 +43,10 @@ export class FileSender {
     }
   }
 
-  /** False: its calls have come to nothing, and there is no use in more of them. */
+  /**
+   * False: its calls have come to nothing, and there is no use in more of them. Once one has sent something there is:
+   * clients who take nothing must not spoil it for others.
+   */
   get works(): boolean {
     return this.#fruitless < FRUITLESS_CALLS;
   }
@@ -60,7 +63,7 @@ export class FileSender {
   send(socket: number, offset: number, lengthBytes: number): number {
     this.#offset[0] = BigInt(offset);
     const sent = Number(this.#calls.sendfile(socket, this.#fd, this.#offset, BigInt(lengthBytes)));
-    this.#fruitless = sent > 0 ? 0 : this.#fruitless + 1;
+    this.#fruitless = sent > 0 ? Number.NEGATIVE_INFINITY : this.#fruitless + 1;
     return Math.max(sent, 0);
   }
 }

@@ -108,7 +108,7 @@ export class InPlaceGate {
       return;
     }
     this.#fast = 0;
-    if (this.#look() === 0 && ++this.#suspects < SUSPECTS) return;
+    if (this.#look() === 0 && (this.#reason.acquits === true || ++this.#suspects < SUSPECTS)) return;
     const waitedMs = tookMs - lengthBytes * SLOW_MS_PER_BYTE;
     const longer = waitedMs - this.#waitMs;
     this.#waitMs += this.#waitMs === 0 || longer < 0 ? longer : longer / 8;

@@ -21,7 +21,7 @@ import { type ImageLock, lockImage } from './image_lock.ts';
 import { InPlaceGate } from './in_place_gate.ts';
 import { checkWritable, sizeOf } from './raw_file.ts';
 import { nextMultiple, scanBudget, scanZeroes } from './scan_zeroes.ts';
-import { CoreAtHand, StorageReads } from './slow_reason.ts';
+import { CoreAtHand, StorageReads, StorageSends } from './slow_reason.ts';
 import { isZero, zeroes } from './zeroes.ts';
 
 /** Larger accesses always go to the pool, in `bytes`: one must not hold up the other peers for long */
@@ -79,6 +79,8 @@ export class RawImage implements DiskImage {
   #lock: ImageLock | undefined;
   #active = false;
   readonly #reads = new InPlaceGate(new StorageReads());
+  /** Of their own: a client's socket says nothing about the reads of others */
+  readonly #sends = new InPlaceGate(new StorageSends());
   readonly #writes = new InPlaceGate(new CoreAtHand());
   /** After a failed flush the page cache may have dropped what it could not write: no later flush can vouch for it */
   #flushError: ImageError | undefined;
@@ -187,9 +189,9 @@ export class RawImage implements DiskImage {
   sendNow(socket: number, offset: number, lengthBytes: number): number | undefined {
     this.#open();
     const sender = this.#sender;
-    if (!sender?.works || !this.#reads.enter()) return undefined;
+    if (!sender?.works || !this.#sends.enter()) return undefined;
     const sent = sender.send(socket, offset, Math.min(lengthBytes, MAX_IN_PLACE_BYTES));
-    this.#reads.done(sent);
+    this.#sends.done(sent);
     return sent;
   }
 

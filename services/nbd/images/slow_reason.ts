@@ -9,6 +9,8 @@ export interface SlowReason {
    * system does not tell
    */
   share(lengthBytes: number): number;
+  /** A share of 0 acquits, however often: what else takes long is nothing that the pool does better (default false) */
+  readonly acquits?: boolean;
 }
 
 /** Longer than the files are */
@@ -48,6 +50,11 @@ export class StorageReads implements SlowReason {
     this.#before = now;
     return read === 0 ? 0 : Math.min(read / lengthBytes, 1);
   }
+}
+
+/** For sends, which are slow as well where the socket is: over the loopback device they do much of the receiver's work. */
+export class StorageSends extends StorageReads {
+  readonly acquits = true;
 }
 
 /** For writes, whose way to storage is nobody's in particular: whether this thread has not had to wait for a core. */

@@ -117,6 +117,23 @@ test('a client that leaves while replies wait: their memory is given back once, 
   );
 });
 
+test('replies that are built behind a failed write give their memory back once', async (t) => {
+  const pool = new BufferPool();
+  const stream = new Duplex({ read() {}, write: (_bytes, _encoding, done) => done(new Error('write EPIPE')) });
+  stream.on('error', () => {});
+  const queue = new ReplyQueue(stream, pool, () => {});
+  const slabBytes = 256 * 1024;
+  queue.append(new Uint8Array(100));
+  queue.flush();
+  await new Promise((resolve) => setImmediate(resolve));
+  // A session that has more to do builds them before it hears that the stream is gone.
+  t.notThrows(() => {
+    for (let built = 0; built < 4 * slabBytes; built += 60_000) queue.append(new Uint8Array(60_000));
+    queue.flush();
+  });
+  t.is(pool.idleBytes, slabBytes);
+});
+
 test('ReplyWriter says offsets beyond 32 bits as they are', (t) => {
   const written: Buffer[] = [];
   const stream = { write: (bytes: Buffer) => written.push(bytes) } as unknown as ConstructorParameters<
