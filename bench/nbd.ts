@@ -11,7 +11,7 @@ import { GROUPS, type NbdBenchOptions, parseNbdOptions } from './nbd/options.ts'
 import { BenchServer, compile, dispose, has, imageOf, prepare, type Setup } from './nbd/servers.ts';
 import { type ServerName, WORKLOADS, type Workload } from './nbd/workloads.ts';
 
-const WARM_UP_MS = 1000;
+const WARM_UP_MS = 2000;
 /** So that a row with one request at a time is as warm as the others */
 const WARM_UP_DEPTH = 16;
 /** Of our process with one connection, whatever it does, in `MB` */
