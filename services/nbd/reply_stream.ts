@@ -6,6 +6,8 @@ import { zeroes } from './images/zeroes.ts';
 
 /** One turn of the event loop sends at most this from an image, in `bytes`: then others have theirs */
 const TURN_BYTES = 1 << 20;
+/** … and one call this: with more on its way at once over TCP, its receiver is slower, in `bytes` */
+const CALL_BYTES = 256 * 1024;
 /** Copied to learn when the socket takes more again, in `bytes`: as little as the kernel sends without a loss */
 const PROBE_BYTES = 4096;
 /** Copied where sending does not help, in `bytes` */
@@ -203,7 +205,7 @@ export class ReplyStream {
     }
     let sent: number | undefined;
     try {
-      sent = part.image.sendNow!(socket, at, Math.min(left, mostBytes));
+      sent = part.image.sendNow!(socket, at, Math.min(left, mostBytes, CALL_BYTES));
     } catch {
       sent = 0; // read() says it, too
     }
