@@ -13,6 +13,12 @@ const PROBE_BYTES = 4096;
 /** Copied where sending does not help, in `bytes` */
 const COPY_BYTES = 256 * 1024;
 
+/**
+ * TLS encrypts all that it is given before the first of it leaves, and Node puts together what waits: the other end would
+ * have nothing to do meanwhile. So it is given this much, and the next when that is gone, in `bytes`
+ */
+const TLS_PIECE_BYTES = 128 * 1024;
+
 /** A part of an image that goes out from where it is, behind a header that has announced it. */
 export interface ImagePart {
   /** One that can send */
@@ -35,6 +41,12 @@ interface WaitingPart {
 interface Piece {
   readonly bytes: Uint8Array;
   readonly gone: () => void;
+}
+
+/** Bytes that are handed over in pieces. */
+interface Cut extends Piece {
+  /** Where the next piece begins */
+  at: number;
 }
 
 /** The part that goes out at the moment. */
@@ -61,11 +73,14 @@ export class ReplyStream {
   readonly #stream: Duplex;
   readonly #pool: BufferPool;
   readonly #onSent: () => void;
+  /** What the stream is given at once */
+  readonly #pieceBytes: number;
   #pendingBytes = 0;
   /** Writes that the stream has not done yet */
   #writes = 0;
   #sending: Sending | undefined;
-  /** Behind it, in order */
+  #cut: Cut | undefined;
+  /** Behind one of them, in order */
   #waiting: (Piece | WaitingPart)[] = [];
   #parts = 0;
   #partBytes = 0;
@@ -79,6 +94,8 @@ export class ReplyStream {
     this.#stream = stream;
     this.#pool = pool;
     this.#onSent = onSent;
+    const isTls = (stream as { readonly encrypted?: boolean }).encrypted === true;
+    this.#pieceBytes = isTls ? TLS_PIECE_BYTES : Number.POSITIVE_INFINITY;
   }
 
   /** In memory and not yet taken by the kernel, in `bytes` */
@@ -108,16 +125,16 @@ export class ReplyStream {
       return;
     }
     this.#pendingBytes += bytes.length;
-    if (this.#sending === undefined) this.#hand(bytes, gone);
-    else this.#waiting.push({ bytes, gone });
+    if (this.#isBusy) this.#waiting.push({ bytes, gone });
+    else this.#hand(bytes, gone);
   }
 
   send(part: ImagePart): void {
     this.#parts++;
     this.#partBytes += part.lengthBytes;
     if (this.#closed) this.#over(part);
-    else if (this.#sending === undefined) this.#begin({ part, announced: false });
-    else this.#waiting.push({ part, announced: false });
+    else if (this.#isBusy) this.#waiting.push({ part, announced: false });
+    else this.#begin({ part, announced: false });
   }
 
   /** What is written by turns leaves at once. */
@@ -133,8 +150,8 @@ export class ReplyStream {
 
   /** Calls back once the last part is with the kernel and what is behind it with the stream; never where that closes. */
   whenSent(callback: () => void): void {
-    if (this.#sending === undefined) callback();
-    else this.#whenSent = callback;
+    if (this.#isBusy) this.#whenSent = callback;
+    else callback();
   }
 
   /** The stream is gone: nobody waits for anything. */
@@ -151,7 +168,17 @@ export class ReplyStream {
     this.#waiting = [];
   }
 
+  /** What comes has to wait. */
+  get #isBusy(): boolean {
+    return this.#sending !== undefined || this.#cut !== undefined;
+  }
+
   #hand(bytes: Uint8Array, gone: () => void): void {
+    if (bytes.length > this.#pieceBytes) {
+      this.#cut = { bytes, gone, at: 0 };
+      this.#handPiece(this.#cut);
+      return;
+    }
     this.#writes++;
     this.#stream.write(bytes, (error) => {
       // Nothing reads the bytes any more, with an error neither.
@@ -169,6 +196,36 @@ export class ReplyStream {
       this.#onSent();
       if (this.#sending !== undefined && this.#writes === 0) this.#advance(this.#sending);
     });
+  }
+
+  #handPiece(cut: Cut): void {
+    const { bytes, at, gone } = cut;
+    const end = at + this.#pieceBytes;
+    if (end >= bytes.length) {
+      this.#cut = undefined;
+      this.#hand(bytes.subarray(at), gone);
+      this.#drain();
+      return;
+    }
+    cut.at = end;
+    this.#hand(bytes.subarray(at, end), () => {
+      if (this.#broken) gone();
+      else this.#handPiece(cut);
+    });
+  }
+
+  /** What has waited, up to the next that others have to wait for. */
+  #drain(): void {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const next of waiting) {
+      if (this.#isBusy) this.#waiting.push(next);
+      else if ('bytes' in next) this.#hand(next.bytes, next.gone);
+      else this.#begin(next);
+    }
+    if (this.#isBusy) return;
+    this.#whenSent?.();
+    this.#whenSent = undefined;
   }
 
   #begin({ part, announced }: WaitingPart): void {
@@ -276,19 +333,9 @@ export class ReplyStream {
     this.#sending = undefined;
     this.together(() => {
       this.write(part.end(error), () => {});
-      const waiting = this.#waiting;
-      this.#waiting = [];
-      for (const next of waiting) {
-        if (this.#sending !== undefined) this.#waiting.push(next);
-        else if ('bytes' in next) this.#hand(next.bytes, next.gone);
-        else this.#begin(next);
-      }
+      this.#drain();
     });
     this.#over(part);
-    if (this.#sending === undefined) {
-      this.#whenSent?.();
-      this.#whenSent = undefined;
-    }
   }
 
   #over(part: ImagePart): void {

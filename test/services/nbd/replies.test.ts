@@ -134,6 +134,57 @@ test('replies that are built behind a failed write give their memory back once',
   t.is(pool.idleBytes, slabBytes);
 });
 
+for (const failing of [false, true]) {
+  test(`TLS gets large replies in pieces, all of them in order; a stream that fails in the middle: ${failing}`, async (t) => {
+    const written: Buffer[] = [];
+    const stream = Object.assign(
+      new Duplex({
+        read: () => {},
+        write: (bytes: Buffer, _encoding, callback) => {
+          written.push(Buffer.from(bytes));
+          setImmediate(callback, failing && written.length === 3 ? new Error('write EPIPE') : null);
+        },
+      }),
+      { encrypted: true },
+    );
+    stream.on('error', () => {});
+    const given: Buffer[] = [];
+    const pool = new (class extends BufferPool {
+      override give(buffer: Buffer): void {
+        given.push(buffer);
+      }
+    })();
+    const queue = new ReplyQueue(stream, pool, () => {});
+    const expected: Buffer[] = [];
+    const large: Buffer[] = [];
+    for (let count = 1; count <= 3; count++) {
+      const at = queue.reserve(28);
+      queue.bytes.fill(count, at, at + 28);
+      queue.commit(28);
+      const buffer = pool.take(MIB);
+      buffer.fill(0x10 + count);
+      large.push(buffer);
+      queue.appendOwned(buffer, MIB - count);
+      expected.push(Buffer.alloc(28, count), Buffer.alloc(MIB - count, 0x10 + count));
+    }
+    t.true(queue.pendingBytes > 2 * MIB);
+    let sent = 0;
+    queue.whenSent(() => {
+      sent++;
+    });
+    t.is(sent, 0);
+    const closed = new Promise((resolve) => stream.once('close', resolve));
+    if (failing) await closed.then(() => queue.abandon());
+    else while (queue.pendingBytes > 0) await new Promise((resolve) => setImmediate(resolve));
+    t.true(written.every(({ length }) => length <= 128 * 1024));
+    const all = Buffer.concat(written);
+    t.true(all.equals(Buffer.concat(expected).subarray(0, all.length)));
+    t.is(all.length < 3 * MIB, failing);
+    t.is(sent, failing ? 0 : 1);
+    for (const buffer of large) t.is(given.filter((other) => other === buffer).length, 1);
+  });
+}
+
 test('ReplyWriter says offsets beyond 32 bits as they are', (t) => {
   const written: Buffer[] = [];
   const stream = { write: (bytes: Buffer) => written.push(bytes) } as unknown as ConstructorParameters<
