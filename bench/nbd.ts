@@ -83,7 +83,7 @@ async function measureWorkload(
 ): Promise<Map<ServerName, Sample[]>> {
   const servers = workload.servers.filter((name) => {
     if (options.brief) return name.startsWith('ours') || name === 'nbdkit';
-    return name !== 'nbdkit' || hasNbdkit;
+    return !name.startsWith('nbdkit') || hasNbdkit;
   });
   const samples = new Map<ServerName, Sample[]>(servers.map((name) => [name, []]));
   for (let round = 0; round < options.rounds; round++) {

@@ -203,8 +203,8 @@ function commandOf(name: ServerName, served: Served, setup: Setup, watch: boolea
   const pskFile = join(keys, 'keys.psk');
   const isTls = served.transport === 'tls';
   const inet = served.transport === 'tcp';
-  const simple = served.simple === true ? ['--no-sr'] : [];
-  if (name === 'nbdkit') {
+  if (name.startsWith('nbdkit')) {
+    const simple = name === 'nbdkit' ? [] : ['--no-sr'];
     const where = inet ? ['-i', '127.0.0.1', '-p', String(port)] : ['-U', socket];
     return {
       program: 'nbdkit',
@@ -217,6 +217,7 @@ function commandOf(name: ServerName, served: Served, setup: Setup, watch: boolea
   const common = [...where, '-f', format, '-e', name.startsWith('ours') ? '0' : '8', '-t'];
   if (name.startsWith('ours')) {
     const tls = isTls ? [`--tls-creds=${pskFile}`] : [];
+    const simple = served.simple === true ? ['--no-sr'] : [];
     const preload = watch ? ['--import', WATCH_LOOP] : [];
     // As the launcher does it
     const flags = [...nodeFlags('nbd'), ...preload];

@@ -2,7 +2,14 @@ import type { Group } from './options.ts';
 
 export type Transport = 'unix' | 'tcp' | 'tls';
 /** `qemu kept`: qemu-nbd whose glibc is told to keep its memory */
-export type ServerName = 'ours' | 'qemu-nbd' | 'qemu io_uring' | 'qemu kept' | 'nbdkit' | 'ours, raw';
+export type ServerName =
+  | 'ours'
+  | 'qemu-nbd'
+  | 'qemu io_uring'
+  | 'qemu kept'
+  | 'nbdkit'
+  | 'nbdkit --no-sr'
+  | 'ours, raw';
 /** Operations or bytes a second; the median latency; the server's processor time an operation or a GB */
 export type Figure = 'rate' | 'p50' | 'CPU' | 'client';
 
@@ -35,7 +42,7 @@ export interface Workload {
   /** Image on tmpfs; on the file system of the temporary folder, cached; the same with its cache dropped */
   readonly storage: 'memory' | 'file' | 'cold';
   readonly format: 'raw' | 'qcow2';
-  /** Simple replies, from the servers that can be told so: ours and nbdkit. As the goals of many small reads were set */
+  /** Ours with simple replies, as the goals of many small reads were set; the others as they are by themselves */
   readonly simple: boolean;
   readonly client: Client;
   readonly servers: readonly ServerName[];
@@ -108,7 +115,7 @@ const bench = (rw: 'read' | 'write', depth: number): Client => ({ kind: 'qemu-im
 
 const [TCP, TLS] = [{ transport: 'tcp' }, { transport: 'tls' }] as const;
 const FILE = { storage: 'file' } as const;
-const SIMPLE = { storage: 'file', simple: true } as const;
+const SIMPLE = { simple: true, servers: [...PEERS, 'nbdkit --no-sr'] } as const;
 const COLD = { storage: 'cold' } as const;
 const QCOW2 = { format: 'qcow2', servers: ['ours', 'ours, raw', 'qemu-nbd', 'qemu io_uring'] } as const;
 
@@ -117,6 +124,8 @@ export const WORKLOADS: readonly Workload[] = [
   row('random', 'read 4K QD1', random('randread', 1), FIRST_READ),
   row('random', 'read 4K QD16', random('randread', 16), DEEP_READ),
   row('random', 'read 4K QD64', random('randread', 64), DEEP_READ),
+  row('random', 'read 4K QD16, --no-sr', random('randread', 16), DEEP_READ, SIMPLE),
+  row('random', 'read 4K QD64, --no-sr', random('randread', 64), DEEP_READ, SIMPLE),
   row('random', 'read 4K 4×QD1', random('randread', 1, 4), []),
   row('random', 'read 4K 4×QD16', random('randread', 16, 4), MANY),
   row('random', 'read 4K 4×QD64', random('randread', 64, 4), []),
@@ -158,8 +167,8 @@ export const WORKLOADS: readonly Workload[] = [
   row('file', 'read 4K QD1, cached file', random('randread', 1), [goal('p50', 'qemu io_uring', 1, 1.25)], FILE),
   row('file', 'read 4K QD16, cached file', random('randread', 16), DEEP_READ, FILE),
   row('file', 'read 4K QD64, cached file', random('randread', 64), DEEP_READ, FILE),
-  row('file', 'read 4K QD16, cached file, --no-sr', random('randread', 16), DEEP_READ, SIMPLE),
-  row('file', 'read 4K QD64, cached file, --no-sr', random('randread', 64), DEEP_READ, SIMPLE),
+  row('file', 'read 4K QD16, cached file, --no-sr', random('randread', 16), DEEP_READ, { ...FILE, ...SIMPLE }),
+  row('file', 'read 4K QD64, cached file, --no-sr', random('randread', 64), DEEP_READ, { ...FILE, ...SIMPLE }),
   row('file', 'read 4K QD1, cold file', random('randread', 1), [], COLD),
   row('file', 'read 4K QD16, cold file', random('randread', 16), [goal('rate', 'qemu-nbd', 0.9, 1)], COLD),
   row('file', 'read 4K QD64, cold file', random('randread', 64), [goal('rate', 'qemu-nbd', 0.9, 1)], COLD),

@@ -333,7 +333,9 @@ class Supervisor implements RunningVm {
     try {
       await this.#control.call('query-status');
     } catch (error) {
-      // All that the machine sees of a disk that cannot be opened is that its link has closed.
+      // All that the machine sees of a disk that cannot be opened is that its link has closed. Why has been told before
+      // that, but on another link, which a busy event loop may read later: within two turns.
+      for (let turn = 0; turn < 2; turn++) await new Promise((resolve) => setImmediate(resolve));
       throw this.#diskFailure ?? error;
     } finally {
       // Where the error tells it, nobody needs to hear of the role's end, too.
