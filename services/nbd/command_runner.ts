@@ -18,6 +18,7 @@ import type { InFlight } from './in_flight.ts';
 import { prefetch } from './prefetch.ts';
 import type { ReplyQueue } from './reply_queue.ts';
 import type { Addressed, ReplyWriter } from './reply_writer.ts';
+import { SendOrCopy } from './send_or_copy.ts';
 
 /** Reads up to here are built in the reply slab, in `bytes` */
 const SLAB_READ_BYTES = 64 * 1024;
@@ -67,6 +68,8 @@ export interface CommandContext {
 /** Runs accepted requests against the image, in place where the image says so, and queues their replies. */
 export class CommandRunner {
   readonly #context: CommandContext;
+  readonly #sendOrCopy = new SendOrCopy();
+  readonly #copied = (lengthBytes: number): void => this.#sendOrCopy.over('copy', lengthBytes);
 
   constructor(context: CommandContext) {
     this.#context = context;
@@ -121,17 +124,18 @@ export class CommandRunner {
         this.#context.writer.commitRead(request, data, at);
         return;
       }
-    } else if (this.#send(request)) return;
+    } else if (this.#sendOrCopy.way === 'send' && this.#send(request)) return;
     const buffer = this.#context.pool.take(length);
     const data = buffer.subarray(0, length);
     const inPlace = length > SLAB_READ_BYTES ? this.#readNow(request, data) : (false as const);
     if (inPlace !== false) {
-      if (inPlace === undefined || !this.#context.writer.sendRead(request, buffer)) this.#context.pool.give(buffer);
+      if (inPlace === undefined || !this.#context.writer.sendRead(request, buffer, this.#copied))
+        this.#context.pool.give(buffer);
       return;
     }
     this.#track(request, this.#context.image.read(offset, data), {
       done: () => {
-        if (!this.#context.writer.sendRead(request, buffer)) this.#context.pool.give(buffer);
+        if (!this.#context.writer.sendRead(request, buffer, this.#copied)) this.#context.pool.give(buffer);
       },
       failed: (error) => {
         this.#context.pool.give(buffer);
@@ -164,6 +168,7 @@ export class CommandRunner {
         return writer.readEnd(request, error === undefined ? undefined : replyError(request, error));
       },
       over: () => {
+        this.#sendOrCopy.over('send', request.length);
         leave();
         this.#context.over();
       },

@@ -131,9 +131,12 @@ export class ReplyQueue {
     this.commit(bytes.length);
   }
 
-  /** Sends a pool buffer's first `lengthBytes` behind what is built, and gives the buffer back once it is gone. */
-  appendOwned(buffer: Buffer, lengthBytes: number): void {
-    this.#send(buffer.subarray(0, lengthBytes), () => this.#pool.give(buffer));
+  /** Sends a pool buffer's first `lengthBytes` behind what is built; once they are gone, gives the buffer back, and tells. */
+  appendOwned(buffer: Buffer, lengthBytes: number, gone?: (lengthBytes: number) => void): void {
+    this.#send(buffer.subarray(0, lengthBytes), () => {
+      this.#pool.give(buffer);
+      gone?.(lengthBytes);
+    });
   }
 
   /** Sends a part of an image behind what is built. */

@@ -99,8 +99,11 @@ export class ReplyWriter {
     this.#queue.commit(this.readHeaderBytes + request.length);
   }
 
-  /** The data is the start of a pool buffer, which the queue gives back. False: it was not needed, and is the caller's. */
-  sendRead(request: AnsweredRead, buffer: Buffer): boolean {
+  /**
+   * The data is the start of a pool buffer, which the queue gives back, and tells `gone`. False: it was not needed, and is
+   * the caller's.
+   */
+  sendRead(request: AnsweredRead, buffer: Buffer, gone?: (lengthBytes: number) => void): boolean {
     const { length } = request;
     if (length <= COPIED_BYTES) {
       const start = this.#queue.reserve(this.readHeaderBytes + length);
@@ -116,7 +119,7 @@ export class ReplyWriter {
     }
     this.#putReadHeader(request, at);
     this.#queue.commit(this.readHeaderBytes);
-    this.#queue.appendOwned(buffer, length);
+    this.#queue.appendOwned(buffer, length, gone);
     return true;
   }
 

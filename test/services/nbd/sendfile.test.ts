@@ -212,6 +212,29 @@ test('a file that became shorter: an error with its place, zeroes before it, and
   await leave(client);
 });
 
+test('where sending is slower than copying, large reads are copied, whole, among some that are sent', async (t) => {
+  const image = sendingImage(4 * MIB);
+  const sleep = new Int32Array(new SharedArrayBuffer(4));
+  image.instead = () => {
+    Atomics.wait(sleep, 0, 0, 1);
+    return 'send';
+  };
+  const client = await connected(image);
+  const count = 240;
+  const lengthBytes = MIB - 4096;
+  const offsets = Array.from({ length: count }, (_, index) => (index % 4) * 4096);
+  for (let at = 0; at < count; at += 4) {
+    client.send(reads(...offsets.slice(at, at + 4).map((offset) => [offset, lengthBytes] as const)));
+    for (const [index, { data }] of await replies(client, 4)) {
+      t.is(Buffer.compare(data, pattern(lengthBytes, offsets[at + index])), 0);
+    }
+  }
+  // Three windows of 8 MiB each way, some of them begun anew, and what was on its way when they ended
+  t.true(image.sentBytes > 20 * MIB, `${image.sentBytes}`);
+  t.true(image.sentBytes < 120 * MIB, `${image.sentBytes}`);
+  await leave(client);
+});
+
 test('simple replies have no place for a late error: their data is read before they begin', async (t) => {
   const image = sendingImage(2 * MIB);
   const client = await connected(image, {}, false);
