@@ -62,7 +62,7 @@ const RULES: readonly OptionRule[] = [
   {
     long: 'sendfile',
     value: 'on|off',
-    help: 'large reads of a raw IMAGE go from the kernel to the socket without copies, where it can (default on)',
+    help: 'large reads of a raw IMAGE go from the kernel to the socket without copies, where it can and that is not slower (default on)',
   },
   {
     long: 'no-sr',

@@ -4,7 +4,8 @@ const MAX_SHIFT = 25;
 /**
  * Large memory begins this much behind where it was given, in `bytes`. The C library gives it 16 bytes behind the start of a
  * page. The kernel copies from pages and to pages: a processor that writes 16 bytes behind, in the low twelve bits of the
- * address, what it reads next takes the two for the same place, and copies a quarter slower than from 64 bytes on.
+ * address, what it reads next takes the two for the same place, and copies a quarter slower than from 64 bytes on, or, as
+ * AMD Zen 3, four times.
  */
 export const COPY_SKEW_BYTES = 48;
 /** Less is not given by whole pages, in `bytes` */

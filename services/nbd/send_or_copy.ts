@@ -17,8 +17,8 @@ const PAUSE_MS = 50;
 /**
  * Finds out which way of large reads is faster for one client. What is sent is copied once, by the client, from the page
  * cache's memory to its own; what is copied was in a cache of the processor before. And where memory of the client begins
- * a few bytes behind the start of a page, as malloc(3) gives it, some processors (AMD Zen 3 and 4) copy from the start of a
- * page four times slower: then the client takes half of what it could. Neither is to be known but by measuring.
+ * a few bytes behind the start of a page, as malloc(3) gives it, some processors (AMD Zen 3) copy from the start of a page
+ * four times slower: then the client takes half of what it could. Neither is to be known but by measuring.
  */
 export class SendOrCopy {
   readonly #now: () => number;
