@@ -32,8 +32,8 @@ const TURN_MS = 4;
 const CLOCK_REQUESTS = 8;
 /** Data of reads in work and of replies that wait: more would not make a disk faster, and be memory, in `bytes` */
 const READ_AHEAD_BYTES = 8 << 20;
-/** With more replies that wait no large read begins: what is not yet taken should still be in the cache, in `bytes` */
-const WAITING_BYTES = 768 * 1024;
+/** Of that, replies that wait, where reads are large: what is not yet taken should still be in the cache, in `bytes` */
+const WAITING_BYTES = 2 << 20;
 /** Larger reads wait while the peer's other sessions hold much, in `bytes` */
 const SHARED_READ_BYTES = 64 * 1024;
 
@@ -335,7 +335,8 @@ export class Transmission {
     // Whatever is under way wakes us when it is over.
     const held = this.#inFlight.bytes + this.#replies.pendingBytes;
     if (held > 0 && held + length > READ_AHEAD_BYTES) return false;
-    if (this.#replies.pendingBytes > WAITING_BYTES) return false;
+    const { pendingBytes } = this.#replies;
+    if (pendingBytes > 0 && pendingBytes + length > WAITING_BYTES) return false;
     return this.#budget.admitsReply(length, this.#retry);
   }
 
