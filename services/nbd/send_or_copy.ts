@@ -11,7 +11,7 @@ const WINDOWS = 3;
 const WORTH_COPYING = 1.2;
 /** What goes the better way until the ways are measured again, the longer the more often it was the same one, in `bytes` */
 const HELD_BYTES = { least: 256 << 20, most: 8 * 2 ** 30 };
-/** A client that has asked for nothing for this long says nothing about the ways, in `ms` */
+/** Reads that are over further apart say something about the client or the storage, not about the ways, in `ms` */
 const PAUSE_MS = 50;
 
 /**
